@@ -1,0 +1,44 @@
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help setup demo test check format protos up bench
+
+help: ## Show this list.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(VENV)/.installed ## Install everything into .venv.
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable '.[stages,dev]'
+	touch $@
+
+demo: setup ## Draw a picture through the four services.
+	$(BIN)/triptych generate "a red circle on a blue background" --output demo.png --model models/demo --seed 7
+
+up: setup ## Start a local cluster with the demo model.
+	$(BIN)/triptych up --model models/demo
+
+test: setup check ## Check and test everything.
+	$(BIN)/pytest
+
+check: setup ## Lint, types, import contracts, protos.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+
+format: setup ## Format the code and the protos.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/buf format --write
+
+protos: setup ## Regenerate triptych/v1 from protos/.
+	$(BIN)/python -m tools.generate_protos
+
+bench: setup ## Run the benchmarks and rewrite their results.
+	$(BIN)/python -m benchmarks.tensor_store
+	$(BIN)/python -m benchmarks.hop_overhead
