@@ -1,0 +1,1 @@
+"""Generated from protos/triptych/v1; run `make protos` to regenerate."""

@@ -1,0 +1,96 @@
+from triptych.v1 import generation_pb2 as _generation_pb2
+from triptych.v1 import tensor_pb2 as _tensor_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CacheMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CACHE_METHOD_UNSPECIFIED: _ClassVar[CacheMethod]
+    CACHE_METHOD_NONE: _ClassVar[CacheMethod]
+    CACHE_METHOD_TEA_CACHE: _ClassVar[CacheMethod]
+    CACHE_METHOD_CACHE_DIT: _ClassVar[CacheMethod]
+
+class ParallelMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PARALLEL_METHOD_UNSPECIFIED: _ClassVar[ParallelMethod]
+    PARALLEL_METHOD_ULYSSES: _ClassVar[ParallelMethod]
+    PARALLEL_METHOD_RING: _ClassVar[ParallelMethod]
+    PARALLEL_METHOD_CFG: _ClassVar[ParallelMethod]
+CACHE_METHOD_UNSPECIFIED: CacheMethod
+CACHE_METHOD_NONE: CacheMethod
+CACHE_METHOD_TEA_CACHE: CacheMethod
+CACHE_METHOD_CACHE_DIT: CacheMethod
+PARALLEL_METHOD_UNSPECIFIED: ParallelMethod
+PARALLEL_METHOD_ULYSSES: ParallelMethod
+PARALLEL_METHOD_RING: ParallelMethod
+PARALLEL_METHOD_CFG: ParallelMethod
+
+class Model(_message.Message):
+    __slots__ = ("name", "family", "capabilities", "dtype")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    family: str
+    capabilities: Capabilities
+    dtype: _tensor_pb2.ElementType
+    def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.ElementType, str]] = ...) -> None: ...
+
+class Capabilities(_message.Message):
+    __slots__ = ("max_prompt_characters", "max_prompt_tokens", "size_multiple", "min_side", "max_side", "max_pixels", "min_steps", "max_steps", "supports_guidance", "min_guidance_scale", "max_guidance_scale", "max_images", "supports_previews", "media_formats", "cache_methods", "parallel_methods", "defaults")
+    MAX_PROMPT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
+    MIN_SIDE_FIELD_NUMBER: _ClassVar[int]
+    MAX_SIDE_FIELD_NUMBER: _ClassVar[int]
+    MAX_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    MIN_STEPS_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    SUPPORTS_GUIDANCE_FIELD_NUMBER: _ClassVar[int]
+    MIN_GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    MAX_GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    SUPPORTS_PREVIEWS_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_FORMATS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_METHODS_FIELD_NUMBER: _ClassVar[int]
+    PARALLEL_METHODS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULTS_FIELD_NUMBER: _ClassVar[int]
+    max_prompt_characters: int
+    max_prompt_tokens: int
+    size_multiple: int
+    min_side: int
+    max_side: int
+    max_pixels: int
+    min_steps: int
+    max_steps: int
+    supports_guidance: bool
+    min_guidance_scale: float
+    max_guidance_scale: float
+    max_images: int
+    supports_previews: bool
+    media_formats: _containers.RepeatedScalarFieldContainer[_generation_pb2.MediaFormat]
+    cache_methods: _containers.RepeatedScalarFieldContainer[CacheMethod]
+    parallel_methods: _containers.RepeatedScalarFieldContainer[ParallelMethod]
+    defaults: GenerationDefaults
+    def __init__(self, max_prompt_characters: _Optional[int] = ..., max_prompt_tokens: _Optional[int] = ..., size_multiple: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., max_pixels: _Optional[int] = ..., min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., supports_guidance: _Optional[bool] = ..., min_guidance_scale: _Optional[float] = ..., max_guidance_scale: _Optional[float] = ..., max_images: _Optional[int] = ..., supports_previews: _Optional[bool] = ..., media_formats: _Optional[_Iterable[_Union[_generation_pb2.MediaFormat, str]]] = ..., cache_methods: _Optional[_Iterable[_Union[CacheMethod, str]]] = ..., parallel_methods: _Optional[_Iterable[_Union[ParallelMethod, str]]] = ..., defaults: _Optional[_Union[GenerationDefaults, _Mapping]] = ...) -> None: ...
+
+class GenerationDefaults(_message.Message):
+    __slots__ = ("width", "height", "steps", "guidance_scale", "negative_prompt")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., negative_prompt: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,50 @@
+from triptych.v1 import generation_pb2 as _generation_pb2
+from triptych.v1 import tensor_pb2 as _tensor_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EncodeImageRequest(_message.Message):
+    __slots__ = ("request_id", "tenant", "parameters", "image")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    tenant: str
+    parameters: _generation_pb2.GenerationParameters
+    image: _generation_pb2.InputImage
+    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., parameters: _Optional[_Union[_generation_pb2.GenerationParameters, _Mapping]] = ..., image: _Optional[_Union[_generation_pb2.InputImage, _Mapping]] = ...) -> None: ...
+
+class EncodeImageResponse(_message.Message):
+    __slots__ = ("latents", "timing")
+    LATENTS_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    latents: _tensor_pb2.TensorRef
+    timing: _generation_pb2.StageTiming
+    def __init__(self, latents: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., timing: _Optional[_Union[_generation_pb2.StageTiming, _Mapping]] = ...) -> None: ...
+
+class DecodeRequest(_message.Message):
+    __slots__ = ("request_id", "tenant", "parameters", "latents")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    LATENTS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    tenant: str
+    parameters: _generation_pb2.GenerationParameters
+    latents: _tensor_pb2.TensorRef
+    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., parameters: _Optional[_Union[_generation_pb2.GenerationParameters, _Mapping]] = ..., latents: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ...) -> None: ...
+
+class DecodeResponse(_message.Message):
+    __slots__ = ("artifact", "data", "timing")
+    ARTIFACT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    artifact: _generation_pb2.Artifact
+    data: bytes
+    timing: _generation_pb2.StageTiming
+    def __init__(self, artifact: _Optional[_Union[_generation_pb2.Artifact, _Mapping]] = ..., data: _Optional[bytes] = ..., timing: _Optional[_Union[_generation_pb2.StageTiming, _Mapping]] = ...) -> None: ...
