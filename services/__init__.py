@@ -1,0 +1,1 @@
+"""What the processes share, in named layers, and the gateway."""

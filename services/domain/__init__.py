@@ -1,0 +1,1 @@
+"""The nouns every process shares; standard library and pydantic only."""

@@ -1,0 +1,193 @@
+"""Everything that can go wrong, as one tree.
+
+TriptychError
+├── InvalidRequest         the request names something that is not allowed
+├── NotFound
+│   ├── ModelNotFound
+│   └── TensorNotFound     released, expired, or never there
+├── TensorRefused          a reference that is forged, foreign or malformed
+├── TensorCorrupted        stored bytes differ from what was written
+├── ResourceExhausted
+│   ├── StoreFull
+│   └── QueueFull
+├── Unavailable            repeat the request later
+│   ├── StageUnavailable
+│   └── RanksLost
+├── DeadlineExceeded
+├── Cancelled
+├── Unsupported            part of the interface, not served by this release
+├── RemoteFailure          a failure another process reported, passed on unchanged
+└── ConfigurationError     a process cannot start as it was told to
+
+An error knows its canonical status and a stable reason; the interceptor turns both into a gRPC
+status once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field of a request that is not allowed.
+
+    Attributes:
+        field: path in GenerationParameters, for example "width".
+        description: the value that came and what is allowed, as a sentence.
+    """
+
+    field: str
+    description: str
+
+
+class TriptychError(Exception):
+    """Base of all errors Triptych raises on purpose."""
+
+    status: str = "INTERNAL"
+    reason: str = "INTERNAL"
+    retry_after_seconds: float | None = None
+    violations: Sequence[FieldViolation] = ()
+
+
+class InvalidRequest(TriptychError):
+    """The request names something that is not allowed; carries every violation found."""
+
+    status = "INVALID_ARGUMENT"
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        super().__init__("; ".join(f"{each.field}: {each.description}" for each in violations))
+        self.violations = tuple(violations)
+
+    @classmethod
+    def of(cls, field: str, description: str) -> "InvalidRequest":
+        """The usual case of a single violation."""
+        return cls([FieldViolation(field, description)])
+
+
+class NotFound(TriptychError):
+    """Base of what a request names but is not there."""
+
+    status = "NOT_FOUND"
+    reason = "NOT_FOUND"
+
+
+class ModelNotFound(NotFound):
+    """No such model is served."""
+
+    reason = "MODEL_NOT_FOUND"
+
+    def __init__(self, name: str, served: Sequence[str]) -> None:
+        allowed = ", ".join(sorted(served)) or "none"
+        super().__init__(f"model: {name!r} is not served here; served models: {allowed}")
+
+
+class TensorNotFound(NotFound):
+    """The tensors were released, expired, or were never there."""
+
+    reason = "TENSOR_NOT_FOUND"
+
+
+class TensorRefused(TriptychError):
+    """A reference that is forged, belongs to another request, tenant or store, or is malformed."""
+
+    status = "PERMISSION_DENIED"
+    reason = "TENSOR_REFUSED"
+
+
+class TensorCorrupted(TriptychError):
+    """Stored bytes differ from what was written."""
+
+    status = "DATA_LOSS"
+    reason = "TENSOR_CORRUPTED"
+
+
+class ResourceExhausted(TriptychError):
+    """Base of what is full now."""
+
+    status = "RESOURCE_EXHAUSTED"
+    reason = "RESOURCE_EXHAUSTED"
+    retry_after_seconds = 1.0
+
+
+class StoreFull(ResourceExhausted):
+    """The tensor store's quota or its file system is full."""
+
+    reason = "STORE_FULL"
+
+
+class QueueFull(ResourceExhausted):
+    """A stage's queue is full."""
+
+    reason = "QUEUE_FULL"
+
+    def __init__(self, stage: str, limit: int, retry_after_seconds: float) -> None:
+        super().__init__(f"the {stage}'s queue is full ({limit} requests wait)")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Unavailable(TriptychError):
+    """Base of what is down now; the request is safe to repeat."""
+
+    status = "UNAVAILABLE"
+    reason = "UNAVAILABLE"
+    retry_after_seconds = 1.0
+
+
+class StageUnavailable(Unavailable):
+    """A stage is down, unreachable, or draining."""
+
+    reason = "STAGE_UNAVAILABLE"
+
+
+class RanksLost(Unavailable):
+    """A process that runs the denoising loop died or hung; the group is being rebuilt."""
+
+    reason = "RANKS_LOST"
+
+
+class DeadlineExceeded(TriptychError):
+    """The request's deadline passed before it was done."""
+
+    status = "DEADLINE_EXCEEDED"
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(TriptychError):
+    """The request was cancelled."""
+
+    status = "CANCELLED"
+    reason = "CANCELLED"
+
+
+class Unsupported(TriptychError):
+    """Part of the interface that this release does not serve."""
+
+    status = "UNIMPLEMENTED"
+    reason = "UNIMPLEMENTED"
+
+
+class RemoteFailure(TriptychError):
+    """A failure another process reported, passed on unchanged."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: str,
+        reason: str,
+        violations: Sequence[FieldViolation] = (),
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.violations = tuple(violations)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ConfigurationError(TriptychError):
+    """A process cannot start as it was told to; the message says what to change."""
+
+    status = "FAILED_PRECONDITION"
+    reason = "CONFIGURATION"

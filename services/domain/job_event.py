@@ -1,0 +1,53 @@
+"""What happens to a job, as its client sees it."""
+
+from dataclasses import dataclass
+
+from services.domain.generation import GenerationParameters
+from services.domain.model import Stage
+from services.domain.stages import Artifact, StageTiming, StepCompleted
+
+
+@dataclass(frozen=True, slots=True)
+class JobAccepted:
+    """The request is valid and was taken in."""
+
+    parameters: GenerationParameters
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """A stage began to work for the job."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
+class StageCompleted:
+    """A stage is done with the job."""
+
+    timing: StageTiming
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactChunk:
+    """A run of an artifact's bytes; the first one of each artifact describes it."""
+
+    artifact: Artifact | None
+    offset_bytes: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JobCompleted:
+    """The job succeeded."""
+
+    parameters: GenerationParameters
+    artifacts: tuple[Artifact, ...]
+    stage_timings: tuple[StageTiming, ...]
+    latents_checksum_xxh3: int
+    total_seconds: float
+
+
+JobEvent = (
+    JobAccepted | StageStarted | StepCompleted | StageCompleted | ArtifactChunk | JobCompleted
+)

@@ -1,0 +1,100 @@
+"""A served model: what it accepts and what it does with what is left out."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.domain.acceleration import CacheMethod, ParallelMethod
+from services.domain.element_type import ElementType
+
+
+class Stage(StrEnum):
+    """A panel of the triptych."""
+
+    ENCODER = "encoder"
+    DENOISER = "denoiser"
+    VAE = "vae"
+
+
+class MediaFormat(StrEnum):
+    """The encoding of an artifact."""
+
+    PNG = "png"
+    MP4 = "mp4"
+    PNG_ARCHIVE = "png_archive"
+
+
+class GenerationDefaults(BaseModel):
+    """Values for what a request leaves out.
+
+    Attributes:
+        negative_prompt: used when guidance is on and the request has none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    negative_prompt: str = " "
+
+
+class Capabilities(BaseModel):
+    """Limits in pixels, steps and characters; bounds are inclusive."""
+
+    model_config = ConfigDict(frozen=True)
+
+    max_prompt_characters: int
+    max_prompt_tokens: int
+    size_multiple: int
+    min_side: int
+    max_side: int
+    max_pixels: int
+    min_steps: int
+    max_steps: int
+    supports_guidance: bool
+    min_guidance_scale: float
+    max_guidance_scale: float
+    max_images: int = 0
+    supports_previews: bool = False
+    media_formats: tuple[MediaFormat, ...] = (MediaFormat.PNG,)
+    cache_methods: tuple[CacheMethod, ...] = (CacheMethod.NONE,)
+    parallel_methods: tuple[ParallelMethod, ...] = ()
+    defaults: GenerationDefaults
+
+
+class Model(BaseModel):
+    """A model under the name requests call it by.
+
+    Attributes:
+        family: for example "qwen-image".
+        dtype: the type the served weights compute in.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    family: str
+    capabilities: Capabilities
+    dtype: ElementType
+
+
+class Component(BaseModel):
+    """One loaded part of a model, for example "text_encoder"."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    parameter_count: int
+    size_bytes: int
+
+
+class LoadedModel(BaseModel):
+    """A model as one replica holds it: only the components of its own stage."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Model
+    components: tuple[Component, ...]

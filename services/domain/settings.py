@@ -1,0 +1,107 @@
+"""Configuration: read once per process, from flags and environment, into a frozen model."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from services.domain.element_type import ElementType
+from services.domain.errors import ConfigurationError
+
+MIN_SECRET_BYTES = 32
+
+S = TypeVar("S", bound="ProcessSettings")
+
+
+class ProcessSettings(BaseSettings):
+    """What every process is told.
+
+    A flag `--drain-seconds 5` wins over the environment's `<PREFIX>DRAIN_SECONDS=5`.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", cli_kebab_case=True, cli_avoid_json=True
+    )
+
+    listen: str = Field(description="gRPC address to serve, host:port or unix:/path")
+    reflection: bool = Field(True, description="serve gRPC reflection; switch off in production")
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
+        30.0, description="how long running requests may take to finish after SIGTERM"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+    exit_with_parent: bool = Field(
+        False, description="end when the process that started this one ends, however it ends"
+    )
+
+    @classmethod
+    def read(cls, arguments: Sequence[str]) -> Self:
+        """Reads flags and environment; says what is wrong and exits with 2 if they are unusable."""
+        try:
+            _refuse_unknown_environment(cls)
+            return cls(_cli_parse_args=list(arguments))
+        except ValidationError as error:
+            problems = [f"{_path(each['loc'])}: {each['msg']}" for each in error.errors()]
+        except (SettingsError, ConfigurationError) as error:
+            problems = [str(error)]
+        sys.stderr.write("".join(f"settings: {problem}\n" for problem in problems))
+        sys.exit(2)
+
+
+class StageSettings(ProcessSettings):
+    """What every stage is told."""
+
+    model: Path = Field(description="model directory in the published diffusers layout")
+    model_name: str | None = Field(
+        None, description="name that requests use; the directory's own by default"
+    )
+    store: str = Field(description="tensor store, for example shm:///dev/shm/triptych")
+    cluster_secret_file: Path = Field(
+        description="file with the secret that signs tensor references; the same for all stages"
+    )
+    dtype: ElementType = Field(ElementType.FLOAT32, description="type the weights compute in")
+    device: str = Field("cpu", description="torch device, for example cpu or cuda:0")
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="torch threads")
+    max_queued_requests: Annotated[int, Field(ge=1)] = Field(
+        64, description="requests that may wait before others are refused"
+    )
+    tensor_ttl_seconds: Annotated[float, Field(gt=0)] = Field(
+        300.0, description="life of stored tensors that nobody released"
+    )
+    sweep_seconds: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="pause between sweeps for expired and orphaned tensors"
+    )
+
+    def cluster_secret(self) -> SecretStr:
+        """Reads the secret.
+
+        Raises:
+            ConfigurationError: the file cannot be read, or is too short to be a secret.
+        """
+        path = self.cluster_secret_file
+        try:
+            secret = path.read_text().strip()
+        except OSError as error:
+            raise ConfigurationError(f"cluster_secret_file: cannot read {path}: {error}") from error
+        if len(secret) < MIN_SECRET_BYTES:
+            raise ConfigurationError(
+                f"cluster_secret_file: {path} holds {len(secret)} characters;"
+                f" at least {MIN_SECRET_BYTES} are needed"
+            )
+        return SecretStr(secret)
+
+
+def _refuse_unknown_environment(settings: type[ProcessSettings]) -> None:
+    prefix = settings.model_config.get("env_prefix", "")
+    known = {f"{prefix}{name}".upper() for name in settings.model_fields}
+    given = {name.upper() for name in os.environ if name.upper().startswith(prefix.upper())}
+    if unknown := sorted(given - known):
+        raise ConfigurationError(f"unknown environment variables: {', '.join(unknown)}")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location)) or "settings"

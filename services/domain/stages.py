@@ -1,0 +1,204 @@
+"""What the stages take and give, and how the gateway sees them.
+
+A stage may be in another process (services.rpc.stage_clients) or in this one (services.fused):
+the gateway cannot tell. Every method may raise any TriptychError.
+"""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.domain.deadline import Deadline
+from services.domain.generation import GenerationParameters
+from services.domain.model import LoadedModel, MediaFormat, Stage
+from services.domain.tensor_ref import TensorRef
+
+
+@dataclass(frozen=True, slots=True)
+class StageTiming:
+    """Where the time of one stage went, in seconds.
+
+    Attributes:
+        queue_seconds: waiting for the stage to begin this request.
+        run_seconds: inside the stage's own computation.
+        transfer_seconds: writing and reading tensors.
+        total_seconds: as seen by the gateway, everything included; 0 until the gateway fills it in.
+    """
+
+    stage: Stage
+    queue_seconds: float
+    run_seconds: float
+    transfer_seconds: float
+    total_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeRequest:
+    """Asks for the conditioning of a request."""
+
+    request_id: str
+    tenant: str
+    parameters: GenerationParameters
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The conditioning, for the caller to release."""
+
+    conditioning: TensorRef
+    timing: StageTiming
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseRequest:
+    """Asks for latents under a conditioning."""
+
+    request_id: str
+    tenant: str
+    parameters: GenerationParameters
+    conditioning: TensorRef
+
+
+@dataclass(frozen=True, slots=True)
+class DenoiseStarted:
+    """The request left the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCompleted:
+    """One denoising step is done.
+
+    Attributes:
+        step: 1 to total_steps.
+        sigma: the noise level the step started from.
+    """
+
+    step: int
+    total_steps: int
+    sigma: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Denoised:
+    """The latents, for the caller to release.
+
+    Attributes:
+        latents_checksum_xxh3: XXH3-64 of the latents' bytes alone.
+    """
+
+    latents: TensorRef
+    latents_checksum_xxh3: int
+    timing: StageTiming
+
+
+DenoiseEvent = DenoiseStarted | StepCompleted | Denoised
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRequest:
+    """Asks for the media of latents."""
+
+    request_id: str
+    tenant: str
+    parameters: GenerationParameters
+    latents: TensorRef
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An artifact without its bytes: pixels, bytes, XXH3-64 of the encoded bytes."""
+
+    artifact_id: str
+    media_format: MediaFormat
+    width: int
+    height: int
+    num_frames: int
+    size_bytes: int
+    checksum_xxh3: int
+
+
+@dataclass(frozen=True, slots=True)
+class MediaChunk:
+    """A run of the artifact's bytes, in order."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The artifact is complete."""
+
+    timing: StageTiming
+
+
+DecodeEvent = Artifact | MediaChunk | Decoded
+
+
+@dataclass(frozen=True, slots=True)
+class RankGroupInfo:
+    """The processes that run the denoising loop together.
+
+    Attributes:
+        generation: counts rebuilds after a rank died.
+        completed_steps: since the replica started, all requests together.
+    """
+
+    ranks: int
+    generation: int
+    completed_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a replica holds and how busy it is; see protos/triptych/v1/stage_service.proto."""
+
+    stage: Stage
+    instance_id: str
+    models: tuple[LoadedModel, ...]
+    tensor_store: str
+    running_requests: int
+    queued_requests: int
+    max_queued_requests: int
+    draining: bool
+    rank_group: RankGroupInfo | None = None
+
+
+class Replica(Protocol):
+    """What every stage can be asked, whichever it is."""
+
+    async def capacity(self, deadline: Deadline) -> Capacity:
+        """What it holds and how busy it is."""
+        ...
+
+    async def release(self, tenant: str, request_id: str, deadline: Deadline) -> int:
+        """Releases all a request stored, whichever stage wrote it; returns how many sets."""
+        ...
+
+
+class Encoder(Replica, Protocol):
+    """Prompts to conditioning."""
+
+    async def encode(self, request: EncodeRequest, deadline: Deadline) -> Encoded:
+        """Encodes and stores."""
+        ...
+
+
+class Denoiser(Replica, Protocol):
+    """The denoising loop."""
+
+    def denoise(
+        self, request: DenoiseRequest, deadline: Deadline
+    ) -> AsyncGenerator[DenoiseEvent, None]:
+        """Yields DenoiseStarted, a StepCompleted per step, then Denoised. Closing it cancels."""
+        ...
+
+
+class Vae(Replica, Protocol):
+    """Latents to media."""
+
+    def decode(
+        self, request: DecodeRequest, deadline: Deadline
+    ) -> AsyncGenerator[DecodeEvent, None]:
+        """Yields the Artifact, its MediaChunks, then Decoded. Closing it cancels."""
+        ...

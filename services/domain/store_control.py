@@ -1,0 +1,55 @@
+"""What can be done to a tensor store without touching a tensor."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """How full a store is.
+
+    Attributes:
+        identity: "<scheme>:<id>"; stages that work together must have the same.
+        stored_count: sets of tensors that are stored now.
+        pooled_bytes: memory kept for the next tensors.
+        quota_bytes: what one process may hold; 0 where the store has no quota.
+    """
+
+    identity: str
+    stored_count: int
+    stored_bytes: int
+    pooled_bytes: int
+    quota_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What a sweep removed: tensors past their time, and files of processes that are gone."""
+
+    expired: int
+    orphaned: int
+
+
+class StoreControl(Protocol):
+    """Blocking and thread-safe."""
+
+    @property
+    def identity(self) -> str:
+        """`<scheme>:<id>`, equal for all who share the store."""
+        ...
+
+    def release_request(self, tenant: str, request_id: str) -> int:
+        """Releases all that a request stored, whoever wrote it; returns how many sets."""
+        ...
+
+    def sweep(self) -> SweepReport:
+        """Removes what is expired or orphaned."""
+        ...
+
+    def stats(self) -> StoreStats:
+        """How full it is."""
+        ...
+
+    def close(self) -> None:
+        """Releases all this process stored and gives its memory back."""
+        ...

@@ -1,0 +1,1 @@
+"""Structured logs: names and shapes defined once."""
