@@ -132,10 +132,12 @@ def _text_violations(
 
 
 def _size_violations(request: GenerationRequest, limits: Capabilities) -> Iterator[FieldViolation]:
+    sides_fit = True
     for field, side in (("width", request.width), ("height", request.height)):
         if side is None:
             continue
         if not limits.min_side <= side <= limits.max_side or side % limits.size_multiple:
+            sides_fit = False
             yield FieldViolation(
                 field,
                 f"is {side}; allowed are multiples of {limits.size_multiple}"
@@ -143,7 +145,7 @@ def _size_violations(request: GenerationRequest, limits: Capabilities) -> Iterat
             )
     width = _either(request.width, limits.defaults.width)
     height = _either(request.height, limits.defaults.height)
-    if width * height > limits.max_pixels:
+    if sides_fit and width * height > limits.max_pixels:
         yield FieldViolation(
             "width",
             f"times height is {width * height} pixels; allowed are at most {limits.max_pixels}",

@@ -85,7 +85,7 @@ class StageSettings(ProcessSettings):
         path = self.cluster_secret_file
         try:
             secret = path.read_text().strip()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"cluster_secret_file: cannot read {path}: {error}") from error
         if len(secret) < MIN_SECRET_BYTES:
             raise ConfigurationError(

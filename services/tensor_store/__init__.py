@@ -1,0 +1,1 @@
+"""Where stages leave tensors for one another; importing this package does not load torch."""

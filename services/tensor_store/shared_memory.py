@@ -1,0 +1,137 @@
+"""Blobs on a tmpfs directory, for processes on one host."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from services.domain.errors import ConfigurationError, TensorCorrupted, TensorNotFound
+from services.domain.store_control import StoreStats, SweepReport
+from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, check_request
+from services.tensor_store.segment import map_for_reading
+from services.tensor_store.segment_pool import SegmentPool
+from services.tensor_store.store_root import StoreRoot
+from services.tensor_store.store_url import StoreOptions, StoreUrl
+
+
+class SharedMemoryOptions(StoreOptions):
+    """What may follow `shm:///path?`.
+
+    Attributes:
+        pool_idle_seconds: how long released memory is kept for the next tensors.
+    """
+
+    pool_idle_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 30.0
+
+
+class SharedMemoryBlobStore(BlobStore):
+    """One process's door to a directory that several processes share.
+
+    What a killed process leaves behind goes with the next sweep of any other: the kernel drops the
+    lock on its directory. Readers lock the segment they view, so that releasing it early never
+    changes what they see; the kernel drops that lock, too, when a reader is killed.
+
+    Made and used in the same process: a forked child must open its own.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        options: SharedMemoryOptions,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.verifies_reads = options.verify
+        self._options = options
+        self._clock = clock
+        self._root = StoreRoot(path)
+        self._directory = self._root.add_owner()
+        self._pool = SegmentPool(self._directory, options.quota_bytes)
+        self._closed = False
+
+    @classmethod
+    def from_url(cls, url: StoreUrl) -> Self:
+        """Opens `shm:///directory?quota_bytes=...&verify=...&pool_idle_seconds=...`.
+
+        Raises:
+            ConfigurationError: the URL is not allowed, or the directory cannot be used.
+        """
+        if url.host or not url.path.startswith("/"):
+            raise ConfigurationError(
+                f"store: {url.text!r} names no absolute directory; allowed is shm:///directory"
+            )
+        return cls(Path(url.path), url.options(SharedMemoryOptions))
+
+    @property
+    def identity(self) -> str:
+        """Of the form "shm:<id>", equal for all processes that use the directory."""
+        return f"shm:{self._root.identity}"
+
+    @contextmanager
+    def reserve(
+        self, tenant: str, request_id: str, size_bytes: int, expire_time: float
+    ) -> Iterator[Reservation]:
+        """See BlobStore."""
+        check_request(tenant, request_id)
+        segment = self._pool.acquire(size_bytes)
+        try:
+            name = BlobName(self._directory.owner, tenant, request_id, segment.key)
+            yield Reservation(name, memoryview(segment.mapping)[:size_bytes])
+            self._pool.publish(segment, name, expire_time)
+        except BaseException:
+            self._pool.discard(segment)
+            raise
+
+    @contextmanager
+    def open(self, name: BlobName, size_bytes: int) -> Iterator[memoryview]:
+        """See BlobStore. Writing to the view changes this reader's copy alone."""
+        path = self._root.owner(name.owner).live_path(name)
+        try:
+            mapping = map_for_reading(path, size_bytes)
+        except ValueError as error:
+            raise TensorCorrupted(
+                f"tensors {name.key}: fewer than the expected {size_bytes} bytes are stored"
+            ) from error
+        if mapping is None:
+            raise TensorNotFound(f"tensors {name.key}: released, expired, or never stored")
+        yield memoryview(mapping)
+
+    def release(self, name: BlobName) -> bool:
+        """See BlobStore."""
+        return self._root.owner(name.owner).release(name)
+
+    def release_request(self, tenant: str, request_id: str) -> int:
+        """See StoreControl."""
+        check_request(tenant, request_id)
+        return sum(owner.release_request(tenant, request_id) for owner in self._root.owners())
+
+    def sweep(self) -> SweepReport:
+        """See StoreControl. Also gives back memory this process has not used for a while."""
+        now = self._clock()
+        orphaned = self._root.remove_dead_owners()
+        expired = sum(owner.release_expired(now) for owner in self._root.owners())
+        self._pool.trim(now - self._options.pool_idle_seconds)
+        return SweepReport(expired=expired, orphaned=orphaned)
+
+    def stats(self) -> StoreStats:
+        """See StoreControl. Counts all processes' tensors."""
+        owners = self._root.owners()
+        live = [status.st_size for owner in owners for status in owner.live()]
+        pooled = [status.st_size for owner in owners for _, status in owner.pooled()]
+        return StoreStats(
+            identity=self.identity,
+            stored_count=len(live),
+            stored_bytes=sum(live),
+            pooled_bytes=sum(pooled),
+            quota_bytes=self._options.quota_bytes,
+        )
+
+    def close(self) -> None:
+        """See StoreControl. The directory and its identity stay, for the next process."""
+        if not self._closed:
+            self._closed = True
+            self._pool.close()
+            self._directory.remove()

@@ -1,0 +1,228 @@
+"""Sets of named tensors, put by one stage and got by another."""
+
+import math
+import mmap
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import xxhash
+
+from services.domain.errors import TensorCorrupted, TensorNotFound, TensorRefused
+from services.domain.store_control import StoreControl, StoreStats, SweepReport
+from services.domain.tensor_ref import Seal, TensorRef
+from services.tensor_store import codec
+from services.tensor_store.blob_layout import BlobLayout
+from services.tensor_store.blob_store import BlobName, BlobStore
+from services.tensor_store.opening import open_blob_store
+
+INLINE = "inline:"
+
+
+class TensorStore(StoreControl):
+    """Seals what goes in and checks what comes out; the blob store keeps the bytes.
+
+    Who puts tensors hands their reference to whoever releases them; what nobody releases expires.
+    Blocking and thread-safe.
+    """
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        seal: Seal,
+        *,
+        ttl_seconds: float,
+        inline_bytes: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Owns `blobs` from now on.
+
+        Args:
+            blobs: where the bytes are kept.
+            seal: the cluster's; signs references and checks them.
+            ttl_seconds: life of tensors that nobody releases.
+            inline_bytes: blobs up to this size travel inside their reference.
+            clock: seconds since the epoch.
+        """
+        self._blobs = blobs
+        self._seal = seal
+        self._ttl_seconds = ttl_seconds
+        self._inline_bytes = inline_bytes
+        self._clock = clock
+
+    @property
+    def identity(self) -> str:
+        """See StoreControl."""
+        return self._blobs.identity
+
+    def put(
+        self, tensors: Mapping[str, torch.Tensor], *, tenant: str, request_id: str
+    ) -> TensorRef:
+        """Stores a copy of tensors of any strides, on any device.
+
+        Raises:
+            Unsupported: the tensors cannot be stored; says which and why.
+            StoreFull: there is no room now; nothing was stored.
+            TensorRefused: the tenant or request id is malformed.
+            Unavailable: the store is closed.
+        """
+        layout = BlobLayout.of(codec.describe(tensors))
+        # Whole seconds, so that the time is the same after any wire format.
+        expire_time = math.ceil(self._clock() + self._ttl_seconds)
+        if layout.size_bytes <= self._inline_bytes:
+            name = BlobName(secrets.token_hex(16), tenant, request_id, secrets.token_hex(16))
+            blob = bytearray(layout.size_bytes)
+            checksum = codec.encode(tensors, layout, memoryview(blob))
+            return self._ref(INLINE, name, layout, checksum, expire_time, bytes(blob))
+        with self._blobs.reserve(tenant, request_id, layout.size_bytes, expire_time) as reservation:
+            checksum = codec.encode(tensors, layout, reservation.buffer)
+            # Still inside: a reference that cannot be made leaves nothing stored.
+            return self._ref(self.identity, reservation.name, layout, checksum, expire_time)
+
+    @contextmanager
+    def get(
+        self, ref: TensorRef, *, tenant: str, request_id: str
+    ) -> Iterator[Mapping[str, torch.Tensor]]:
+        """Views of stored tensors, on the CPU, valid inside the context; nothing is copied.
+
+        The mapping is empty afterwards. A tensor that was taken out of it stays what it is, but
+        keeps its memory from being used again: clone what must live longer. Do not write to them.
+
+        Args:
+            ref: from `put`, of any process that shares store and secret.
+            tenant: whom the caller works for.
+            request_id: the request it works on.
+
+        Raises:
+            TensorRefused: the reference is forged, or of another store, tenant or request.
+            TensorNotFound: the tensors were released or are past their time.
+            TensorCorrupted: the bytes are not those that were put.
+        """
+        self._seal.check(ref)
+        self._check_scope(ref, tenant, request_id)
+        layout = BlobLayout.of(ref.tensors)
+        if ref.size_bytes != layout.size_bytes:
+            raise TensorRefused(
+                f"tensor reference: size_bytes is {ref.size_bytes};"
+                f" its tensors take {layout.size_bytes}"
+            )
+        with self._opened(ref) as blob:
+            tensors = codec.decode(layout, blob)
+            try:
+                yield tensors
+            finally:
+                tensors.clear()
+
+    def release(self, ref: TensorRef) -> bool:
+        """Ends the tensors' life, whoever put them; False if it had ended, or they are inline.
+
+        Raises:
+            TensorRefused: the reference is forged, or of another store.
+        """
+        self._seal.check(ref)
+        self._check_store(ref)
+        return ref.store != INLINE and self._blobs.release(_name(ref))
+
+    def release_request(self, tenant: str, request_id: str) -> int:
+        """See StoreControl."""
+        return self._blobs.release_request(tenant, request_id)
+
+    def sweep(self) -> SweepReport:
+        """See StoreControl."""
+        return self._blobs.sweep()
+
+    def stats(self) -> StoreStats:
+        """See StoreControl."""
+        return self._blobs.stats()
+
+    def close(self) -> None:
+        """See StoreControl."""
+        self._blobs.close()
+
+    def _ref(
+        self,
+        store: str,
+        name: BlobName,
+        layout: BlobLayout,
+        checksum: int,
+        expire_time: float,
+        inline_blob: bytes = b"",
+    ) -> TensorRef:
+        return self._seal.sign(
+            TensorRef(
+                store=store,
+                owner=name.owner,
+                key=name.key,
+                tensors=layout.specs,
+                size_bytes=layout.size_bytes,
+                checksum_xxh3=checksum,
+                expire_time=expire_time,
+                tenant=name.tenant,
+                request_id=name.request_id,
+                inline_blob=inline_blob,
+            )
+        )
+
+    def _check_scope(self, ref: TensorRef, tenant: str, request_id: str) -> None:
+        self._check_store(ref)
+        if (ref.tenant, ref.request_id) != (tenant, request_id):
+            raise TensorRefused("tensor reference: it belongs to another tenant or request")
+        if ref.expire_time <= self._clock():
+            raise TensorNotFound(f"tensors {ref.key}: they expired")
+
+    def _check_store(self, ref: TensorRef) -> None:
+        if ref.store not in (self.identity, INLINE):
+            raise TensorRefused(
+                f"tensor reference: its store is {ref.store}; this process has {self.identity}"
+            )
+        if ref.inline_blob and ref.store != INLINE:
+            raise TensorRefused(f"tensor reference: inline_blob came, but its store is {ref.store}")
+
+    @contextmanager
+    def _opened(self, ref: TensorRef) -> Iterator[memoryview]:
+        if ref.store == INLINE:
+            blob = _aligned(ref)
+            _verify(ref, blob)
+            yield blob
+            return
+        with self._blobs.open(_name(ref), ref.size_bytes) as blob:
+            if self._blobs.verifies_reads:
+                _verify(ref, blob)
+            yield blob
+
+
+def open_store(url: str, *, seal: Seal, ttl_seconds: float, inline_bytes: int = 0) -> TensorStore:
+    """Opens the tensor store a URL names, for the caller to close.
+
+    Raises:
+        ConfigurationError: see open_blob_store.
+    """
+    return TensorStore(
+        open_blob_store(url), seal, ttl_seconds=ttl_seconds, inline_bytes=inline_bytes
+    )
+
+
+def _name(ref: TensorRef) -> BlobName:
+    return BlobName(ref.owner, ref.tenant, ref.request_id, ref.key)
+
+
+def _aligned(ref: TensorRef) -> memoryview:
+    if len(ref.inline_blob) != ref.size_bytes:
+        raise TensorCorrupted(
+            f"tensors {ref.key}: {len(ref.inline_blob)} bytes came, expected {ref.size_bytes}"
+        )
+    # A mapping begins at a page, as the blobs of all stores do.
+    blob = memoryview(mmap.mmap(-1, ref.size_bytes))
+    blob[:] = ref.inline_blob
+    return blob
+
+
+def _verify(ref: TensorRef, blob: memoryview) -> None:
+    checksum = xxhash.xxh3_64_intdigest(blob)
+    if checksum != ref.checksum_xxh3:
+        raise TensorCorrupted(
+            f"tensors {ref.key}: the checksum of the stored bytes is {checksum:016x},"
+            f" expected {ref.checksum_xxh3:016x}"
+        )
