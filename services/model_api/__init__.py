@@ -1,0 +1,1 @@
+"""What a model family must offer the stages."""

@@ -1,0 +1,169 @@
+"""A model directory in the published diffusers layout, read without torch."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from services.domain.errors import ConfigurationError
+from services.domain.model import GenerationDefaults
+from services.model_api.weights import check_weights
+
+_INDEX = "model_index.json"
+_MANIFEST = "triptych.json"
+_CONFIGURATIONS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
+
+
+class DefaultOverrides(BaseModel):
+    """Values of GenerationDefaults that a directory sets differently from its family."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str | None = None
+
+
+class Manifest(BaseModel):
+    """The optional triptych.json beside model_index.json.
+
+    Attributes:
+        name: what requests call the model; the folder's name if absent.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str | None = None
+    defaults: DefaultOverrides = DefaultOverrides()
+
+
+class ModelDirectory:
+    """One model on disk; a host may hold only the subfolders of the stages it runs.
+
+    Attributes:
+        path: the directory.
+        pipeline_class: `_class_name` of model_index.json, for example "QwenImagePipeline".
+        name: what requests call the model unless the process was told otherwise.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Reads model_index.json and triptych.json.
+
+        Raises:
+            ConfigurationError: not a directory, or one of the two cannot be used.
+        """
+        if not path.is_dir():
+            raise ConfigurationError(f"model: {path} is not a directory")
+        self.path = path
+        self._index = _read_json(path / _INDEX)
+        pipeline_class = self._index.get("_class_name")
+        if not isinstance(pipeline_class, str):
+            raise ConfigurationError(
+                f"{path / _INDEX}: _class_name is {pipeline_class!r}, not a name"
+            )
+        self.pipeline_class = pipeline_class
+        self._manifest = _read_manifest(path / _MANIFEST)
+        self.name = self._manifest.name or path.resolve().name
+
+    def defaults(self, published: GenerationDefaults) -> GenerationDefaults:
+        """The family's published defaults under those of this directory."""
+        return published.model_copy(update=self._manifest.defaults.model_dump(exclude_none=True))
+
+    def config(self, subfolder: str) -> Mapping[str, Any]:
+        """The configuration of one component, as JSON values.
+
+        Raises:
+            ConfigurationError: the subfolder or its configuration is missing or unreadable.
+        """
+        return _read_json(self._configuration(subfolder))
+
+    def check(self, *, weights: Iterable[str], configs: Iterable[str]) -> None:
+        """Checks that what a stage needs is there and whole, without loading it.
+
+        Args:
+            weights: subfolders whose weights and configuration are needed.
+            configs: subfolders of which only the configuration is needed.
+
+        Raises:
+            ConfigurationError: naming the first thing that is wrong and what to do.
+        """
+        for subfolder in configs:
+            self.config(subfolder)
+            self._check_vocabulary(subfolder)
+        for subfolder in weights:
+            self.config(subfolder)
+            library, _ = self._component(subfolder)
+            check_weights(self.path / subfolder, library)
+
+    def check_class(self, subfolder: str, expected: str) -> None:
+        """Checks which class model_index.json names for a component.
+
+        Raises:
+            ConfigurationError: another class, or none.
+        """
+        _, named = self._component(subfolder)
+        if named != expected:
+            raise ConfigurationError(
+                f"{self.path / _INDEX}: {subfolder} is a {named}; {self.pipeline_class} is served"
+                f" with {expected}"
+            )
+
+    def _component(self, subfolder: str) -> tuple[str, str]:
+        match self._index.get(subfolder):
+            case [str(library), str(class_name)]:
+                return library, class_name
+            case other:
+                raise ConfigurationError(
+                    f"{self.path / _INDEX}: {subfolder} is {other!r}, not [library, class]"
+                )
+
+    def _configuration(self, subfolder: str) -> Path:
+        folder = self.path / subfolder
+        if not folder.is_dir():
+            raise ConfigurationError(f"{folder}: the folder is missing")
+        for name in _CONFIGURATIONS:
+            if (folder / name).is_file():
+                return folder / name
+        raise ConfigurationError(
+            f"{folder}: has no configuration; needed is one of {', '.join(_CONFIGURATIONS)}"
+        )
+
+    def _check_vocabulary(self, subfolder: str) -> None:
+        folder = self.path / subfolder
+        if not (folder / "tokenizer_config.json").is_file():
+            return
+        pair = (folder / "vocab.json", folder / "merges.txt")
+        if not (folder / "tokenizer.json").is_file() and not all(each.is_file() for each in pair):
+            raise ConfigurationError(
+                f"{folder}: has no vocabulary; needed is tokenizer.json,"
+                " or vocab.json with merges.txt"
+            )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{file}: is missing") from error
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{file}: cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{file}: holds {type(value).__name__}, not a JSON object")
+    return value
+
+
+def _read_manifest(file: Path) -> Manifest:
+    if not file.exists():
+        return Manifest()
+    values = _read_json(file)
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()
+        )
+        raise ConfigurationError(f"{file}: {problems}") from error

@@ -1,0 +1,58 @@
+"""How a process that computes sets torch up."""
+
+import torch
+
+from services.domain.element_type import ElementType
+from services.domain.errors import ConfigurationError
+
+_COMPUTED = (ElementType.FLOAT32, ElementType.BFLOAT16, ElementType.FLOAT16)
+
+
+def set_up_torch(threads: int) -> None:
+    """Before anything is computed: threads, and quiet libraries.
+
+    Args:
+        threads: inside one operation; operations themselves run one after another.
+    """
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    torch.set_num_threads(threads)
+    # Can be set once only, and not after the first operation that uses them.
+    if torch.get_num_interop_threads() != 1:
+        torch.set_num_interop_threads(1)
+    # Their bars would be drawn into the service's log.
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def torch_dtype(element_type: ElementType) -> torch.dtype:
+    """The torch type that weights compute in.
+
+    Raises:
+        ConfigurationError: weights cannot compute in it.
+    """
+    if element_type not in _COMPUTED:
+        raise ConfigurationError(f"dtype: is {element_type}; allowed are {', '.join(_COMPUTED)}")
+    dtype = getattr(torch, element_type)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def torch_device(name: str) -> torch.device:
+    """A device that is really there.
+
+    Raises:
+        ConfigurationError: no such device on this host.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        problem = str(error).splitlines()[0]
+        raise ConfigurationError(f"device: {name!r} cannot be used: {problem}") from error
+
+
+def wait_for(device: torch.device) -> None:
+    """Returns once the device has done all it was given; a CPU always has."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

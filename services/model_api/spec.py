@@ -1,0 +1,63 @@
+"""What a family says about itself without loading torch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from services.domain.errors import ConfigurationError, InvalidRequest
+from services.domain.generation import GenerationRequest, resolve
+from services.domain.model import Capabilities, Model, Stage
+from services.model_api.directory import ModelDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class FamilySpec:
+    """The torch-free face of a model family.
+
+    Attributes:
+        name: for example "qwen-image".
+        pipeline_classes: `_class_name` values of model_index.json that this family serves.
+        classes: by subfolder, the class that model_index.json must name.
+        weights: by stage, the subfolders whose weights it loads.
+        configs: by stage, further subfolders of which it needs only the configuration.
+        capabilities: reads a directory's configuration (never its weights).
+    """
+
+    name: str
+    pipeline_classes: frozenset[str]
+    classes: Mapping[str, str]
+    weights: Mapping[Stage, tuple[str, ...]]
+    configs: Mapping[Stage, tuple[str, ...]]
+    capabilities: Callable[[ModelDirectory], Capabilities]
+
+    def check(self, directory: ModelDirectory, stage: Stage) -> None:
+        """Checks that a directory has what one stage needs.
+
+        Raises:
+            ConfigurationError: naming the first thing that is wrong and what to do.
+        """
+        weights, configs = self.weights[stage], self.configs[stage]
+        for subfolder in (*weights, *configs):
+            directory.check_class(subfolder, self.classes[subfolder])
+        directory.check(weights=weights, configs=configs)
+
+
+def check_defaults(model: Model) -> None:
+    """Checks that a request which leaves everything out is one the model accepts.
+
+    Raises:
+        ConfigurationError: naming every default outside the model's own limits.
+    """
+    defaults = model.capabilities.defaults
+    guided = defaults.guidance_scale > 1
+    request = GenerationRequest(
+        prompt="a picture",
+        negative_prompt=defaults.negative_prompt if guided else None,
+        width=defaults.width,
+        height=defaults.height,
+        steps=defaults.steps,
+        guidance_scale=defaults.guidance_scale,
+    )
+    try:
+        resolve(request, model, draw_seed=lambda: 0)
+    except InvalidRequest as error:
+        raise ConfigurationError(f"defaults of {model.name}: {error}") from error

@@ -1,0 +1,37 @@
+"""A model as one stage holds it."""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from services.domain.errors import InvalidRequest, ModelNotFound
+from services.domain.generation import GenerationParameters, GenerationRequest, resolve
+from services.domain.model import LoadedModel
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True, slots=True)
+class StageModel(Generic[M]):
+    """What is loaded, as others see it, and the object that computes."""
+
+    loaded: LoadedModel
+    model: M
+
+    def check(self, parameters: GenerationParameters) -> None:
+        """Refuses parameters that were made for another model, type or set of limits.
+
+        The gateway resolved them against what some replica reported, which may have been restarted.
+
+        Raises:
+            ModelNotFound: another model's.
+            InvalidRequest: outside this model's limits, or not all effective values.
+        """
+        served = self.loaded.model
+        if parameters.model != served.name:
+            raise ModelNotFound(parameters.model, [served.name])
+        request = GenerationRequest.model_validate(parameters.model_dump())
+        if resolve(request, served, draw_seed=lambda: parameters.seed) != parameters:
+            raise InvalidRequest.of(
+                "negative_prompt",
+                f"is missing, which does not go with guidance_scale {parameters.guidance_scale:g}",
+            )

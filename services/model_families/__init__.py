@@ -1,0 +1,76 @@
+"""One folder per model family, found by folder name; importing this package loads no torch.
+
+A folder offers `spec.SPEC` (torch-free) and the modules `encoder`, `denoiser` and `vae`, each with
+`load(directory, dtype, device)`.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+from services.domain.errors import ConfigurationError
+from services.model_api.directory import ModelDirectory
+from services.model_api.spec import FamilySpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from services.model_api.stages import DenoiserModel, EncoderModel, VaeModel
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A model family: what it says about itself, and its three stages, imported on loading."""
+
+    folder: str
+    spec: FamilySpec
+
+    def load_encoder(
+        self, directory: ModelDirectory, dtype: "torch.dtype", device: "torch.device"
+    ) -> "EncoderModel":
+        """Raises ConfigurationError if the directory cannot be loaded."""
+        return cast("EncoderModel", self._module("encoder").load(directory, dtype, device))
+
+    def load_denoiser(
+        self, directory: ModelDirectory, dtype: "torch.dtype", device: "torch.device"
+    ) -> "DenoiserModel":
+        """Raises ConfigurationError if the directory cannot be loaded."""
+        return cast("DenoiserModel", self._module("denoiser").load(directory, dtype, device))
+
+    def load_vae(
+        self, directory: ModelDirectory, dtype: "torch.dtype", device: "torch.device"
+    ) -> "VaeModel":
+        """Raises ConfigurationError if the directory cannot be loaded."""
+        return cast("VaeModel", self._module("vae").load(directory, dtype, device))
+
+    def _module(self, name: str) -> ModuleType:
+        return importlib.import_module(f"{__name__}.{self.folder}.{name}")
+
+
+def families() -> Iterator[Family]:
+    """Every family there is, in the order of their folders' names."""
+    for folder in sorted(each.name for each in pkgutil.iter_modules(__path__) if each.ispkg):
+        yield Family(folder, importlib.import_module(f"{__name__}.{folder}.spec").SPEC)
+
+
+def find_family(directory: ModelDirectory) -> Family:
+    """The family that serves a directory.
+
+    Raises:
+        ConfigurationError: none does; the message lists what is served.
+    """
+    served: dict[str, Family] = {
+        pipeline_class: family
+        for family in families()
+        for pipeline_class in family.spec.pipeline_classes
+    }
+    family = served.get(directory.pipeline_class)
+    if family is None:
+        raise ConfigurationError(
+            f"{directory.path / 'model_index.json'}: _class_name is {directory.pipeline_class};"
+            f" served are {', '.join(sorted(served))}"
+        )
+    return family

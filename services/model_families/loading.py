@@ -1,0 +1,93 @@
+"""From what a process was told to the model of its stage."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+from pydantic import ValidationError
+
+from services.domain.element_type import ElementType
+from services.domain.errors import ConfigurationError
+from services.domain.model import LoadedModel, Model, Stage
+from services.model_api.directory import ModelDirectory
+from services.model_api.modules import components_of
+from services.model_api.runtime import torch_device, torch_dtype
+from services.model_api.spec import check_defaults
+from services.model_api.stage_model import StageModel
+from services.model_api.stages import DenoiserModel, EncoderModel, VaeModel
+from services.model_families import Family, find_family
+
+
+class _HasComponents(Protocol):
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]: ...
+
+
+M = TypeVar("M", bound=_HasComponents)
+_Load = Callable[[Family, ModelDirectory, torch.dtype, torch.device], M]
+
+
+def load_encoder(
+    path: Path, name: str | None, dtype: ElementType, device: str
+) -> StageModel[EncoderModel]:
+    """Loads the encoder of a model directory.
+
+    Args:
+        path: the model directory.
+        name: what requests call the model; None for the directory's own name.
+        dtype: the type the weights compute in.
+        device: a torch device, for example "cuda:0".
+
+    Raises:
+        ConfigurationError: any of these cannot be used.
+    """
+    return _load(Stage.ENCODER, Family.load_encoder, path, name, dtype, device)
+
+
+def load_denoiser(
+    path: Path, name: str | None, dtype: ElementType, device: str
+) -> StageModel[DenoiserModel]:
+    """Loads the denoiser of a model directory; see load_encoder."""
+    return _load(Stage.DENOISER, Family.load_denoiser, path, name, dtype, device)
+
+
+def load_vae(path: Path, name: str | None, dtype: ElementType, device: str) -> StageModel[VaeModel]:
+    """Loads the VAE of a model directory; see load_encoder."""
+    return _load(Stage.VAE, Family.load_vae, path, name, dtype, device)
+
+
+def describe_model(
+    directory: ModelDirectory, family: Family, name: str | None, dtype: ElementType
+) -> Model:
+    """What a directory will be served as.
+
+    Raises:
+        ConfigurationError: the name is not one, or the defaults are outside the model's own limits.
+    """
+    try:
+        model = Model(
+            name=directory.name if name is None else name,
+            family=family.spec.name,
+            capabilities=family.spec.capabilities(directory),
+            dtype=dtype,
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigurationError(
+            f"model name: {problem['input']!r} cannot be used: {problem['msg']}"
+        ) from error
+    check_defaults(model)
+    return model
+
+
+def _load(
+    stage: Stage, load: _Load[M], path: Path, name: str | None, dtype: ElementType, device: str
+) -> StageModel[M]:
+    directory = ModelDirectory(path)
+    family = find_family(directory)
+    family.spec.check(directory, stage)
+    described = describe_model(directory, family, name, dtype)
+    model = load(family, directory, torch_dtype(dtype), torch_device(device))
+    loaded = LoadedModel(model=described, components=components_of(model.components))
+    return StageModel(loaded, model)

@@ -1,0 +1,80 @@
+"""Qwen-Image's VAE: latents to a picture."""
+
+from collections.abc import Mapping
+
+import torch
+from diffusers import AutoencoderKLQwenImage
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image
+
+from services.domain.errors import TriptychError
+from services.domain.generation import GenerationParameters
+from services.model_api.directory import ModelDirectory
+from services.model_api.modules import load_module
+from services.model_api.stages import Tensors
+from services.model_families.qwen_image.spec import vae_scale_factor
+
+
+class QwenImageVae:
+    """A video VAE that is given one frame."""
+
+    def __init__(
+        self, vae: AutoencoderKLQwenImage, scale_factor: int, device: torch.device
+    ) -> None:
+        self._vae = vae
+        self._scale_factor = scale_factor
+        self._device = device
+        self._images = VaeImageProcessor(vae_scale_factor=scale_factor * 2)
+
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]:
+        """The VAE."""
+        return {"vae": self._vae}
+
+    @torch.no_grad()
+    def decode(self, parameters: GenerationParameters, latents: Tensors) -> Image.Image:
+        """Decodes `latents` [1, C, 1, height / scale, width / scale] from QwenImageDenoiser.finish.
+
+        Raises:
+            TriptychError: latents of another shape, or a picture that is not finite.
+        """
+        normalised = self._check(parameters, latents).to(self._device, self._vae.dtype)
+        (frames,) = self._vae.decode(self._unnormalise(normalised), return_dict=False)
+        pixels = frames[:, :, 0]
+        if not torch.isfinite(pixels).all():
+            raise TriptychError(f"the VAE's picture is not finite in {self._vae.dtype}")
+        (image,) = self._images.postprocess(pixels, output_type="pil")
+        assert isinstance(image, Image.Image)
+        return image
+
+    def _check(self, parameters: GenerationParameters, latents: Tensors) -> torch.Tensor:
+        expected = (
+            1,
+            self._vae.config.z_dim,
+            1,
+            parameters.height // self._scale_factor,
+            parameters.width // self._scale_factor,
+        )
+        found = {name: tuple(tensor.shape) for name, tensor in latents.items()}
+        if found != {"latents": expected}:
+            raise TriptychError(f"latents: are {found}; this request needs latents of {expected}")
+        return latents["latents"]
+
+    def _unnormalise(self, latents: torch.Tensor) -> torch.Tensor:
+        # The published order of operations, with the reciprocal: anything else loses bits.
+        config = self._vae.config
+        mean = torch.tensor(config.latents_mean).view(1, config.z_dim, 1, 1, 1)
+        scale = 1.0 / torch.tensor(config.latents_std).view(1, config.z_dim, 1, 1, 1).to(
+            latents.device, latents.dtype
+        )
+        return latents / scale + mean.to(latents.device, latents.dtype)
+
+
+def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> QwenImageVae:
+    """Loads the VAE.
+
+    Raises:
+        ConfigurationError: it cannot be loaded.
+    """
+    vae = load_module(AutoencoderKLQwenImage, directory, "vae", dtype, device)
+    return QwenImageVae(vae, vae_scale_factor(directory), device)
