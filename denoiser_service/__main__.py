@@ -1,0 +1,49 @@
+"""python -m denoiser_service: the denoising loop. This process holds no model; its rank does."""
+
+from denoiser_service.replica import DenoiserReplica
+from denoiser_service.scheduler import StepScheduler
+from denoiser_service.servicer import DenoiserServicer
+from denoiser_service.settings import DenoiserSettings
+from denoiser_service.supervisor import ProcessRankGroup
+from services.domain.model import Stage
+from services.model_api.directory import ModelDirectory
+from services.model_families import find_family
+from services.rpc.process import run_process, run_until_first_ends
+from services.rpc.stage_host import StageHost
+from services.tensor_store.opening import open_blob_store
+from triptych.v1 import denoiser_service_pb2_grpc
+
+
+async def main(settings: DenoiserSettings) -> None:
+    """Serves until a signal."""
+    # What the rank would refuse is refused here first, where it is easier to see.
+    settings.cluster_secret()
+    directory = ModelDirectory(settings.model)
+    find_family(directory).spec.check(directory, Stage.DENOISER)
+    store = open_blob_store(settings.store)
+    ranks = ProcessRankGroup(
+        settings.rank_flags(),
+        start_seconds=settings.rank_start_seconds,
+        command_seconds=settings.command_seconds,
+    )
+    scheduler = StepScheduler(
+        ranks,
+        order=settings.order,
+        max_resident=settings.max_resident_requests,
+        max_queued=settings.max_queued_requests,
+        discard=store.release_request,
+    )
+    replica = DenoiserReplica(scheduler, ranks, store)
+    host = StageHost(settings, "triptych.v1.DenoiserService", replica, store)
+    servicer = DenoiserServicer(replica)
+    denoiser_service_pb2_grpc.add_DenoiserServiceServicer_to_server(servicer, host.server.grpc)
+    await host.server.start()
+
+    async def on_change(ready: bool) -> None:
+        await host.server.set_serving(serving=ready and not scheduler.draining)
+
+    await run_until_first_ends(host.run(), ranks.run(on_change), scheduler.run())
+
+
+if __name__ == "__main__":
+    run_process("denoiser", DenoiserSettings, main)

@@ -1,0 +1,98 @@
+"""The byte stream between the supervisor and a rank: four bytes of length, then JSON, and so on.
+
+Loads no torch.
+"""
+
+import asyncio
+import select
+import socket
+import struct
+
+from pydantic import BaseModel
+
+from denoiser_service.commands import Command, Reply, decode_command
+from services.domain.errors import TriptychError
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+"""Far above any command, of which references with inline tensors are the largest part."""
+
+_LENGTH = struct.Struct(">I")
+
+
+def encode_frame(message: BaseModel) -> bytes:
+    """One message, ready to be written.
+
+    Raises:
+        TriptychError: it is too long; nothing was written.
+    """
+    payload = message.model_dump_json().encode()
+    if len(payload) > MAX_FRAME_BYTES:
+        raise TriptychError(
+            f"rank channel: {type(message).__name__} takes {len(payload)} bytes;"
+            f" allowed are at most {MAX_FRAME_BYTES}"
+        )
+    return _LENGTH.pack(len(payload)) + payload
+
+
+async def read_frame(reader: asyncio.StreamReader) -> bytes:
+    """The next frame's payload.
+
+    Raises:
+        IncompleteReadError: the other side is gone.
+        ConnectionError: what it sends is no frame.
+    """
+    return await reader.readexactly(_payload_bytes(await reader.readexactly(_LENGTH.size)))
+
+
+class RankChannel:
+    """A rank's end of the channel: blocking, for one thread; the socket stays its opener's."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(True)
+        self._connection = connection
+
+    def wait(self, seconds: float) -> bool:
+        """Whether `receive` has something to do; waits so long for it."""
+        readable, _, _ = select.select([self._connection], [], [], seconds)
+        return bool(readable)
+
+    def receive(self) -> Command | None:
+        """Waits for the next command; None when the supervisor is gone, however it went.
+
+        Raises:
+            ConnectionError: what it sends is no command.
+        """
+        header = self._read(_LENGTH.size)
+        payload = None if header is None else self._read(_payload_bytes(header))
+        return None if payload is None else decode_command(payload)
+
+    def send(self, reply: Reply) -> None:
+        """Sends a reply.
+
+        Raises:
+            ConnectionError: the supervisor is gone.
+        """
+        self._connection.sendall(encode_frame(reply))
+
+    def _read(self, size: int) -> bytes | None:
+        buffer = bytearray(size)
+        rest = memoryview(buffer)
+        while rest:
+            try:
+                received = self._connection.recv_into(rest)
+            except ConnectionResetError:
+                # Killed with replies unread: the kernel says reset where it otherwise says end.
+                received = 0
+            if received == 0:
+                return None
+            rest = rest[received:]
+        return bytes(buffer)
+
+
+def _payload_bytes(header: bytes) -> int:
+    (size,) = _LENGTH.unpack(header)
+    if size > MAX_FRAME_BYTES:
+        raise ConnectionError(
+            f"rank channel: a frame claims {size} bytes; allowed are at most {MAX_FRAME_BYTES}"
+        )
+    return int(size)

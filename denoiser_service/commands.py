@@ -1,0 +1,169 @@
+"""What the supervisor tells its ranks, and what they answer. JSON on the wire; loads no torch.
+
+Commands are executed in the order they are sent, and each gets exactly one reply, in that order.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from services.domain.errors import FieldViolation, TriptychError
+from services.domain.generation import GenerationParameters
+from services.domain.model import LoadedModel
+from services.domain.tensor_ref import TensorRef
+
+
+class _Message(BaseModel):
+    # References carry bytes; the outermost model decides how they are written.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
+    )
+
+
+class Prepare(_Message):
+    """Draw the noise and keep the request's state until it is finished or aborted."""
+
+    kind: Literal["prepare"] = "prepare"
+    request_id: str
+    tenant: str
+    parameters: GenerationParameters
+    conditioning: TensorRef
+
+
+class Step(_Message):
+    """Advance a request by one step."""
+
+    kind: Literal["step"] = "step"
+    request_id: str
+
+
+class Finish(_Message):
+    """Store a request's latents and forget it."""
+
+    kind: Literal["finish"] = "finish"
+    request_id: str
+
+
+class Abort(_Message):
+    """Forget a request."""
+
+    kind: Literal["abort"] = "abort"
+    request_id: str
+
+
+Command = Annotated[Prepare | Step | Finish | Abort, Field(discriminator="kind")]
+
+
+class RankReady(_Message):
+    """The first thing a rank says: it holds its model and takes commands.
+
+    Attributes:
+        tensor_store: identity of the store it opened.
+    """
+
+    kind: Literal["ready"] = "ready"
+    loaded: LoadedModel
+    tensor_store: str
+    pid: int
+
+
+class Prepared(_Message):
+    """The answer to Prepare; seconds in the model and in the tensor store."""
+
+    kind: Literal["prepared"] = "prepared"
+    request_id: str
+    total_steps: int
+    run_seconds: float
+    transfer_seconds: float
+
+
+class Stepped(_Message):
+    """The answer to Step; see services.domain.stages.StepCompleted."""
+
+    kind: Literal["stepped"] = "stepped"
+    request_id: str
+    step: int
+    total_steps: int
+    sigma: float
+    seconds: float
+
+
+class Finished(_Message):
+    """The answer to Finish; see services.domain.stages.Denoised."""
+
+    kind: Literal["finished"] = "finished"
+    request_id: str
+    latents: TensorRef
+    latents_checksum_xxh3: int
+    run_seconds: float
+    transfer_seconds: float
+
+
+class Aborted(_Message):
+    """The answer to Abort."""
+
+    kind: Literal["aborted"] = "aborted"
+    request_id: str
+    completed_steps: int
+
+
+class Failed(_Message):
+    """The answer to a command that failed; the request is forgotten, unless it was prepared twice.
+
+    Attributes:
+        fatal: the rank cannot go on either, and ends.
+    """
+
+    kind: Literal["failed"] = "failed"
+    request_id: str
+    status: str
+    reason: str
+    message: str
+    violations: tuple[FieldViolation, ...] = ()
+    retry_after_seconds: float | None = None
+    fatal: bool = False
+
+    @classmethod
+    def of(cls, request_id: str, error: TriptychError, *, fatal: bool = False) -> "Failed":
+        """What an error becomes on the channel."""
+        return cls(
+            request_id=request_id,
+            status=error.status,
+            reason=error.reason,
+            message=str(error),
+            violations=tuple(error.violations),
+            retry_after_seconds=error.retry_after_seconds,
+            fatal=fatal,
+        )
+
+
+Reply = Annotated[
+    RankReady | Prepared | Stepped | Finished | Aborted | Failed, Field(discriminator="kind")
+]
+
+_COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)
+_REPLIES: TypeAdapter[Reply] = TypeAdapter(Reply)
+
+
+def decode_command(payload: bytes) -> Command:
+    """Reads a command.
+
+    Raises:
+        ConnectionError: it is none; the channel is of no further use.
+    """
+    try:
+        return _COMMANDS.validate_json(payload)
+    except ValidationError as error:
+        raise ConnectionError(f"rank channel: not a command: {error}") from error
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """Reads a reply.
+
+    Raises:
+        ConnectionError: it is none; the channel is of no further use.
+    """
+    try:
+        return _REPLIES.validate_json(payload)
+    except ValidationError as error:
+        raise ConnectionError(f"rank channel: not a reply: {error}") from error

@@ -1,0 +1,53 @@
+"""Executes commands: what a rank does in its process, and a fused denoiser on its thread."""
+
+import torch
+
+from denoiser_service.commands import Abort, Command, Failed, Finish, Prepare, Reply, Step
+from denoiser_service.stage import DenoiseStage
+from services.domain.errors import ResourceExhausted, TriptychError
+from services.domain.stages import DenoiseRequest
+from services.observability.logs import get_logger
+
+_log = get_logger(__name__)
+
+
+class RankExecutor:
+    """Turns every command into exactly one reply, whatever happens inside it. For one thread."""
+
+    def __init__(self, stage: DenoiseStage) -> None:
+        self._stage = stage
+
+    def execute(self, command: Command) -> Reply:
+        """Never raises: a rank that broke off would leave the supervisor waiting."""
+        try:
+            return self._execute(command)
+        except TriptychError as error:
+            return Failed.of(command.request_id, error)
+        except (torch.OutOfMemoryError, MemoryError):
+            _log.exception("out of memory", request_id=command.request_id)
+            message = f"the denoiser has no memory left to {command.kind} the request"
+            return Failed.of(command.request_id, ResourceExhausted(message))
+        # A defect met by one request must not end the others'.
+        except Exception as error:  # noqa: BLE001 - what it is cannot be known beforehand
+            _log.exception("command failed", kind=command.kind, request_id=command.request_id)
+            message = f"the denoiser failed to {command.kind} the request: {type(error).__name__}"
+            # After an error of its own a device gives no right results in this process any more.
+            fatal = isinstance(error, torch.AcceleratorError)
+            return Failed.of(command.request_id, TriptychError(message), fatal=fatal)
+
+    def _execute(self, command: Command) -> Reply:
+        match command:
+            case Prepare():
+                request = DenoiseRequest(
+                    request_id=command.request_id,
+                    tenant=command.tenant,
+                    parameters=command.parameters,
+                    conditioning=command.conditioning,
+                )
+                return self._stage.prepare(request)
+            case Step():
+                return self._stage.step(command.request_id)
+            case Finish():
+                return self._stage.finish(command.request_id)
+            case Abort():
+                return self._stage.abort(command.request_id)

@@ -1,0 +1,239 @@
+"""The step loop: one step of one request at a time, the next one chosen by the policy."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+from denoiser_service.commands import Abort, Finish, Finished, Prepare, Prepared, Step, Stepped
+from denoiser_service.policy import Order, next_turn
+from denoiser_service.ranks import RankGroup
+from denoiser_service.turn import Entry
+from services.domain.deadline import Deadline
+from services.domain.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    QueueFull,
+    RanksLost,
+    StageUnavailable,
+    TriptychError,
+)
+from services.domain.model import Stage
+from services.domain.stages import (
+    Denoised,
+    DenoiseEvent,
+    DenoiseRequest,
+    DenoiseStarted,
+    StageTiming,
+    StepCompleted,
+)
+from services.observability.logs import get_logger
+from services.rpc.process import run_until_first_ends
+
+_log = get_logger(__name__)
+
+
+class StepScheduler:
+    """Interleaves requests at step boundaries; a request leaves at the next one when told to.
+
+    Args:
+        ranks: who runs the steps.
+        order: how residents share the ranks.
+        max_resident: requests whose state the ranks hold at once.
+        max_queued: requests that may wait beyond that.
+        discard: releases what a request stored; blocking, called on a thread.
+    """
+
+    def __init__(
+        self,
+        ranks: RankGroup,
+        *,
+        order: Order,
+        max_resident: int,
+        max_queued: int,
+        discard: Callable[[str, str], object],
+    ) -> None:
+        self._ranks = ranks
+        self._order = order
+        self._max_resident = max_resident
+        self.max_queued = max_queued
+        self._discard = discard
+        self._entries: dict[str, Entry] = {}
+        self._changed = asyncio.Event()
+        self._turns = 0
+        self._arrivals = 0
+        self._step_seconds = 1.0
+        self.draining = False
+        self.completed_steps = 0
+
+    @property
+    def running(self) -> int:
+        """Requests whose state the ranks hold."""
+        return sum(each.resident for each in self._entries.values())
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for their first turn."""
+        return len(self._entries) - self.running
+
+    async def denoise(
+        self, request: DenoiseRequest, deadline: Deadline
+    ) -> AsyncGenerator[DenoiseEvent, None]:
+        """Yields DenoiseStarted, a StepCompleted per step, then Denoised. Closing it cancels.
+
+        Raises:
+            StageUnavailable: draining.
+            QueueFull: too many wait already.
+            RanksLost: a rank died under the request.
+            DeadlineExceeded, Cancelled, TriptychError: as they say.
+        """
+        entry = self._admit(request, deadline)
+        try:
+            while True:
+                event = await entry.events.get()
+                if isinstance(event, TriptychError):
+                    raise event
+                yield event
+                if isinstance(event, Denoised):
+                    return
+        finally:
+            entry.cancelled = True
+            self._changed.set()
+
+    def cancel(self, request_id: str) -> int:
+        """Stops a request at the next step; returns the steps it has done.
+
+        Raises:
+            NotFound: no such request is here.
+        """
+        if request_id not in self._entries:
+            raise NotFound(f"request_id: {request_id} is not being denoised here")
+        entry = self._entries[request_id]
+        entry.cancelled = True
+        self._changed.set()
+        return entry.completed_steps
+
+    async def run(self) -> None:
+        """The loop; runs until it is cancelled."""
+        while True:
+            self._changed.clear()
+            self._drop_stale()
+            candidates = [each.candidate() for each in self._entries.values()]
+            chosen = next_turn(candidates, self._order, self._max_resident)
+            if chosen is None:
+                await self._changed.wait()
+            elif self._ranks.ready is None and not self._entries[chosen].candidate().leaving:
+                # While the ranks are being rebuilt, those who give up must not fill the queue.
+                await run_until_first_ends(self._ranks.wait_ready(), self._changed.wait())
+            else:
+                await self._turn(self._entries[chosen])
+
+    def _admit(self, request: DenoiseRequest, deadline: Deadline) -> Entry:
+        if self.draining:
+            raise StageUnavailable("the denoiser is draining; repeat the request elsewhere")
+        if request.request_id in self._entries:
+            raise InvalidRequest.of("request_id", "is being denoised already")
+        if self.queued >= self.max_queued:
+            retry = self._step_seconds * request.parameters.steps
+            raise QueueFull(Stage.DENOISER, self.max_queued, retry)
+        self._arrivals += 1
+        entry = Entry(request, deadline, self._arrivals)
+        self._entries[request.request_id] = entry
+        self._changed.set()
+        return entry
+
+    async def _turn(self, entry: Entry) -> None:
+        self._turns += 1
+        entry.last_turn = self._turns
+        try:
+            if entry.candidate().leaving:
+                await self._leave(entry)
+            elif not entry.resident:
+                await self._prepare(entry)
+            elif entry.completed_steps < entry.total_steps:
+                await self._step(entry)
+            else:
+                await self._finish(entry)
+        except RanksLost as error:
+            self._lose([each for each in self._entries.values() if each.resident], error)
+        except TriptychError as error:
+            self._end(entry, error)
+
+    async def _leave(self, entry: Entry) -> None:
+        if entry.resident:
+            await self._ranks.execute(Abort(request_id=entry.request.request_id))
+        doing = f"denoising; {entry.completed_steps} of {entry.total_steps} steps were done"
+        late = entry.deadline.remaining_seconds() == 0
+        self._end(
+            entry,
+            DeadlineExceeded(f"the deadline passed while {doing}")
+            if late
+            else Cancelled(f"cancelled while {doing}"),
+        )
+
+    async def _prepare(self, entry: Entry) -> None:
+        entry.begin(self._ranks.generation)
+        entry.events.put_nowait(DenoiseStarted())
+        request = entry.request
+        prepared = await self._ranks.execute(
+            Prepare(
+                request_id=request.request_id,
+                tenant=request.tenant,
+                parameters=request.parameters,
+                conditioning=request.conditioning,
+            )
+        )
+        assert isinstance(prepared, Prepared)
+        entry.total_steps = prepared.total_steps
+        entry.run_seconds += prepared.run_seconds
+        entry.transfer_seconds += prepared.transfer_seconds
+
+    async def _step(self, entry: Entry) -> None:
+        stepped = await self._ranks.execute(Step(request_id=entry.request.request_id))
+        assert isinstance(stepped, Stepped)
+        self.completed_steps += 1
+        self._step_seconds += 0.2 * (stepped.seconds - self._step_seconds)
+        entry.completed_steps = stepped.step
+        entry.run_seconds += stepped.seconds
+        entry.events.put_nowait(
+            StepCompleted(stepped.step, stepped.total_steps, stepped.sigma, stepped.seconds)
+        )
+
+    async def _finish(self, entry: Entry) -> None:
+        finished = await self._ranks.execute(Finish(request_id=entry.request.request_id))
+        assert isinstance(finished, Finished)
+        timing = StageTiming(
+            stage=Stage.DENOISER,
+            queue_seconds=entry.queue_seconds,
+            run_seconds=entry.run_seconds + finished.run_seconds,
+            transfer_seconds=entry.transfer_seconds + finished.transfer_seconds,
+        )
+        if entry.cancelled:
+            # It was cancelled during the last command; nobody else knows of these latents.
+            request = entry.request
+            await asyncio.to_thread(self._discard, request.tenant, request.request_id)
+            raise Cancelled("cancelled while the latents were being stored")
+        denoised = Denoised(finished.latents, finished.latents_checksum_xxh3, timing)
+        entry.events.put_nowait(denoised)
+        del self._entries[entry.request.request_id]
+
+    def _end(self, entry: Entry, error: TriptychError) -> None:
+        entry.events.put_nowait(error)
+        del self._entries[entry.request.request_id]
+
+    def _drop_stale(self) -> None:
+        """Ends those whose ranks died between two commands: no rebuilt rank knows of them."""
+        generation = None if self._ranks.ready is None else self._ranks.generation
+        stale = [
+            each
+            for each in self._entries.values()
+            if each.resident and each.generation != generation
+        ]
+        if stale:
+            self._lose(stale, RanksLost("a rank died; repeat the request"))
+
+    def _lose(self, entries: list[Entry], error: RanksLost) -> None:
+        # Those still in the queue lost nothing: they wait for the rebuilt ranks.
+        _log.warning("ranks lost", requests=len(entries), cause=str(error))
+        for entry in entries:
+            self._end(entry, error)

@@ -1,0 +1,42 @@
+"""What the denoiser service is told."""
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from denoiser_service.policy import Order
+from services.domain.settings import StageSettings
+
+
+class DenoiserSettings(StageSettings):
+    """Flags, or TRIPTYCH_DENOISER_* in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="TRIPTYCH_DENOISER_")
+
+    order: Order = Field(Order.FIFO, description="how resident requests share the ranks")
+    max_resident_requests: Annotated[int, Field(ge=1, le=64)] = Field(
+        4, description="requests whose state the ranks hold at once"
+    )
+    rank_start_seconds: Annotated[float, Field(gt=0)] = Field(
+        900.0, description="how long a rank may take to load its model"
+    )
+    command_seconds: Annotated[float, Field(gt=0)] = Field(
+        300.0, description="how long one step may take before its rank counts as hung"
+    )
+
+    def rank_flags(self) -> list[str]:
+        """What a rank is told: the part of this that concerns the model and the store."""
+        told = {
+            "model": self.model,
+            "model-name": self.model_name,
+            "store": self.store,
+            "cluster-secret-file": self.cluster_secret_file,
+            "dtype": self.dtype,
+            "device": self.device,
+            "threads": self.threads,
+            "tensor-ttl-seconds": self.tensor_ttl_seconds,
+            "log-level": self.log_level,
+            "log-format": self.log_format,
+        }
+        return [f"--{flag}={value}" for flag, value in told.items() if value is not None]

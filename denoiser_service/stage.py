@@ -1,0 +1,145 @@
+"""The denoising loop of many requests, one step at a time."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+import xxhash
+
+from denoiser_service.commands import Aborted, Finished, Prepared, Stepped
+from services.domain.errors import NotFound, TriptychError
+from services.domain.stages import DenoiseRequest
+from services.model_api.stage_model import StageModel
+from services.model_api.stages import DenoiserModel, DenoiserState, Tensors
+from services.tensor_store.tensor_store import TensorStore
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    request: DenoiseRequest
+    state: DenoiserState
+
+
+class DenoiseStage:
+    """Holds the state of every request between prepare and finish. For one thread.
+
+    A request that fails at anything leaves nothing behind, and the others untouched.
+
+    Args:
+        model: what denoises.
+        store: where the conditioning comes from and the latents go.
+    """
+
+    def __init__(self, model: StageModel[DenoiserModel], store: TensorStore) -> None:
+        self._loaded = model
+        self._model = model.model
+        self._store = store
+        self._running: dict[str, _Running] = {}
+
+    def prepare(self, request: DenoiseRequest) -> Prepared:
+        """Takes a request in; its conditioning may be released from then on.
+
+        Raises:
+            TriptychError: it is here already, its tensors are gone, or this model cannot do it.
+        """
+        if request.request_id in self._running:
+            raise TriptychError(f"request {request.request_id} is being denoised already")
+        self._loaded.check(request.parameters)
+        began = time.perf_counter()
+        with self._store.get(
+            request.conditioning, tenant=request.tenant, request_id=request.request_id
+        ) as conditioning:
+            read = time.perf_counter()
+            state = self._model.prepare(request.parameters, conditioning)
+        self._running[request.request_id] = _Running(request, state)
+        return Prepared(
+            request_id=request.request_id,
+            total_steps=state.total_steps,
+            run_seconds=time.perf_counter() - read,
+            transfer_seconds=read - began,
+        )
+
+    def step(self, request_id: str) -> Stepped:
+        """Advances a request by one step.
+
+        Raises:
+            NotFound: no such request is here.
+            TriptychError: all its steps are done.
+        """
+        running = self._take(request_id)
+        state = running.state
+        if state.completed_steps == state.total_steps:
+            raise TriptychError(
+                f"request {request_id} has done all of its {state.total_steps} steps"
+            )
+        sigma = state.sigma
+        began = time.perf_counter()
+        self._model.step(state)
+        seconds = time.perf_counter() - began
+        self._running[request_id] = running
+        return Stepped(
+            request_id=request_id,
+            step=state.completed_steps,
+            total_steps=state.total_steps,
+            sigma=sigma,
+            seconds=seconds,
+        )
+
+    def finish(self, request_id: str) -> Finished:
+        """Stores a request's latents, for the caller to release, and forgets it.
+
+        Raises:
+            NotFound: no such request is here.
+            TriptychError: steps are left, or the latents are not finite.
+        """
+        running = self._take(request_id)
+        request, state = running.request, running.state
+        if state.completed_steps < state.total_steps:
+            raise TriptychError(
+                f"request {request_id} has done {state.completed_steps} of {state.total_steps}"
+                " steps"
+            )
+        began = time.perf_counter()
+        latents = {name: each.cpu() for name, each in self._model.finish(state).items()}
+        _check_finite(request_id, latents)
+        checksum = _checksum(latents)
+        ran = time.perf_counter()
+        ref = self._store.put(latents, tenant=request.tenant, request_id=request_id)
+        return Finished(
+            request_id=request_id,
+            latents=ref,
+            latents_checksum_xxh3=checksum,
+            run_seconds=ran - began,
+            transfer_seconds=time.perf_counter() - ran,
+        )
+
+    def abort(self, request_id: str) -> Aborted:
+        """Forgets a request.
+
+        Raises:
+            NotFound: no such request is here.
+        """
+        running = self._take(request_id)
+        return Aborted(request_id=request_id, completed_steps=running.state.completed_steps)
+
+    def _take(self, request_id: str) -> _Running:
+        # Taken out, and put back only by what succeeded.
+        if request_id not in self._running:
+            raise NotFound(f"request {request_id} is not being denoised here")
+        return self._running.pop(request_id)
+
+
+def _check_finite(request_id: str, latents: Tensors) -> None:
+    for name, tensor in latents.items():
+        if not torch.isfinite(tensor).all():
+            raise TriptychError(
+                f"request {request_id}: the denoiser's {name} hold NaN or infinity in"
+                f" {tensor.dtype}; they would decode to a black picture"
+            )
+
+
+def _checksum(latents: Tensors) -> int:
+    digest = xxhash.xxh3_64()
+    for _, tensor in sorted(latents.items()):
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return digest.intdigest()

@@ -1,0 +1,40 @@
+"""A rank on a thread of this process, behind the RankGroup port: the fused topology."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from denoiser_service.commands import Command, Failed, RankReady, Reply
+from denoiser_service.executor import RankExecutor
+from denoiser_service.ranks import error_of
+
+
+class ThreadRankGroup:
+    """Executes commands on one thread; it cannot be lost without the whole process.
+
+    Args:
+        executor: what executes them.
+        ready: what it holds.
+    """
+
+    def __init__(self, executor: RankExecutor, ready: RankReady) -> None:
+        self._executor = executor
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
+        self.ready: RankReady | None = ready
+        self.generation = 1
+
+    async def wait_ready(self) -> RankReady:
+        """Ready from the start."""
+        assert self.ready is not None
+        return self.ready
+
+    async def execute(self, command: Command) -> Reply:
+        """See RankGroup."""
+        loop = asyncio.get_running_loop()
+        reply = await loop.run_in_executor(self._thread, self._executor.execute, command)
+        if isinstance(reply, Failed):
+            raise error_of(reply)
+        return reply
+
+    async def close(self) -> None:
+        """Waits for the command at hand and ends the thread."""
+        await asyncio.to_thread(self._thread.shutdown)

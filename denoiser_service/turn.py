@@ -1,0 +1,57 @@
+"""One request inside the scheduler."""
+
+import asyncio
+import time
+
+from denoiser_service.policy import Candidate
+from services.domain.deadline import Deadline
+from services.domain.errors import TriptychError
+from services.domain.stages import DenoiseEvent, DenoiseRequest
+
+
+class Entry:
+    """A request from its arrival until its caller has its last event.
+
+    Args:
+        request: what to denoise.
+        deadline: when to give up.
+        arrival: a number that grows with every request.
+
+    Attributes:
+        generation: of the ranks that hold its state; None while it waits in the queue.
+    """
+
+    def __init__(self, request: DenoiseRequest, deadline: Deadline, arrival: int) -> None:
+        self.request = request
+        self.deadline = deadline
+        self.events: asyncio.Queue[DenoiseEvent | TriptychError] = asyncio.Queue()
+        self.cancelled = False
+        self.generation: int | None = None
+        self.total_steps = 0
+        self.completed_steps = 0
+        self.last_turn = 0
+        self.run_seconds = 0.0
+        self.transfer_seconds = 0.0
+        self._arrival = arrival
+        self._arrival_time = time.monotonic()
+        self.queue_seconds = 0.0
+
+    def candidate(self) -> Candidate:
+        """The request as the policy sees it."""
+        return Candidate(
+            request_id=self.request.request_id,
+            arrival=self._arrival,
+            resident=self.resident,
+            leaving=self.cancelled or self.deadline.remaining_seconds() == 0,
+            last_turn=self.last_turn,
+        )
+
+    @property
+    def resident(self) -> bool:
+        """Whether ranks hold its state."""
+        return self.generation is not None
+
+    def begin(self, generation: int) -> None:
+        """The request leaves the queue for the ranks of this generation."""
+        self.generation = generation
+        self.queue_seconds = time.monotonic() - self._arrival_time

@@ -1,0 +1,39 @@
+"""python -m encoder_service: prompts to conditioning."""
+
+import asyncio
+
+from encoder_service.replica import EncoderReplica
+from encoder_service.servicer import EncoderServicer
+from encoder_service.settings import EncoderSettings
+from encoder_service.stage import EncodeStage
+from services.domain.model import Stage
+from services.domain.tensor_ref import Seal
+from services.model_api.runtime import set_up_torch
+from services.model_families.loading import load_encoder
+from services.rpc.process import run_process
+from services.rpc.stage_host import StageHost
+from services.rpc.worker import StageWorker
+from services.tensor_store.tensor_store import open_store
+from triptych.v1 import encoder_service_pb2_grpc
+
+
+async def main(settings: EncoderSettings) -> None:
+    """Serves until a signal."""
+    set_up_torch(settings.threads)
+    seal = Seal(settings.cluster_secret())
+    store = open_store(settings.store, seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
+    model = await asyncio.to_thread(
+        load_encoder, settings.model, settings.model_name, settings.dtype, settings.device
+    )
+    worker = StageWorker(Stage.ENCODER, settings.max_queued_requests)
+    replica = EncoderReplica(EncodeStage(model, store), (model.loaded,), store, worker)
+    host = StageHost(settings, "triptych.v1.EncoderService", replica, store)
+    servicer = EncoderServicer(replica)
+    encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, host.server.grpc)
+    await host.server.start()
+    await host.server.set_serving(serving=True)
+    await host.run()
+
+
+if __name__ == "__main__":
+    run_process("encoder", EncoderSettings, main)

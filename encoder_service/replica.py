@@ -1,0 +1,43 @@
+"""The encoder as the gateway sees it, in this process."""
+
+from dataclasses import replace
+
+from encoder_service.stage import EncodeStage
+from services.domain.deadline import Deadline
+from services.domain.model import LoadedModel, Stage
+from services.domain.stages import Encoded, EncodeRequest
+from services.domain.store_control import StoreControl
+from services.rpc.replica import WorkerReplica
+from services.rpc.worker import StageWorker
+
+
+class EncoderReplica(WorkerReplica):
+    """Runs the stage on its own thread.
+
+    Args:
+        stage: the numerics.
+        models: what it holds.
+        store: the tensor store it shares with the others.
+        worker: the stage's thread.
+    """
+
+    def __init__(
+        self,
+        stage: EncodeStage,
+        models: tuple[LoadedModel, ...],
+        store: StoreControl,
+        worker: StageWorker,
+    ) -> None:
+        super().__init__(Stage.ENCODER, models, store, worker)
+        self._numerics = stage
+
+    async def encode(self, request: EncodeRequest, deadline: Deadline) -> Encoded:
+        """Encodes and stores; what comes after the caller left is released."""
+        self.check_holds(request.parameters)
+        done = await self._worker.run(
+            lambda: self._numerics.encode(request),
+            deadline=deadline,
+            discard=lambda _: self.release_late(request.tenant, request.request_id),
+        )
+        timing = replace(done.value.timing, queue_seconds=done.queue_seconds)
+        return replace(done.value, timing=timing)

@@ -1,0 +1,78 @@
+"""python -m services.fused: the whole cluster in one process, no sockets between the stages."""
+
+import asyncio
+import os
+import secrets
+from dataclasses import dataclass
+
+from encoder_service.stage import EncodeStage
+from pydantic import SecretStr
+from vae_service.stage import DecodeStage
+
+from denoiser_service.commands import RankReady
+from denoiser_service.executor import RankExecutor
+from denoiser_service.replica import DenoiserReplica
+from denoiser_service.scheduler import StepScheduler
+from denoiser_service.stage import DenoiseStage
+from denoiser_service.thread_ranks import ThreadRankGroup
+from encoder_service.replica import EncoderReplica
+from services.domain.model import Stage
+from services.domain.tensor_ref import Seal
+from services.fused.settings import FusedSettings
+from services.gateway.app import GatewayApp
+from services.model_api.runtime import set_up_torch
+from services.model_families.loading import load_denoiser, load_encoder, load_vae
+from services.rpc.process import run_process, run_until_first_ends
+from services.rpc.worker import StageWorker
+from services.tensor_store.tensor_store import TensorStore, open_store
+from vae_service.replica import VaeReplica
+
+
+@dataclass(frozen=True, slots=True)
+class _Stages:
+    encoder: EncoderReplica
+    denoiser: DenoiserReplica
+    vae: VaeReplica
+    scheduler: StepScheduler
+
+
+async def main(settings: FusedSettings) -> None:
+    """Serves until a signal."""
+    set_up_torch(settings.threads)
+    # Nobody outside this process ever sees a reference, so nobody else needs the secret.
+    seal = Seal(SecretStr(secrets.token_hex(32)))
+    store = open_store("memory:", seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
+    stages = await asyncio.to_thread(_load, settings, store)
+    app = GatewayApp(settings, [stages.encoder], [stages.denoiser], [stages.vae])
+    try:
+        await run_until_first_ends(app.run(), stages.scheduler.run())
+    finally:
+        await asyncio.gather(stages.encoder.close(), stages.denoiser.close(), stages.vae.close())
+        store.close()
+
+
+def _load(settings: FusedSettings, store: TensorStore) -> _Stages:
+    told = (settings.model, settings.model_name, settings.dtype, settings.device)
+    encoder, denoiser, vae = load_encoder(*told), load_denoiser(*told), load_vae(*told)
+    ready = RankReady(loaded=denoiser.loaded, tensor_store=store.identity, pid=os.getpid())
+    ranks = ThreadRankGroup(RankExecutor(DenoiseStage(denoiser, store)), ready)
+    queue = settings.max_queued_requests
+    scheduler = StepScheduler(
+        ranks,
+        order=settings.order,
+        max_resident=settings.max_resident_requests,
+        max_queued=queue,
+        discard=store.release_request,
+    )
+    return _Stages(
+        EncoderReplica(
+            EncodeStage(encoder, store), (encoder.loaded,), store, StageWorker(Stage.ENCODER, queue)
+        ),
+        DenoiserReplica(scheduler, ranks, store),
+        VaeReplica(DecodeStage(vae, store), (vae.loaded,), store, StageWorker(Stage.VAE, queue)),
+        scheduler,
+    )
+
+
+if __name__ == "__main__":
+    run_process("fused", FusedSettings, main)

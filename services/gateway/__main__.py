@@ -1,0 +1,23 @@
+"""python -m services.gateway: the public door."""
+
+import asyncio
+
+from services.gateway.app import GatewayApp
+from services.gateway.settings import GatewaySettings
+from services.rpc.process import run_process
+from services.rpc.stage_clients import RemoteDenoiser, RemoteEncoder, RemoteVae
+
+
+async def main(settings: GatewaySettings) -> None:
+    """Serves until a signal."""
+    encoders = [RemoteEncoder(target) for target in settings.encoder]
+    denoisers = [RemoteDenoiser(target) for target in settings.denoiser]
+    vaes = [RemoteVae(target) for target in settings.vae]
+    try:
+        await GatewayApp(settings, encoders, denoisers, vaes).run()
+    finally:
+        await asyncio.gather(*(each.close() for each in (*encoders, *denoisers, *vaes)))
+
+
+if __name__ == "__main__":
+    run_process("gateway", GatewaySettings, main)

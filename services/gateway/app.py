@@ -1,0 +1,59 @@
+"""The gateway's objects, wired: the same for stages in other processes and in this one."""
+
+from collections.abc import Sequence
+
+from services.domain.stages import Denoiser, Encoder, Vae
+from services.gateway.pipeline import Pipeline
+from services.gateway.replicas import ReplicaPools
+from services.gateway.servicer import GENERATION_SERVICE, GenerationServicer
+from services.gateway.settings import PipelineSettings
+from services.rpc.process import run_until_first_ends
+from services.rpc.server import ServiceServer
+from triptych.v1 import generation_service_pb2_grpc
+
+
+class GatewayApp:
+    """Serves GenerationService over the given stages; healthy while a model can be served.
+
+    Args:
+        settings: the process's settings.
+        encoders: at least one.
+        denoisers: at least one.
+        vaes: at least one.
+    """
+
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        encoders: Sequence[Encoder],
+        denoisers: Sequence[Denoiser],
+        vaes: Sequence[Vae],
+    ) -> None:
+        self.server = ServiceServer(settings, (GENERATION_SERVICE,))
+        self._pools = ReplicaPools(
+            encoders,
+            denoisers,
+            vaes,
+            poll_seconds=settings.poll_seconds,
+            on_change=self._on_change,
+        )
+        self._pipeline = Pipeline(self._pools)
+        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
+            GenerationServicer(self._pipeline, self._pools, settings), self.server.grpc
+        )
+
+    async def run(self) -> None:
+        """Serves until a signal, then drains.
+
+        Raises:
+            ConfigurationError: the address is taken.
+        """
+        await self.server.start()
+        try:
+            await run_until_first_ends(self.server.run(), self._pools.watch())
+        finally:
+            await self.server.close()
+            await self._pipeline.close()
+
+    async def _on_change(self, serving: bool) -> None:
+        await self.server.set_serving(serving=serving)

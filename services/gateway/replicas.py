@@ -1,0 +1,121 @@
+"""The replicas the gateway knows, and what each last reported."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from services.domain.deadline import Deadline
+from services.domain.errors import TriptychError
+from services.domain.model import Model, Stage
+from services.domain.stages import Capacity, Denoiser, Encoder, Replica, Vae
+from services.gateway.routing import Pools, choose_model, common_store, least_busy, served_models
+from services.observability.logs import get_logger
+
+_REPORT_SECONDS = 2.0
+
+P = TypeVar("P", bound=Replica)
+
+_log = get_logger(__name__)
+
+
+class Watched(Generic[P]):
+    """A replica and what it last reported; None while it does not answer."""
+
+    def __init__(self, stage: Stage, port: P) -> None:
+        self.stage = stage
+        self.port = port
+        self.last_capacity: Capacity | None = None
+
+    async def look(self) -> None:
+        """Asks for its report."""
+        was_up = self.last_capacity is not None
+        try:
+            self.last_capacity = await self.port.capacity(Deadline.after(_REPORT_SECONDS))
+        except TriptychError as error:
+            self.last_capacity = None
+            if was_up:
+                _log.warning("replica down", stage=self.stage, cause=str(error))
+            return
+        if not was_up:
+            _log.info("replica up", stage=self.stage, instance=self.last_capacity.instance_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One replica of each stage that hold the same model and share a tensor store."""
+
+    model: Model
+    encoder: Encoder
+    denoiser: Denoiser
+    vae: Vae
+
+
+class ReplicaPools:
+    """The replicas of the three stages.
+
+    Args:
+        encoders: at least one.
+        denoisers: at least one.
+        vaes: at least one.
+        poll_seconds: pause between looks.
+        on_change: told after every look whether any model can be served.
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[Encoder],
+        denoisers: Sequence[Denoiser],
+        vaes: Sequence[Vae],
+        *,
+        poll_seconds: float,
+        on_change: Callable[[bool], Awaitable[None]],
+    ) -> None:
+        self._encoders = [Watched(Stage.ENCODER, each) for each in encoders]
+        self._denoisers = [Watched(Stage.DENOISER, each) for each in denoisers]
+        self._vaes = [Watched(Stage.VAE, each) for each in vaes]
+        self._poll_seconds = poll_seconds
+        self._on_change = on_change
+
+    async def watch(self) -> None:
+        """Looks at every replica again and again; runs until it is cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(self._poll_seconds)
+
+    async def look(self) -> None:
+        """Looks at every replica once."""
+        looks = [
+            *(each.look() for each in self._encoders),
+            *(each.look() for each in self._denoisers),
+            *(each.look() for each in self._vaes),
+        ]
+        await asyncio.gather(*looks)
+        await self._on_change(bool(self.models()))
+
+    def models(self) -> dict[str, Model]:
+        """Models that a request may name now, by name."""
+        return served_models(self._pools())
+
+    def route(self, name: str) -> Route:
+        """The least busy replica of each stage for a request.
+
+        Raises:
+            StageUnavailable, ModelNotFound, ConfigurationError: see services.gateway.routing.
+        """
+        pools = self._pools()
+        model = choose_model(name, pools)
+        store = common_store(model.name, pools)
+        return Route(
+            model,
+            least_busy(self._encoders, model.name, store).port,
+            least_busy(self._denoisers, model.name, store).port,
+            least_busy(self._vaes, model.name, store).port,
+        )
+
+    def _pools(self) -> Pools:
+        return {
+            Stage.ENCODER: self._encoders,
+            Stage.DENOISER: self._denoisers,
+            Stage.VAE: self._vaes,
+        }

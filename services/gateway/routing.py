@@ -1,0 +1,109 @@
+"""Which replicas serve a request: pure functions over what the replicas report."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from services.domain.errors import ConfigurationError, ModelNotFound, StageUnavailable
+from services.domain.model import Model, Stage
+from services.domain.stages import Capacity
+
+
+class Reported(Protocol):
+    """A replica of which something is known, or nothing while it does not answer."""
+
+    @property
+    def last_capacity(self) -> Capacity | None:
+        """What it last reported; None while it is down."""
+        ...
+
+
+R = TypeVar("R", bound=Reported)
+Pools = Mapping[Stage, Sequence[Reported]]
+
+
+def served_models(pools: Pools) -> dict[str, Model]:
+    """Models that a request may name now: held by a working replica of every stage.
+
+    The denoiser's account of a model counts: its type is the one that draws.
+    """
+    held = {stage: _models(replicas) for stage, replicas in pools.items()}
+    everywhere = set.intersection(*(set(models) for models in held.values()))
+    return {name: held[Stage.DENOISER][name] for name in sorted(everywhere)}
+
+
+def choose_model(name: str, pools: Pools) -> Model:
+    """The model a request means.
+
+    Args:
+        name: the model's name; empty while exactly one is served.
+        pools: the replicas of each stage.
+
+    Raises:
+        StageUnavailable: a stage has no working replica.
+        ModelNotFound: no such model is served, or the name is empty and several are.
+    """
+    for stage, replicas in pools.items():
+        if not any(_works(each) for each in replicas):
+            raise StageUnavailable(f"the {stage} is down; repeat the request later")
+    models = served_models(pools)
+    if not name and len(models) == 1:
+        return next(iter(models.values()))
+    if name not in models:
+        raise ModelNotFound(name, list(models))
+    return models[name]
+
+
+def common_store(name: str, pools: Pools) -> str:
+    """A tensor store that working replicas of every stage share, among those that hold a model.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    stores = {
+        stage: {
+            each.last_capacity.tensor_store
+            for each in replicas
+            if each.last_capacity and name in _models([each])
+        }
+        for stage, replicas in pools.items()
+    }
+    common = set.intersection(*stores.values())
+    if not common:
+        seen = "; ".join(f"{stage}: {', '.join(sorted(each))}" for stage, each in stores.items())
+        raise ConfigurationError(
+            f"the stages that hold {name} share no tensor store ({seen});"
+            " start them with the same --store"
+        )
+    return min(common)
+
+
+def least_busy(replicas: Sequence[R], name: str, store: str) -> R:
+    """The working replica with the fewest requests among those that hold the model.
+
+    Raises:
+        StageUnavailable: none of them uses the store.
+    """
+    able = [
+        (each.last_capacity.running_requests + each.last_capacity.queued_requests, place)
+        for place, each in enumerate(replicas)
+        if each.last_capacity
+        and each.last_capacity.tensor_store == store
+        and name in _models([each])
+    ]
+    if not able:
+        raise StageUnavailable(f"no working replica holds {name}; repeat the request later")
+    return replicas[min(able)[1]]
+
+
+def _works(replica: Reported) -> bool:
+    capacity = replica.last_capacity
+    return capacity is not None and not capacity.draining and bool(capacity.models)
+
+
+def _models(replicas: Iterable[Reported]) -> dict[str, Model]:
+    return {
+        loaded.model.name: loaded.model
+        for each in replicas
+        if each.last_capacity and _works(each)
+        for loaded in each.last_capacity.models
+    }

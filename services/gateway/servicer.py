@@ -1,0 +1,128 @@
+"""GenerationService on the wire."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, NoReturn
+
+import grpc
+
+from services.domain.deadline import Deadline
+from services.domain.errors import ModelNotFound, Unsupported
+from services.gateway.pipeline import Pipeline
+from services.gateway.replicas import ReplicaPools
+from services.gateway.settings import PipelineSettings
+from services.observability.logs import bind_request, get_logger
+from services.rpc.convert.generation import request_from_proto
+from services.rpc.convert.jobs import EventWriter
+from services.rpc.convert.models import model_to_proto
+from triptych.v1 import generation_service_pb2 as pb2
+from triptych.v1 import generation_service_pb2_grpc
+
+GENERATION_SERVICE = "triptych.v1.GenerationService"
+# Until requests carry credentials, all of them are one tenant's.
+TENANT = "default"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_log = get_logger(__name__)
+
+
+class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
+    """See protos/triptych/v1/generation_service.proto.
+
+    Args:
+        pipeline: what carries out a request.
+        pools: what can be served.
+        settings: limits of deadlines.
+    """
+
+    def __init__(self, pipeline: Pipeline, pools: ReplicaPools, settings: PipelineSettings) -> None:
+        self._pipeline = pipeline
+        self._pools = pools
+        self._settings = settings
+
+    async def Generate(  # noqa: N802 - gRPC's name
+        self, request: pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[pb2.GenerateResponse]:
+        """Generates and streams what happens."""
+        job_id = uuid.uuid4().hex
+        bind_request(job_id)
+        asked = request_from_proto(request.parameters, request.scheduling)
+        writer = EventWriter(job_id)
+        _log.info("accepted", model=asked.model, steps=asked.steps)
+        events = self._pipeline.generate(
+            asked, tenant=TENANT, job_id=job_id, deadline=self._deadline(context)
+        )
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    yield writer.write(event)
+        finally:
+            _log.info("ended")
+
+    async def ListModels(  # noqa: N802 - gRPC's name
+        self, request: pb2.ListModelsRequest, context: Context
+    ) -> pb2.ListModelsResponse:
+        """Lists the models that a request may name now."""
+        return pb2.ListModelsResponse(models=map(model_to_proto, self._pools.models().values()))
+
+    async def GetModel(  # noqa: N802 - gRPC's name
+        self, request: pb2.GetModelRequest, context: Context
+    ) -> pb2.GetModelResponse:
+        """Reads one model's capabilities, limits and defaults."""
+        models = self._pools.models()
+        if request.name not in models:
+            raise ModelNotFound(request.name, list(models))
+        return pb2.GetModelResponse(model=model_to_proto(models[request.name]))
+
+    async def SubmitJob(  # noqa: N802 - gRPC's name
+        self, request: pb2.SubmitJobRequest, context: Context
+    ) -> pb2.SubmitJobResponse:
+        """Not served yet."""
+        _unserved("SubmitJob")
+
+    async def GetJob(  # noqa: N802 - gRPC's name
+        self, request: pb2.GetJobRequest, context: Context
+    ) -> pb2.GetJobResponse:
+        """Not served yet."""
+        _unserved("GetJob")
+
+    def WatchJob(  # noqa: N802 - gRPC's name
+        self, request: pb2.WatchJobRequest, context: Context
+    ) -> AsyncIterator[pb2.WatchJobResponse]:
+        """Not served yet."""
+        _unserved("WatchJob")
+
+    async def CancelJob(  # noqa: N802 - gRPC's name
+        self, request: pb2.CancelJobRequest, context: Context
+    ) -> pb2.CancelJobResponse:
+        """Not served yet."""
+        _unserved("CancelJob")
+
+    async def ListJobs(  # noqa: N802 - gRPC's name
+        self, request: pb2.ListJobsRequest, context: Context
+    ) -> pb2.ListJobsResponse:
+        """Not served yet."""
+        _unserved("ListJobs")
+
+    def DownloadArtifact(  # noqa: N802 - gRPC's name
+        self, request: pb2.DownloadArtifactRequest, context: Context
+    ) -> AsyncIterator[pb2.DownloadArtifactResponse]:
+        """Not served yet."""
+        _unserved("DownloadArtifact")
+
+    async def UploadImage(  # noqa: N802 - gRPC's name
+        self, request: AsyncIterator[pb2.UploadImageRequest], context: Context
+    ) -> pb2.UploadImageResponse:
+        """Not served yet."""
+        _unserved("UploadImage")
+
+    def _deadline(self, context: Context) -> Deadline:
+        asked = context.time_remaining()
+        seconds = self._settings.default_deadline_seconds if asked is None else asked
+        return Deadline.after(min(seconds, self._settings.max_deadline_seconds))
+
+
+def _unserved(method: str) -> NoReturn:
+    raise Unsupported(f"{method} is not served by this release; use Generate")

@@ -1,0 +1,145 @@
+"""Models and replicas on the wire."""
+
+from services.domain.model import (
+    Capabilities,
+    Component,
+    GenerationDefaults,
+    LoadedModel,
+    Model,
+)
+from services.domain.stages import Capacity, RankGroupInfo
+from services.rpc.convert.enums import (
+    CACHE_METHODS,
+    ELEMENT_TYPES,
+    MEDIA_FORMATS,
+    PARALLEL_METHODS,
+    STAGES,
+)
+from triptych.v1 import capabilities_pb2, stage_service_pb2
+
+_SAME_NAMED = (
+    "max_prompt_characters",
+    "max_prompt_tokens",
+    "size_multiple",
+    "min_side",
+    "max_side",
+    "max_pixels",
+    "min_steps",
+    "max_steps",
+    "supports_guidance",
+    "min_guidance_scale",
+    "max_guidance_scale",
+    "max_images",
+    "supports_previews",
+)
+
+
+def model_to_proto(model: Model) -> capabilities_pb2.Model:
+    """A model with its capabilities."""
+    capabilities = model.capabilities
+    return capabilities_pb2.Model(
+        name=model.name,
+        family=model.family,
+        dtype=ELEMENT_TYPES.to_wire(model.dtype),
+        capabilities=capabilities_pb2.Capabilities(
+            **capabilities.model_dump(include=set(_SAME_NAMED)),
+            media_formats=map(MEDIA_FORMATS.to_wire, capabilities.media_formats),
+            cache_methods=map(CACHE_METHODS.to_wire, capabilities.cache_methods),
+            parallel_methods=map(PARALLEL_METHODS.to_wire, capabilities.parallel_methods),
+            defaults=capabilities_pb2.GenerationDefaults(**capabilities.defaults.model_dump()),
+        ),
+    )
+
+
+def model_from_proto(message: capabilities_pb2.Model) -> Model:
+    """A model with its capabilities."""
+    limits, defaults = message.capabilities, message.capabilities.defaults
+    return Model(
+        name=message.name,
+        family=message.family,
+        dtype=ELEMENT_TYPES.from_wire("dtype", message.dtype),
+        capabilities=Capabilities(
+            **{name: getattr(limits, name) for name in _SAME_NAMED},
+            media_formats=tuple(
+                MEDIA_FORMATS.from_wire("media_formats", each) for each in limits.media_formats
+            ),
+            cache_methods=tuple(
+                CACHE_METHODS.from_wire("cache_methods", each) for each in limits.cache_methods
+            ),
+            parallel_methods=tuple(
+                PARALLEL_METHODS.from_wire("parallel_methods", each)
+                for each in limits.parallel_methods
+            ),
+            defaults=GenerationDefaults(
+                width=defaults.width,
+                height=defaults.height,
+                steps=defaults.steps,
+                guidance_scale=defaults.guidance_scale,
+                negative_prompt=defaults.negative_prompt,
+            ),
+        ),
+    )
+
+
+def capacity_to_proto(capacity: Capacity) -> stage_service_pb2.GetCapacityResponse:
+    """What a replica holds and how busy it is."""
+    ranks = capacity.rank_group
+    return stage_service_pb2.GetCapacityResponse(
+        stage=STAGES.to_wire(capacity.stage),
+        instance_id=capacity.instance_id,
+        models=[
+            stage_service_pb2.LoadedModel(
+                model=model_to_proto(loaded.model),
+                components=[
+                    stage_service_pb2.Component(**part.model_dump()) for part in loaded.components
+                ],
+            )
+            for loaded in capacity.models
+        ],
+        tensor_store=capacity.tensor_store,
+        running_requests=capacity.running_requests,
+        queued_requests=capacity.queued_requests,
+        max_queued_requests=capacity.max_queued_requests,
+        draining=capacity.draining,
+        rank_group=None
+        if ranks is None
+        else stage_service_pb2.RankGroup(
+            ranks=ranks.ranks,
+            generation=ranks.generation,
+            completed_steps=ranks.completed_steps,
+            ulysses_degree=1,
+            ring_degree=1,
+            cfg_degree=1,
+        ),
+    )
+
+
+def capacity_from_proto(message: stage_service_pb2.GetCapacityResponse) -> Capacity:
+    """What a replica holds and how busy it is."""
+    ranks = message.rank_group
+    return Capacity(
+        stage=STAGES.from_wire("stage", message.stage),
+        instance_id=message.instance_id,
+        models=tuple(
+            LoadedModel(
+                model=model_from_proto(loaded.model),
+                components=tuple(
+                    Component(
+                        name=part.name,
+                        parameter_count=part.parameter_count,
+                        size_bytes=part.size_bytes,
+                    )
+                    for part in loaded.components
+                ),
+            )
+            for loaded in message.models
+        ),
+        tensor_store=message.tensor_store,
+        running_requests=message.running_requests,
+        queued_requests=message.queued_requests,
+        max_queued_requests=message.max_queued_requests,
+        draining=message.draining,
+        rank_group=RankGroupInfo(ranks.ranks, ranks.generation, ranks.completed_steps)
+        if message.HasField("rank_group")
+        else None,
+    )

@@ -1,0 +1,93 @@
+"""What stages report, on the wire."""
+
+from services.domain.stages import Artifact, Denoised, StageTiming, StepCompleted
+from services.rpc.convert.durations import duration_to_proto, seconds_from_proto
+from services.rpc.convert.enums import MEDIA_FORMATS, STAGES
+from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
+from triptych.v1 import denoiser_service_pb2, generation_pb2, job_pb2
+
+
+def timing_to_proto(timing: StageTiming) -> generation_pb2.StageTiming:
+    """Where the time of one stage went."""
+    return generation_pb2.StageTiming(
+        stage=STAGES.to_wire(timing.stage),
+        queue_duration=duration_to_proto(timing.queue_seconds),
+        run_duration=duration_to_proto(timing.run_seconds),
+        transfer_duration=duration_to_proto(timing.transfer_seconds),
+        total_duration=duration_to_proto(timing.total_seconds),
+    )
+
+
+def timing_from_proto(message: generation_pb2.StageTiming) -> StageTiming:
+    """Where the time of one stage went."""
+    return StageTiming(
+        stage=STAGES.from_wire("timing.stage", message.stage),
+        queue_seconds=seconds_from_proto(message.queue_duration),
+        run_seconds=seconds_from_proto(message.run_duration),
+        transfer_seconds=seconds_from_proto(message.transfer_duration),
+        total_seconds=seconds_from_proto(message.total_duration),
+    )
+
+
+def step_to_proto(step: StepCompleted) -> job_pb2.StepCompleted:
+    """One denoising step."""
+    return job_pb2.StepCompleted(
+        step=step.step,
+        total_steps=step.total_steps,
+        sigma=step.sigma,
+        duration=duration_to_proto(step.seconds),
+    )
+
+
+def step_from_proto(message: job_pb2.StepCompleted) -> StepCompleted:
+    """One denoising step."""
+    return StepCompleted(
+        step=message.step,
+        total_steps=message.total_steps,
+        sigma=message.sigma,
+        seconds=seconds_from_proto(message.duration),
+    )
+
+
+def denoised_to_proto(denoised: Denoised) -> denoiser_service_pb2.DenoisedLatents:
+    """The loop's outcome."""
+    return denoiser_service_pb2.DenoisedLatents(
+        latents=tensor_ref_to_proto(denoised.latents),
+        latents_checksum_xxh3=denoised.latents_checksum_xxh3,
+        timing=timing_to_proto(denoised.timing),
+    )
+
+
+def denoised_from_proto(message: denoiser_service_pb2.DenoisedLatents) -> Denoised:
+    """The loop's outcome."""
+    return Denoised(
+        latents=tensor_ref_from_proto("latents", message.latents),
+        latents_checksum_xxh3=message.latents_checksum_xxh3,
+        timing=timing_from_proto(message.timing),
+    )
+
+
+def artifact_to_proto(artifact: Artifact) -> generation_pb2.Artifact:
+    """An artifact's description."""
+    return generation_pb2.Artifact(
+        artifact_id=artifact.artifact_id,
+        media_format=MEDIA_FORMATS.to_wire(artifact.media_format),
+        width=artifact.width,
+        height=artifact.height,
+        num_frames=artifact.num_frames,
+        size_bytes=artifact.size_bytes,
+        checksum_xxh3=artifact.checksum_xxh3,
+    )
+
+
+def artifact_from_proto(message: generation_pb2.Artifact) -> Artifact:
+    """An artifact's description."""
+    return Artifact(
+        artifact_id=message.artifact_id,
+        media_format=MEDIA_FORMATS.from_wire("media_format", message.media_format),
+        width=message.width,
+        height=message.height,
+        num_frames=message.num_frames,
+        size_bytes=message.size_bytes,
+        checksum_xxh3=message.checksum_xxh3,
+    )

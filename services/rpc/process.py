@@ -1,0 +1,63 @@
+"""The frame around every process: settings in, exit code out."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from services.domain.errors import ConfigurationError
+from services.domain.settings import ProcessSettings
+from services.observability.logs import configure
+
+_PR_SET_PDEATHSIG = 1
+EXIT_CONFIGURATION = 2
+
+S = TypeVar("S", bound=ProcessSettings)
+
+
+def run_process(name: str, settings_type: type[S], main: Callable[[S], Awaitable[None]]) -> None:
+    """Reads the settings and runs the process; exits with 2 if it cannot start as told.
+
+    Args:
+        name: for the logs, for example "encoder".
+        settings_type: what to read flags and environment into.
+        main: returns when the process has drained.
+    """
+    settings = settings_type.read(sys.argv[1:])
+    configure(name, settings.log_level, settings.log_format)
+    if settings.exit_with_parent:
+        follow_parent()
+    try:
+        asyncio.run(_awaited(main(settings)))
+    except ConfigurationError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        sys.exit(EXIT_CONFIGURATION)
+
+
+async def run_until_first_ends(*work: Coroutine[Any, Any, object]) -> None:
+    """Runs all at once; when the first ends or fails, cancels the others and ends the same way."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in tasks:
+            each.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for each in done:
+        each.result()
+
+
+def follow_parent() -> None:
+    """Asks the kernel for SIGTERM when the parent ends: nothing outlives a killed parent."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # The parent may have ended before the kernel was asked.
+    if os.getppid() != parent or parent == 1:
+        sys.exit(0)
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work

@@ -1,0 +1,76 @@
+"""What every stage's replica answers about itself."""
+
+import asyncio
+import uuid
+
+from services.domain.deadline import Deadline
+from services.domain.errors import ModelNotFound
+from services.domain.generation import GenerationParameters
+from services.domain.model import LoadedModel, Stage
+from services.domain.stages import Capacity
+from services.domain.store_control import StoreControl
+from services.rpc.worker import StageWorker
+
+
+def check_holds(models: tuple[LoadedModel, ...], parameters: GenerationParameters) -> None:
+    """Raises ModelNotFound unless one of the models is the request's."""
+    served = [each.model.name for each in models]
+    if parameters.model not in served:
+        raise ModelNotFound(parameters.model, served)
+
+
+class WorkerReplica:
+    """A replica whose stage runs on one worker thread: encoder or VAE.
+
+    Args:
+        stage: which panel.
+        models: what it holds.
+        store: the tensor store it shares with the others.
+        worker: the stage's thread.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        models: tuple[LoadedModel, ...],
+        store: StoreControl,
+        worker: StageWorker,
+    ) -> None:
+        self._stage = stage
+        self._models = models
+        self._store = store
+        self._worker = worker
+        self._instance_id = uuid.uuid4().hex
+
+    async def capacity(self, deadline: Deadline) -> Capacity:
+        """What it holds and how busy it is."""
+        return Capacity(
+            stage=self._stage,
+            instance_id=self._instance_id,
+            models=self._models,
+            tensor_store=self._store.identity,
+            running_requests=self._worker.running,
+            queued_requests=self._worker.queued,
+            max_queued_requests=self._worker.max_queued,
+            draining=self._worker.draining,
+        )
+
+    async def release(self, tenant: str, request_id: str, deadline: Deadline) -> int:
+        """Releases all a request stored, whichever stage wrote it."""
+        return await asyncio.to_thread(self._store.release_request, tenant, request_id)
+
+    def check_holds(self, parameters: GenerationParameters) -> None:
+        """Raises ModelNotFound unless the replica holds the request's model."""
+        check_holds(self._models, parameters)
+
+    def release_late(self, tenant: str, request_id: str) -> None:
+        """Releases what was stored after the caller had left; blocking."""
+        self._store.release_request(tenant, request_id)
+
+    def drain(self) -> None:
+        """Refuses further work; what is admitted finishes."""
+        self._worker.draining = True
+
+    async def close(self) -> None:
+        """Waits for the work at hand and ends the thread."""
+        await self._worker.close()

@@ -1,0 +1,102 @@
+"""A gRPC server with health, reflection and a graceful end."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Sequence
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.domain.errors import ConfigurationError
+from services.domain.settings import ProcessSettings
+from services.observability.logs import get_logger
+from services.rpc.health import HealthService
+from services.rpc.interceptors import CallInterceptor
+
+_OPTIONS = [
+    # Two processes on one port would share its calls at random: refuse the second one instead.
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+
+_log = get_logger(__name__)
+
+
+class ServiceServer:
+    """Serves until SIGTERM or SIGINT, then lets running calls finish.
+
+    Args:
+        settings: where to listen, whether to reflect, how long to drain.
+        services: full names of the services, for health and reflection; their servicers are added
+            to `grpc` before `start`.
+    """
+
+    def __init__(self, settings: ProcessSettings, services: Sequence[str]) -> None:
+        self._settings = settings
+        self._services = ("", *services)
+        self.grpc = grpc.aio.server(interceptors=[CallInterceptor()], options=_OPTIONS)
+        self._health = HealthService()
+        self._stopping = asyncio.Event()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        if settings.reflection:
+            names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self.grpc)
+
+    async def start(self) -> None:
+        """Listens, not yet serving.
+
+        Raises:
+            ConfigurationError: the address is taken or not an address.
+        """
+        await self.set_serving(serving=False)
+        try:
+            _refuse_served_socket(self._settings.listen)
+            port = self.grpc.add_insecure_port(self._settings.listen)
+        except (RuntimeError, OSError) as error:
+            await self.close()
+            raise ConfigurationError(
+                f"listen: cannot listen on {self._settings.listen}; another process may use it,"
+                " or it is not host:port or unix:/path"
+            ) from error
+        await self.grpc.start()
+        _log.info("listening", address=self._settings.listen, port=port)
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """What the health service answers for every service of this process."""
+        for name in self._services:
+            await self._health.set(name, serving=serving)
+
+    async def run(self) -> None:
+        """Returns when a signal asked for the end and running calls have finished or timed out."""
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, self._stopping.set)
+        await self._stopping.wait()
+        _log.info("draining", seconds=self._settings.drain_seconds)
+        await self._health.end()
+        await self.grpc.stop(self._settings.drain_seconds)
+        _log.info("stopped")
+
+    def stop(self) -> None:
+        """Asks for the end, as SIGTERM does."""
+        self._stopping.set()
+
+    async def close(self) -> None:
+        """Ends at once, unless `run` has ended already; for failures elsewhere in the process."""
+        await self.grpc.stop(0)
+
+
+def _refuse_served_socket(listen: str) -> None:
+    """Raises OSError if a process listens there; gRPC would take its socket's file away."""
+    if not listen.startswith("unix:"):
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(listen.removeprefix("unix:"))
+        except (FileNotFoundError, ConnectionRefusedError):
+            # Nobody is there; at most the file that a killed process left.
+            return
+    raise OSError("the socket is served")

@@ -1,0 +1,202 @@
+"""The stages in other processes, behind the same ports as those in this one."""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import grpc
+
+from services.domain.deadline import Deadline
+from services.domain.errors import TriptychError
+from services.domain.model import Stage
+from services.domain.stages import (
+    Capacity,
+    Decoded,
+    DecodeEvent,
+    DecodeRequest,
+    DenoiseEvent,
+    DenoiseRequest,
+    DenoiseStarted,
+    Encoded,
+    EncodeRequest,
+    MediaChunk,
+)
+from services.rpc.channels import open_channel
+from services.rpc.convert.generation import parameters_to_proto
+from services.rpc.convert.models import capacity_from_proto
+from services.rpc.convert.stages import (
+    artifact_from_proto,
+    denoised_from_proto,
+    step_from_proto,
+    timing_from_proto,
+)
+from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
+from services.rpc.interceptors import REQUEST_ID_METADATA
+from services.rpc.status import error_of
+from triptych.v1 import (
+    denoiser_service_pb2,
+    denoiser_service_pb2_grpc,
+    encoder_service_pb2,
+    encoder_service_pb2_grpc,
+    stage_service_pb2,
+    stage_service_pb2_grpc,
+    tensor_store_service_pb2,
+    tensor_store_service_pb2_grpc,
+    vae_service_pb2,
+    vae_service_pb2_grpc,
+)
+
+T = TypeVar("T")
+
+
+class RemoteReplica:
+    """What every stage answers, over gRPC.
+
+    Args:
+        stage: which panel is there.
+        target: host:port or unix:/path.
+    """
+
+    def __init__(self, stage: Stage, target: str) -> None:
+        self._stage = stage
+        self._target = target
+        self._channel = open_channel(target)
+        self._stages = stage_service_pb2_grpc.StageServiceStub(self._channel)
+        self._stores = tensor_store_service_pb2_grpc.TensorStoreServiceStub(self._channel)
+
+    async def capacity(self, deadline: Deadline) -> Capacity:
+        """What it holds and how busy it is."""
+        request = stage_service_pb2.GetCapacityRequest()
+        with self._errors():
+            answer = await self._stages.GetCapacity(request, timeout=deadline.remaining_seconds())
+        return capacity_from_proto(answer)
+
+    async def release(self, tenant: str, request_id: str, deadline: Deadline) -> int:
+        """Releases all a request stored, whichever stage wrote it."""
+        request = tensor_store_service_pb2.ReleaseRequest(tenant=tenant, request_id=request_id)
+        with self._errors():
+            answer = await self._stores.Release(
+                request, timeout=deadline.remaining_seconds(), metadata=_metadata(request_id)
+            )
+        return answer.released
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        await self._channel.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, self._stage, self._target) from error
+
+
+class RemoteEncoder(RemoteReplica):
+    """Prompts to conditioning, over gRPC."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(Stage.ENCODER, target)
+        self._encoder = encoder_service_pb2_grpc.EncoderServiceStub(self._channel)
+
+    async def encode(self, request: EncodeRequest, deadline: Deadline) -> Encoded:
+        """Encodes and stores."""
+        message = encoder_service_pb2.EncodeRequest(
+            request_id=request.request_id,
+            tenant=request.tenant,
+            parameters=parameters_to_proto(request.parameters),
+        )
+        with self._errors():
+            answer = await self._encoder.Encode(
+                message,
+                timeout=deadline.remaining_seconds(),
+                metadata=_metadata(request.request_id),
+            )
+        return Encoded(
+            conditioning=tensor_ref_from_proto("conditioning", answer.conditioning),
+            timing=timing_from_proto(answer.timing),
+        )
+
+
+class RemoteDenoiser(RemoteReplica):
+    """The denoising loop, over gRPC."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(Stage.DENOISER, target)
+        self._denoiser = denoiser_service_pb2_grpc.DenoiserServiceStub(self._channel)
+
+    async def denoise(
+        self, request: DenoiseRequest, deadline: Deadline
+    ) -> AsyncGenerator[DenoiseEvent, None]:
+        """Yields what happens; closing it cancels the call."""
+        message = denoiser_service_pb2.DenoiseRequest(
+            request_id=request.request_id,
+            tenant=request.tenant,
+            parameters=parameters_to_proto(request.parameters),
+            conditioning=tensor_ref_to_proto(request.conditioning),
+        )
+        call = self._denoiser.Denoise(
+            message, timeout=deadline.remaining_seconds(), metadata=_metadata(request.request_id)
+        )
+        try:
+            with self._errors():
+                async for answer in call:
+                    yield _denoise_event(answer)
+        finally:
+            call.cancel()
+
+
+class RemoteVae(RemoteReplica):
+    """Latents to media, over gRPC."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(Stage.VAE, target)
+        self._vae = vae_service_pb2_grpc.VaeServiceStub(self._channel)
+
+    async def decode(
+        self, request: DecodeRequest, deadline: Deadline
+    ) -> AsyncGenerator[DecodeEvent, None]:
+        """Yields the media; closing it cancels the call."""
+        message = vae_service_pb2.DecodeRequest(
+            request_id=request.request_id,
+            tenant=request.tenant,
+            parameters=parameters_to_proto(request.parameters),
+            latents=tensor_ref_to_proto(request.latents),
+        )
+        call = self._vae.Decode(
+            message, timeout=deadline.remaining_seconds(), metadata=_metadata(request.request_id)
+        )
+        try:
+            with self._errors():
+                async for answer in call:
+                    yield _decode_event(answer)
+        finally:
+            call.cancel()
+
+
+def _metadata(request_id: str) -> tuple[tuple[str, str], ...]:
+    return ((REQUEST_ID_METADATA, request_id),)
+
+
+def _denoise_event(answer: denoiser_service_pb2.DenoiseResponse) -> DenoiseEvent:
+    match answer.WhichOneof("event"):
+        case "started":
+            return DenoiseStarted()
+        case "step_completed":
+            return step_from_proto(answer.step_completed)
+        case "denoised":
+            return denoised_from_proto(answer.denoised)
+        case unknown:
+            raise TriptychError(f"the denoiser sent an event this gateway does not know: {unknown}")
+
+
+def _decode_event(answer: vae_service_pb2.DecodeResponse) -> DecodeEvent:
+    match answer.WhichOneof("payload"):
+        case "artifact":
+            return artifact_from_proto(answer.artifact)
+        case "data":
+            return MediaChunk(answer.data)
+        case "timing":
+            return Decoded(timing_from_proto(answer.timing))
+        case unknown:
+            raise TriptychError(f"the VAE sent a payload this gateway does not know: {unknown}")

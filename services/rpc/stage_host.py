@@ -1,0 +1,51 @@
+"""The frame around every stage's process."""
+
+import asyncio
+
+from services.domain.settings import StageSettings
+from services.domain.store_control import StoreControl
+from services.observability.logs import get_logger
+from services.rpc.process import run_until_first_ends
+from services.rpc.server import ServiceServer
+from services.rpc.stage_servicer import STAGE_SERVICES, LocalReplica, add_stage_servicers
+
+_log = get_logger(__name__)
+
+
+class StageHost:
+    """Serves one stage beside StageService and TensorStoreService, and sweeps its store.
+
+    Args:
+        settings: the process's settings.
+        service: full name of the stage's own service; its servicer is added to `server.grpc`.
+        replica: the stage.
+        store: its tensor store.
+    """
+
+    def __init__(
+        self, settings: StageSettings, service: str, replica: LocalReplica, store: StoreControl
+    ) -> None:
+        self.server = ServiceServer(settings, (service, *STAGE_SERVICES))
+        self._replica = replica
+        self._store = store
+        self._sweep_seconds = settings.sweep_seconds
+        add_stage_servicers(self.server, replica, store)
+
+    async def run(self) -> None:
+        """Serves until a signal, drains, and gives the store's memory back."""
+        try:
+            await run_until_first_ends(self.server.run(), self._sweep())
+        finally:
+            self._replica.drain()
+            await self.server.close()
+            await self._replica.close()
+            # What a killed rank left behind has no other keeper once this process is gone.
+            await asyncio.to_thread(self._store.sweep)
+            await asyncio.to_thread(self._store.close)
+
+    async def _sweep(self) -> None:
+        while True:
+            report = await asyncio.to_thread(self._store.sweep)
+            if report.expired or report.orphaned:
+                _log.info("swept", expired=report.expired, orphaned=report.orphaned)
+            await asyncio.sleep(self._sweep_seconds)

@@ -1,0 +1,87 @@
+"""Errors on the wire: a domain error becomes a rich gRPC status once, and comes back once."""
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from services.domain.errors import (
+    DeadlineExceeded,
+    FieldViolation,
+    RemoteFailure,
+    StageUnavailable,
+    TriptychError,
+)
+from services.rpc.convert.durations import duration_to_proto
+from triptych.status import ERROR_DOMAIN, failure_of
+
+# Statuses travel in the trailing metadata, of which gRPC accepts 8 KiB; what a client sent must not
+# make the answer to it undeliverable.
+_MAX_CHARACTERS = 400
+
+
+def status_of(error: TriptychError) -> status_pb2.Status:
+    """The status with ErrorInfo, and BadRequest and RetryInfo where the error has them."""
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN)]
+    if error.violations:
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=each.field, description=_bounded(each.description)
+                    )
+                    for each in error.violations
+                ]
+            )
+        )
+    if error.retry_after_seconds is not None:
+        delay = duration_to_proto(error.retry_after_seconds)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status_pb2.Status(
+        code=code_pb2.Code.Value(error.status),
+        message=_bounded(str(error)),
+        details=map(_packed, details),
+    )
+
+
+async def abort(context: grpc.aio.ServicerContext[object, object], error: TriptychError) -> None:
+    """Ends the call with the error's status; raises, as gRPC's own abort does."""
+    await context.abort_with_status(rpc_status.to_status(status_of(error)))
+
+
+def error_of(rpc_error: grpc.aio.AioRpcError, stage: str, target: str) -> TriptychError:
+    """The domain error behind a failed call to a stage.
+
+    Args:
+        rpc_error: what the call raised.
+        stage: the stage that was called, for the message.
+        target: its address, for the message.
+    """
+    failure = failure_of(rpc_error, f"the {stage} at {target}")
+    if not failure.foreign:
+        return RemoteFailure(
+            failure.message,
+            status=failure.status,
+            reason=failure.reason,
+            violations=[
+                FieldViolation(each.field, each.description) for each in failure.violations
+            ],
+            retry_after_seconds=failure.retry_after_seconds,
+        )
+    # Without our ErrorInfo the answer is gRPC's own: the process is gone, or the time is up.
+    if rpc_error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(f"the deadline passed while the {stage} was at work")
+    if rpc_error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return StageUnavailable(f"the {stage} at {target} is down; repeat the request later")
+    return RemoteFailure(failure.message, status=failure.status, reason="STAGE_FAILED")
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1]}…"
+
+
+def _packed(message: Message) -> Any:
+    packed = Any()
+    packed.Pack(message)
+    return packed

@@ -1,0 +1,39 @@
+"""python -m vae_service: latents to media."""
+
+import asyncio
+
+from services.domain.model import Stage
+from services.domain.tensor_ref import Seal
+from services.model_api.runtime import set_up_torch
+from services.model_families.loading import load_vae
+from services.rpc.process import run_process
+from services.rpc.stage_host import StageHost
+from services.rpc.worker import StageWorker
+from services.tensor_store.tensor_store import open_store
+from triptych.v1 import vae_service_pb2_grpc
+from vae_service.replica import VaeReplica
+from vae_service.servicer import VaeServicer
+from vae_service.settings import VaeSettings
+from vae_service.stage import DecodeStage
+
+
+async def main(settings: VaeSettings) -> None:
+    """Serves until a signal."""
+    set_up_torch(settings.threads)
+    seal = Seal(settings.cluster_secret())
+    store = open_store(settings.store, seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
+    model = await asyncio.to_thread(
+        load_vae, settings.model, settings.model_name, settings.dtype, settings.device
+    )
+    worker = StageWorker(Stage.VAE, settings.max_queued_requests)
+    replica = VaeReplica(DecodeStage(model, store), (model.loaded,), store, worker)
+    host = StageHost(settings, "triptych.v1.VaeService", replica, store)
+    servicer = VaeServicer(replica)
+    vae_service_pb2_grpc.add_VaeServiceServicer_to_server(servicer, host.server.grpc)
+    await host.server.start()
+    await host.server.set_serving(serving=True)
+    await host.run()
+
+
+if __name__ == "__main__":
+    run_process("vae", VaeSettings, main)

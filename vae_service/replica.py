@@ -1,0 +1,50 @@
+"""The VAE as the gateway sees it, in this process."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+from services.domain.deadline import Deadline
+from services.domain.model import LoadedModel, Stage
+from services.domain.stages import Decoded, DecodeEvent, DecodeRequest, MediaChunk
+from services.domain.store_control import StoreControl
+from services.rpc.replica import WorkerReplica
+from services.rpc.worker import StageWorker
+from vae_service.stage import DecodeStage
+
+# Well under gRPC's default message limit of 4 MiB.
+CHUNK_BYTES = 1024 * 1024
+
+
+class VaeReplica(WorkerReplica):
+    """Runs the stage on its own thread and hands out the media in chunks.
+
+    Args:
+        stage: the numerics.
+        models: what it holds.
+        store: the tensor store it shares with the others.
+        worker: the stage's thread.
+    """
+
+    def __init__(
+        self,
+        stage: DecodeStage,
+        models: tuple[LoadedModel, ...],
+        store: StoreControl,
+        worker: StageWorker,
+    ) -> None:
+        super().__init__(Stage.VAE, models, store, worker)
+        self._numerics = stage
+
+    async def decode(
+        self, request: DecodeRequest, deadline: Deadline
+    ) -> AsyncGenerator[DecodeEvent, None]:
+        """Yields the Artifact, its MediaChunks, then Decoded."""
+        self.check_holds(request.parameters)
+        done = await self._worker.run(
+            lambda: self._numerics.decode(request), deadline=deadline, discard=lambda _: None
+        )
+        media = done.value
+        yield media.artifact
+        for start in range(0, len(media.data), CHUNK_BYTES):
+            yield MediaChunk(media.data[start : start + CHUNK_BYTES])
+        yield Decoded(replace(media.timing, queue_seconds=done.queue_seconds))
