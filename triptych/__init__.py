@@ -1,0 +1,87 @@
+"""Client of a Triptych cluster.
+
+```python
+from triptych import Client
+
+with Client("127.0.0.1:7843") as client:
+    client.generate("a red circle on a blue background").save("circle.png")
+```
+
+Importing this package is cheap: gRPC is loaded when a name that needs it is used first.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from triptych.aio import AsyncClient
+    from triptych.client import Client
+    from triptych.errors import (
+        ArtifactCorruptedError,
+        CancelledError,
+        DeadlineExceededError,
+        InternalError,
+        InvalidRequestError,
+        ModelNotFoundError,
+        NotFoundError,
+        ResourceExhaustedError,
+        TriptychError,
+        UnavailableError,
+        UnimplementedError,
+    )
+    from triptych.events import (
+        Accepted,
+        Completed,
+        Event,
+        Queued,
+        StageCompleted,
+        StageStarted,
+        StepCompleted,
+    )
+    from triptych.generation import Generation, GenerationParameters, StageTiming
+    from triptych.model_info import ModelInfo
+    from triptych.request import GenerationRequest
+    from triptych.status import Failure, FieldViolation
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Accepted",
+    "ArtifactCorruptedError",
+    "AsyncClient",
+    "CancelledError",
+    "Client",
+    "Completed",
+    "DeadlineExceededError",
+    "Event",
+    "Failure",
+    "FieldViolation",
+    "Generation",
+    "GenerationParameters",
+    "GenerationRequest",
+    "InternalError",
+    "InvalidRequestError",
+    "ModelInfo",
+    "ModelNotFoundError",
+    "NotFoundError",
+    "Queued",
+    "ResourceExhaustedError",
+    "StageCompleted",
+    "StageStarted",
+    "StageTiming",
+    "StepCompleted",
+    "TriptychError",
+    "UnavailableError",
+    "UnimplementedError",
+]
+
+_HOMES = ("aio", "client", "errors", "events", "generation", "model_info", "request", "status")
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"triptych.{home}")
+            if name in vars(module):
+                return getattr(module, name)
+    raise AttributeError(f"module 'triptych' has no attribute {name!r}")

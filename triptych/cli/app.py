@@ -1,0 +1,28 @@
+"""The commands, put together."""
+
+import typer
+
+from triptych import __version__
+from triptych.cli.exit_codes import EPILOG
+from triptych.cli.generate import generate
+from triptych.cli.models import models
+from triptych.cli.up import up
+
+app = typer.Typer(
+    help="Diffusion models served by a cluster of an encoder, a denoiser and a VAE.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+app.command(epilog=EPILOG)(generate)
+app.command(epilog=EPILOG)(up)
+app.command(epilog=EPILOG)(models)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"triptych {__version__}")

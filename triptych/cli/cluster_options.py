@@ -1,0 +1,45 @@
+"""The arguments of `triptych up`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from triptych.cli.local_cluster import DTypeName, TopologyName
+
+ModelDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Model to serve, a directory in the published diffusers layout;"
+        " models/demo, if it is there, by default.",
+    ),
+]
+Topology = Annotated[
+    TopologyName,
+    typer.Option(
+        help="split: a process per stage and a gateway; fused: everything in one process."
+    ),
+]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Tensor store the stages share, for example shm:///dev/shm/tensors;"
+        " a fresh one in memory by default. Split only.",
+    ),
+]
+Listen = Annotated[
+    str, typer.Option(metavar="HOST:PORT", help="Where to serve; port 0 for any that is free.")
+]
+DType = Annotated[DTypeName, typer.Option(help="Type the weights compute in.")]
+Device = Annotated[str, typer.Option(help="Torch device, for example cpu or cuda:0.")]
+Threads = Annotated[int, typer.Option(min=1, help="Torch threads of each process.")]
+LogDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        "--log-dir",
+        metavar="DIR",
+        help="Where each process's log goes and stays; by default logs end with the cluster.",
+    ),
+]

@@ -1,0 +1,70 @@
+"""`triptych up`."""
+
+import asyncio
+import time
+
+import typer
+
+from triptych.cli import cluster_options as options
+from triptych.cli.cluster_event import describe
+from triptych.cli.failure import reported_failures
+from triptych.cli.interruptible import run
+from triptych.cli.local_cluster import (
+    DTypeName,
+    TopologyName,
+    checked_model_directory,
+    checked_topology,
+)
+from triptych.cluster.address import Address
+from triptych.cluster.cluster import DEFAULT_ADDRESS, ClusterSpec, LocalCluster
+from triptych.cluster.topology import ModelOptions, SplitTopology
+
+
+def up(
+    *,
+    model: options.ModelDirectory = None,
+    topology: options.Topology = TopologyName.SPLIT,
+    store: options.Store = None,
+    listen: options.Listen = str(DEFAULT_ADDRESS),
+    dtype: options.DType = DTypeName.FLOAT32,
+    device: options.Device = "cpu",
+    threads: options.Threads = 1,
+    log_dir: options.LogDirectory = None,
+) -> None:
+    """Serve a model from this machine until Ctrl-C.
+
+    Processes that die are started again. Ctrl-C lets running requests finish, then ends
+    everything; a second one ends it at once.
+    """
+    if store and topology is TopologyName.FUSED:
+        raise typer.BadParameter(
+            "has no effect in a fused cluster, which keeps tensors to itself", param_hint="--store"
+        )
+    with reported_failures():
+        model_options = ModelOptions(checked_model_directory(model), dtype, device, threads)
+        spec = ClusterSpec(
+            topology=checked_topology(topology, model_options),
+            address=Address.parse(listen),
+            store_url=store,
+            logs=log_dir,
+        )
+        run(_serve(spec))
+
+
+async def _serve(spec: ClusterSpec) -> None:
+    started = time.monotonic()
+    async with LocalCluster(spec, lambda event: typer.echo(describe(event))) as cluster:
+        if isinstance(spec.topology, SplitTopology):
+            typer.echo(f"tensors   {cluster.place.store_url}")
+        typer.echo(f"logs      {cluster.place.logs}")
+        typer.echo(f"ready     {cluster.target}, after {time.monotonic() - started:.1f} s")
+        typer.echo(
+            'try       triptych generate "a red circle on a blue background"'
+            f" --output circle.png --target {cluster.target}"
+        )
+        try:
+            await cluster.wait()
+        except asyncio.CancelledError:
+            # How this command is meant to end.
+            typer.echo("ending    requests in progress may finish")
+    typer.echo("ended")

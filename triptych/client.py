@@ -1,0 +1,152 @@
+"""The blocking client."""
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from types import TracebackType
+from typing import Self, Unpack
+
+import grpc
+
+from triptych import wire
+from triptych.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, channel_options
+from triptych.errors import error_from
+from triptych.event_reader import EventReader
+from triptych.events import Completed, Event
+from triptych.generation import Generation
+from triptych.model_info import ModelInfo
+from triptych.request import GenerationRequest, RequestOptions
+from triptych.status import failure_of
+from triptych.v1 import generation_service_pb2 as messages
+from triptych.v1.generation_service_pb2_grpc import GenerationServiceStub
+
+
+class Client:
+    """Talks to one cluster; thread-safe; a context manager.
+
+    Every method raises a TriptychError when the cluster refuses, fails or cannot be reached.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        """Connects when the first call is made.
+
+        Args:
+            target: host:port, or unix:/path.
+            timeout: seconds a call may take where the call itself does not say.
+            credentials: for TLS; None for a plain connection.
+        """
+        self._target = target
+        self._timeout = timeout
+        self._channel = (
+            grpc.insecure_channel(target, channel_options(target))
+            if credentials is None
+            else grpc.secure_channel(target, credentials, channel_options(target))
+        )
+        self._stub = GenerationServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection; what still runs on it is cancelled."""
+        self._channel.close()
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Generation:
+        """Generates a picture and waits for it.
+
+        Args:
+            prompt: what to draw.
+            timeout: seconds the whole generation may take.
+            on_event: called with every event; what it raises cancels the generation.
+            **options: see GenerationRequest.
+        """
+        generation: Generation | None = None
+        with closing(self.stream(prompt, timeout=timeout, **options)) as events:
+            for event in events:
+                if on_event is not None:
+                    on_event(event)
+                if isinstance(event, Completed):
+                    generation = event.generation
+        assert generation is not None, "a stream that ends without Completed raises"
+        return generation
+
+    def stream(
+        self, prompt: str, *, timeout: float | None = None, **options: Unpack[RequestOptions]
+    ) -> Generator[Event, None, None]:
+        """Generates a picture and yields what happens; the last event is Completed.
+
+        The request is sent when the first event is asked for. Closing the iterator cancels it.
+
+        Args:
+            prompt: what to draw.
+            timeout: seconds the whole generation may take.
+            **options: see GenerationRequest.
+        """
+        request = GenerationRequest(prompt=prompt, **options)
+        message = messages.GenerateRequest(parameters=wire.request_to_proto(request))
+        return self._events(message, self._or_default(timeout))
+
+    def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
+        """The models a request may name now."""
+        with self._translated():
+            response = self._stub.ListModels(
+                messages.ListModelsRequest(), timeout=self._or_default(timeout)
+            )
+        return [wire.model_from_proto(each) for each in response.models]
+
+    def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
+        """One model's limits and defaults.
+
+        Raises:
+            ModelNotFoundError: it is not served.
+        """
+        with self._translated():
+            response = self._stub.GetModel(
+                messages.GetModelRequest(name=name), timeout=self._or_default(timeout)
+            )
+        return wire.model_from_proto(response.model)
+
+    def _events(
+        self, message: messages.GenerateRequest, timeout: float
+    ) -> Generator[Event, None, None]:
+        reader = EventReader()
+        call = self._stub.Generate(message, timeout=timeout)
+        try:
+            with self._translated():
+                for response in call:
+                    event = reader.read(response)
+                    if event is not None:
+                        yield event
+            reader.finish()
+        finally:
+            call.cancel()
+
+    def _or_default(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else timeout
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise error_from(failure_of(error, f"the cluster at {self._target}")) from error

@@ -1,0 +1,108 @@
+"""One life of one process."""
+
+import asyncio
+import os
+import signal
+import time
+from asyncio.subprocess import DEVNULL, STDOUT, Process
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from triptych.cluster.errors import ClusterConfigurationError
+from triptych.cluster.topology import ProcessSpec
+
+_SHOWN_LINES = 5
+_SHOWN_BYTES = 16_384
+
+
+class Child:
+    """A running process, the leader of its own group, so that Ctrl-C reaches only its starter."""
+
+    def __init__(self, process: Process, log: Path, log_offset: int) -> None:
+        self._process = process
+        self._log = log
+        self._log_offset = log_offset
+        self._started = time.monotonic()
+        self._group_ended = False
+
+    @classmethod
+    async def start(cls, spec: ProcessSpec, log: Path) -> Self:
+        """Starts it, with all it writes appended to `log`.
+
+        Raises:
+            ClusterConfigurationError: there is no such program, or the log cannot be written.
+        """
+        try:
+            with log.open("ab") as sink:
+                # Before the start: afterwards the two share one position.
+                log_offset = sink.tell()
+                process = await asyncio.create_subprocess_exec(
+                    *spec.command, stdin=DEVNULL, stdout=sink, stderr=STDOUT, start_new_session=True
+                )
+        except OSError as error:
+            raise ClusterConfigurationError(
+                f"cannot start the {spec.name}: {error.strerror}: {error.filename}"
+            ) from error
+        return cls(process, log, log_offset)
+
+    @property
+    def pid(self) -> int:
+        """Of the process, and of its group."""
+        return self._process.pid
+
+    @property
+    def lifetime_seconds(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self._started
+
+    async def wait(self) -> int:
+        """Its exit code, negative for the signal that killed it; ends what it left in its group."""
+        code = await self._process.wait()
+        self._end_group()
+        return code
+
+    async def end(self, grace_seconds: float) -> None:
+        """Asks it to end, waits so long, then kills it; nothing of it runs afterwards."""
+        try:
+            if self._process.returncode is None:
+                self._process.terminate()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), grace_seconds)
+        finally:
+            # Also when this is cancelled: a second Ctrl-C means now.
+            self._end_group()
+            await asyncio.shield(self._process.wait())
+
+    def last_lines(self, *, messages_only: bool = False) -> str:
+        """The end of what this life wrote.
+
+        Args:
+            messages_only: leaves structured log lines out, unless there is nothing else.
+        """
+        with self._log.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_offset, size - _SHOWN_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
+        messages = [line for line in lines if not line.startswith("{")]
+        shown = messages if messages_only and messages else lines
+        return "\n".join(shown[-_SHOWN_LINES:])
+
+    def _end_group(self) -> None:
+        # Once only: later the number may belong to somebody else.
+        if not self._group_ended:
+            self._group_ended = True
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+def describe_exit(code: int) -> str:
+    """For example "exited with code 1" or "was killed by SIGKILL"."""
+    return f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

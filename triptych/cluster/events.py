@@ -1,0 +1,29 @@
+"""What a local cluster tells whoever started it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStarted:
+    """A process was started, for the first time or again."""
+
+    name: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessDied:
+    """A process ended unasked; it is started again.
+
+    Attributes:
+        how: for example "was killed by SIGKILL".
+        restart_in_seconds: until it is started again.
+    """
+
+    name: str
+    pid: int
+    how: str
+    restart_in_seconds: float
+
+
+ClusterEvent = ProcessStarted | ProcessDied

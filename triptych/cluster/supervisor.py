@@ -1,0 +1,94 @@
+"""Keeps one process alive."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NoReturn
+
+from triptych.cluster.backoff import Backoff
+from triptych.cluster.child import Child, describe_exit
+from triptych.cluster.errors import ClusterConfigurationError, ClusterFailedError
+from triptych.cluster.events import ClusterEvent, ProcessDied, ProcessStarted
+from triptych.cluster.topology import ProcessSpec
+
+CONFIGURATION_EXIT_CODE: Final = 2
+"""How a process says that starting it again would change nothing."""
+
+
+class Supervisor:
+    """Starts a process and starts it again when it ends, until told to stop."""
+
+    def __init__(
+        self,
+        spec: ProcessSpec,
+        log: Path,
+        *,
+        backoff: Backoff,
+        start_attempts: int,
+        on_event: Callable[[ClusterEvent], None],
+    ) -> None:
+        """Prepares; `start` begins.
+
+        Args:
+            spec: what to run.
+            log: where everything the process writes goes.
+            backoff: pauses between a death and the next life.
+            start_attempts: deaths in a row that are forgiven less one, until `settled` is set.
+            on_event: told of every start and every death.
+        """
+        self.settled = False
+        self._spec = spec
+        self._log = log
+        self._backoff = backoff
+        self._start_attempts = start_attempts
+        self._on_event = on_event
+        self._child: Child | None = None
+        self._task: asyncio.Task[NoReturn] | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the process."""
+        return self._spec.name
+
+    @property
+    def pid(self) -> int | None:
+        """Of the present life; None before the first."""
+        return self._child.pid if self._child else None
+
+    def start(self) -> asyncio.Task[NoReturn]:
+        """Begins; the task only ever fails, with a ClusterError, or is cancelled."""
+        self._task = asyncio.create_task(self._run(), name=f"supervise {self.name}")
+        return self._task
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Ends the process: asks, waits so long, kills."""
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+        finally:
+            if self._child is not None:
+                await self._child.end(grace_seconds)
+
+    def last_lines(self) -> str:
+        """The end of what the present life wrote."""
+        return self._child.last_lines() if self._child else ""
+
+    async def _run(self) -> NoReturn:
+        while True:
+            child = self._child = await Child.start(self._spec, self._log)
+            self._on_event(ProcessStarted(self.name, child.pid))
+            code = await child.wait()
+            if code == CONFIGURATION_EXIT_CODE:
+                raise ClusterConfigurationError(
+                    f"the {self.name} cannot start: {child.last_lines(messages_only=True)}"
+                )
+            pause_seconds = self._backoff.after(child.lifetime_seconds)
+            how = describe_exit(code)
+            if not self.settled and self._backoff.failures >= self._start_attempts:
+                raise ClusterFailedError(
+                    f"the {self.name} {how}, {self._backoff.failures} times in a row."
+                    f" Its last lines:\n{child.last_lines()}"
+                )
+            self._on_event(ProcessDied(self.name, child.pid, how, pause_seconds))
+            await asyncio.sleep(pause_seconds)

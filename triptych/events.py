@@ -1,0 +1,60 @@
+"""What happens to a request, in the order it happens."""
+
+from dataclasses import dataclass
+
+from triptych.generation import Generation, GenerationParameters, StageTiming
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The request is valid and was taken in; `parameters` are the effective ones."""
+
+    job_id: str
+    parameters: GenerationParameters
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The request waits behind `position` others."""
+
+    position: int
+    estimated_wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """A stage ("encoder", "denoiser", "vae") began to work."""
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepCompleted:
+    """One denoising step is done.
+
+    Attributes:
+        step: 1 to total_steps.
+        sigma: the noise level the step started from.
+    """
+
+    step: int
+    total_steps: int
+    sigma: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageCompleted:
+    """A stage is done."""
+
+    timing: StageTiming
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The request is done; always the last event."""
+
+    generation: Generation
+
+
+Event = Accepted | Queued | StageStarted | StepCompleted | StageCompleted | Completed

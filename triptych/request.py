@@ -1,0 +1,46 @@
+"""What to generate, as a caller asks for it."""
+
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class RequestOptions(TypedDict, total=False):
+    """The keywords that every generating call takes; see GenerationRequest."""
+
+    model: str | None
+    negative_prompt: str | None
+    width: int | None
+    height: int | None
+    steps: int | None
+    guidance_scale: float | None
+    seed: int | None
+    dtype: DType | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """What to generate. What is None takes the model's default.
+
+    Attributes:
+        prompt: what to draw.
+        model: a served model's name; may be None while the cluster serves exactly one.
+        negative_prompt: what not to draw; only with a guidance_scale above 1.
+        width: in pixels.
+        height: in pixels.
+        steps: denoising steps.
+        guidance_scale: classifier-free guidance; 1 switches it off.
+        seed: 0 to 2**63 - 1; drawn by the cluster if None, and reported.
+        dtype: refuses the request unless the model runs in this type.
+    """
+
+    prompt: str
+    model: str | None = None
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    dtype: DType | None = None
