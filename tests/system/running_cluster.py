@@ -1,0 +1,180 @@
+"""A real cluster, started the way a person starts one: `triptych up` in a process of its own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from triptych import Client
+
+MODEL = Path(__file__).parents[2] / "models" / "demo"
+TRIPTYCH = Path(sys.executable).parent / "triptych"
+READY_SECONDS = 110
+
+_STARTED = re.compile(r"^(\w+)\s+(?:re)?started.*\bpid (\d+)", re.MULTILINE)
+_READY = re.compile(r"^ready\s+(\S+?),", re.MULTILINE)
+_STORE = re.compile(r"^tensors\s+shm://(\S+)", re.MULTILINE)
+_LOGS = re.compile(r"^logs\s+(\S+)", re.MULTILINE)
+
+
+class RunningCluster:
+    """What `triptych up` says about itself, followed as it is written."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._output = ""
+        self._grown = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def output(self) -> str:
+        """All it has written."""
+        with self._grown:
+            return self._output
+
+    def wait_for(self, pattern: re.Pattern[str], seconds: float = READY_SECONDS) -> re.Match[str]:
+        """Waits until its output has a match."""
+        with self._grown:
+            found = self._grown.wait_for(
+                lambda: pattern.search(self._output) or not self._reader.is_alive(), seconds
+            )
+            match = pattern.search(self._output)
+        assert match, f"no {pattern.pattern!r} in time (ended: {found!r}):\n{self._output}"
+        return match
+
+    @property
+    def target(self) -> str:
+        """Where the gateway listens."""
+        return self.wait_for(_READY).group(1)
+
+    @property
+    def store(self) -> Path:
+        """The directory of the tensor store."""
+        return Path(self.wait_for(_STORE).group(1))
+
+    @property
+    def sockets(self) -> Path:
+        """The directory of the stages' sockets."""
+        return Path(self.wait_for(_LOGS).group(1)).parent
+
+    def pid(self, name: str) -> int:
+        """The process that was started last under a name; "rank" is the denoiser's child."""
+        if name == "rank":
+            (rank,) = psutil.Process(self.pid("denoiser")).children()
+            return rank.pid
+        return [int(pid) for each, pid in _STARTED.findall(self.output) if each == name][-1]
+
+    def kill(self, name: str) -> None:
+        """Kills a process with SIGKILL."""
+        os.kill(self.pid(name), signal.SIGKILL)
+
+    def client(self) -> Client:
+        """A client of it."""
+        return Client(self.target, timeout=60)
+
+    def wait_serving(self, seconds: float = 60) -> None:
+        """Follows the gateway's health service until it serves."""
+        next(each for each in self._health(seconds) if each)
+
+    @contextmanager
+    def healing(self, seconds: float = 90) -> Iterator[None]:
+        """Leaves once the gateway has stopped serving, or died, and serves again."""
+        health = self._health(seconds)
+        assert next(health), "not serving before"
+        # Watched from before the block, so that not even a short outage is missed.
+        healed = threading.Thread(target=lambda: _outage_and_recovery(health), daemon=True)
+        healed.start()
+        yield
+        healed.join(seconds)
+        assert not healed.is_alive(), "did not heal in time"
+
+    def _health(self, seconds: float) -> Iterator[bool]:
+        """Whether it serves, whenever that changes; False as well when the gateway dies."""
+        request = health_pb2.HealthCheckRequest()
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            with grpc.insecure_channel(self.target) as channel:
+                stub = health_pb2_grpc.HealthStub(channel)
+                try:
+                    for answer in stub.Watch(request, timeout=left, wait_for_ready=True):
+                        yield answer.status == health_pb2.HealthCheckResponse.SERVING
+                except grpc.RpcError:
+                    yield False
+
+    def stored_tensors(self) -> list[Path]:
+        """Files of tensors that nobody has released; memory kept for the next ones is none."""
+        return [
+            path for path in self.store.glob("*/*") if path.is_file() and path.name.count(".") == 2
+        ]
+
+    def stop(self) -> int:
+        """Ends it as Ctrl-C does; returns its exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(60)
+
+    def close(self) -> None:
+        """Reads what is left of the output, once the process has ended."""
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._grown:
+                self._output += line
+                self._grown.notify_all()
+        with self._grown:
+            self._grown.notify_all()
+
+
+def _outage_and_recovery(health: Iterator[bool]) -> None:
+    next(serving for serving in health if not serving)
+    next(serving for serving in health if serving)
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    """Looks again and again; for what announces itself to nobody. False if it never came true."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(0.02)
+    return True
+
+
+@contextmanager
+def running_cluster(*options: str, model: Path = MODEL) -> Iterator[RunningCluster]:
+    """A cluster that serves the demo model on a free port."""
+    command = [str(TRIPTYCH), "up", "--model", str(model)]
+    process = subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        bufsize=1,
+    )
+    cluster = RunningCluster(process)
+    try:
+        assert cluster.target
+        yield cluster
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+            cluster.close()

@@ -1,0 +1,170 @@
+"""What cannot start says in one sentence what to change, with exit code 2."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.system.running_cluster import MODEL, TRIPTYCH
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    path = tmp_path / "secret"
+    path.write_text("s" * 64)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A copy of the demo model that a test may damage."""
+    return Path(shutil.copytree(MODEL, tmp_path / "model"))
+
+
+def start_denoiser(
+    tmp_path: Path, secret: Path, model: Path, *, store: str = "", listen: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Runs the denoiser's service: it checks the model directory but loads nothing."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "denoiser_service"),
+            *("--listen", listen or f"unix:{tmp_path}/d.sock"),
+            *("--model", str(model), "--cluster-secret-file", str(secret)),
+            *("--store", store or f"shm://{tmp_path}/store"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def refusal(run: subprocess.CompletedProcess[str]) -> str:
+    """The last line on stderr, of a process that ended with 2 and without a traceback."""
+    assert run.returncode == 2, run
+    assert "Traceback" not in run.stderr
+    return run.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (shutil.rmtree, "model"),
+        (lambda model: (model / "model_index.json").unlink(), "model_index.json"),
+        (lambda model: (model / "model_index.json").write_text("{"), "model_index.json"),
+        (lambda model: shutil.rmtree(model / "transformer"), "transformer"),
+        (lambda model: shutil.rmtree(model / "scheduler"), "scheduler"),
+        (lambda model: (model / "vae" / "config.json").unlink(), "vae"),
+        (lambda model: (model / "transformer" / "config.json").unlink(), "config.json"),
+    ],
+    ids=[
+        "no-directory",
+        "no-index",
+        "bad-index",
+        "no-weights",
+        "no-scheduler",
+        "no-vae",
+        "no-config",
+    ],
+)
+def test_a_model_directory_with_missing_parts_is_refused(
+    damage: object, says: str, tmp_path: Path, secret: Path, model: Path
+) -> None:
+    assert callable(damage)
+    damage(model)
+
+    assert says in refusal(start_denoiser(tmp_path, secret, model))
+
+
+def test_pickled_weights_are_refused(tmp_path: Path, secret: Path, model: Path) -> None:
+    weights = model / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+
+    assert "safetensors" in refusal(start_denoiser(tmp_path, secret, model))
+
+
+def test_a_model_of_an_unknown_class_is_refused(tmp_path: Path, secret: Path, model: Path) -> None:
+    index = model / "model_index.json"
+    index.write_text(index.read_text().replace("QwenImagePipeline", "StrangePipeline"))
+
+    said = refusal(start_denoiser(tmp_path, secret, model))
+    assert "StrangePipeline" in said
+    assert "QwenImagePipeline" in said
+
+
+def test_a_port_in_use_is_refused(tmp_path: Path, secret: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        said = refusal(start_denoiser(tmp_path, secret, MODEL, listen=address))
+
+        up = subprocess.run(
+            [TRIPTYCH, "up", "--model", MODEL, "--listen", address],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert address in said
+    assert up.returncode == 2
+    assert address in up.stderr
+    assert "--listen" in up.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+def test_a_store_on_a_file_system_that_is_too_small_is_refused(
+    tmp_path: Path, secret: Path
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir(mode=0o700)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", small], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        said = refusal(start_denoiser(tmp_path, secret, MODEL, store=f"shm://{small}"))
+    finally:
+        subprocess.run(["umount", small], check=True)
+    assert "store" in said or str(small) in said
+    assert "MiB" in said or "bytes" in said
+
+
+def test_a_store_directory_open_to_others_is_refused(tmp_path: Path, secret: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+
+    assert "700" in refusal(start_denoiser(tmp_path, secret, MODEL, store=f"shm://{shared}"))
+
+
+@pytest.mark.parametrize("store", ["ftp://somewhere", "shm://relative/path", "shm:///x?colour=red"])
+def test_a_store_url_that_makes_no_sense_is_refused(
+    store: str, tmp_path: Path, secret: Path
+) -> None:
+    assert "store" in refusal(start_denoiser(tmp_path, secret, MODEL, store=store))
+
+
+def test_a_short_secret_is_refused(tmp_path: Path, secret: Path) -> None:
+    secret.write_text("short")
+
+    assert "cluster_secret_file" in refusal(start_denoiser(tmp_path, secret, MODEL))
+
+
+def test_up_passes_on_why_a_stage_cannot_start(tmp_path: Path, model: Path) -> None:
+    weights = model / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+    up = subprocess.run(
+        [TRIPTYCH, "up", "--model", model, "--listen", "127.0.0.1:0", "--log-dir", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert up.returncode == 2
+    assert "vae" in up.stderr
+    assert "Traceback" not in up.stderr
