@@ -39,7 +39,6 @@ class GenerationParameters(BaseModel):
 
     Attributes:
         negative_prompt: None when guidance is off.
-        guidance_scale: 1 when guidance is off.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -77,8 +76,7 @@ def resolve(
     """
     defaults = model.capabilities.defaults
     guidance_scale = _either(request.guidance_scale, defaults.guidance_scale)
-    # Guidance counts as on only above 1, the point from which the second branch changes the result.
-    guided = guidance_scale > 1
+    guided = model.capabilities.guides(guidance_scale)
     violations = list(_violations(request, model, guided=guided))
     if violations:
         raise InvalidRequest(violations)
@@ -126,9 +124,12 @@ def _text_violations(
         if any(ord(each) < 32 and each not in "\t\n\r" for each in text):
             yield FieldViolation(field, "contains control characters; allowed is plain text")
     if negative is not None and not guided:
-        yield FieldViolation(
-            "negative_prompt", "has no effect unless guidance_scale is above 1; leave it out"
+        why = (
+            f"has no effect unless guidance_scale is above {limits.guidance_off_scale:g}"
+            if limits.supports_negative_prompt
+            else "is not used by this model"
         )
+        yield FieldViolation("negative_prompt", f"{why}; leave it out")
 
 
 def _size_violations(request: GenerationRequest, limits: Capabilities) -> Iterator[FieldViolation]:
@@ -162,10 +163,8 @@ def _loop_violations(request: GenerationRequest, limits: Capabilities) -> Iterat
         low, high = limits.min_guidance_scale, limits.max_guidance_scale
         # NaN fails every comparison, so it must be asked for by name.
         if not math.isfinite(scale) or not low <= scale <= high:
-            yield FieldViolation(
-                "guidance_scale", f"is {scale}; allowed are {low:g} to {high:g}, 1 for no guidance"
-            )
-        elif scale > 1 and not limits.supports_guidance:
+            yield FieldViolation("guidance_scale", f"is {scale}; allowed are {low:g} to {high:g}")
+        elif scale > limits.guidance_off_scale and not limits.supports_guidance:
             yield FieldViolation("guidance_scale", f"is {scale}; this model has no guidance")
     if seed is not None and not 0 <= seed <= MAX_SEED:
         yield FieldViolation("seed", f"is {seed}; allowed are 0 to {MAX_SEED}")

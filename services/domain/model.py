@@ -42,7 +42,13 @@ class GenerationDefaults(BaseModel):
 
 
 class Capabilities(BaseModel):
-    """Limits in pixels, steps and characters; bounds are inclusive."""
+    """Limits in pixels, steps and characters; bounds are inclusive.
+
+    Attributes:
+        supports_guidance: whether guidance_scale does anything, in whichever way.
+        supports_negative_prompt: whether guidance runs a second branch, from a negative prompt.
+        guidance_off_scale: at this scale and below, that branch is not run.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,12 +63,18 @@ class Capabilities(BaseModel):
     supports_guidance: bool
     min_guidance_scale: float
     max_guidance_scale: float
+    supports_negative_prompt: bool = True
+    guidance_off_scale: float = 1.0
     max_images: int = 0
     supports_previews: bool = False
     media_formats: tuple[MediaFormat, ...] = (MediaFormat.PNG,)
     cache_methods: tuple[CacheMethod, ...] = (CacheMethod.NONE,)
     parallel_methods: tuple[ParallelMethod, ...] = ()
     defaults: GenerationDefaults
+
+    def guides(self, guidance_scale: float) -> bool:
+        """Whether each step runs a second branch, from the negative prompt."""
+        return self.supports_negative_prompt and guidance_scale > self.guidance_off_scale
 
 
 class Model(BaseModel):

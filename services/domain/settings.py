@@ -27,11 +27,6 @@ class ProcessSettings(BaseSettings):
         frozen=True, extra="forbid", cli_kebab_case=True, cli_avoid_json=True
     )
 
-    listen: str = Field(description="gRPC address to serve, host:port or unix:/path")
-    reflection: bool = Field(True, description="serve gRPC reflection; switch off in production")
-    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
-        30.0, description="how long running requests may take to finish after SIGTERM"
-    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     exit_with_parent: bool = Field(
@@ -52,8 +47,18 @@ class ProcessSettings(BaseSettings):
         sys.exit(2)
 
 
-class StageSettings(ProcessSettings):
-    """What every stage is told."""
+class ServerSettings(ProcessSettings):
+    """What every process that serves gRPC is told."""
+
+    listen: str = Field(description="gRPC address to serve, host:port or unix:/path")
+    reflection: bool = Field(True, description="serve gRPC reflection; switch off in production")
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
+        30.0, description="how long running requests may take to finish after SIGTERM"
+    )
+
+
+class ComputeSettings(ProcessSettings):
+    """What every process that holds a model and shares a tensor store is told."""
 
     model: Path = Field(description="model directory in the published diffusers layout")
     model_name: str | None = Field(
@@ -66,9 +71,6 @@ class StageSettings(ProcessSettings):
     dtype: ElementType = Field(ElementType.FLOAT32, description="type the weights compute in")
     device: str = Field("cpu", description="torch device, for example cpu or cuda:0")
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="torch threads")
-    max_queued_requests: Annotated[int, Field(ge=1)] = Field(
-        64, description="requests that may wait before others are refused"
-    )
     tensor_ttl_seconds: Annotated[float, Field(gt=0)] = Field(
         300.0, description="life of stored tensors that nobody released"
     )
@@ -93,6 +95,14 @@ class StageSettings(ProcessSettings):
                 f" at least {MIN_SECRET_BYTES} are needed"
             )
         return SecretStr(secret)
+
+
+class StageSettings(ServerSettings, ComputeSettings):
+    """What every stage's service is told."""
+
+    max_queued_requests: Annotated[int, Field(ge=1)] = Field(
+        64, description="requests that may wait before others are refused"
+    )
 
 
 def _refuse_unknown_environment(settings: type[ProcessSettings]) -> None:

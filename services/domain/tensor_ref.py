@@ -78,10 +78,7 @@ class TensorRef(BaseModel):
 
 
 class Seal:
-    """Signs references and refuses those it did not sign.
-
-    The checksum is part of what is signed, so the seal covers the bytes as well.
-    """
+    """Signs references and refuses those it did not sign."""
 
     def __init__(self, secret: SecretStr) -> None:
         self._key = secret.get_secret_value().encode()
@@ -101,5 +98,5 @@ class Seal:
 
     def _mac(self, ref: TensorRef) -> bytes:
         # JSON of named fields in declaration order: unambiguous; a new field is covered at once.
-        signed = ref.model_dump_json(exclude={"mac", "inline_blob"})
+        signed = ref.model_dump_json(exclude={"mac"})
         return hmac.new(self._key, signed.encode(), hashlib.sha256).digest()

@@ -48,7 +48,7 @@ def check_defaults(model: Model) -> None:
         ConfigurationError: naming every default outside the model's own limits.
     """
     defaults = model.capabilities.defaults
-    guided = defaults.guidance_scale > 1
+    guided = model.capabilities.guides(defaults.guidance_scale)
     request = GenerationRequest(
         prompt="a picture",
         negative_prompt=defaults.negative_prompt if guided else None,

@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.domain.errors import ConfigurationError
-from services.domain.settings import ProcessSettings
+from services.domain.settings import ServerSettings
 from services.observability.logs import get_logger
 from services.rpc.health import HealthService
 from services.rpc.interceptors import CallInterceptor
@@ -34,7 +34,7 @@ class ServiceServer:
             to `grpc` before `start`.
     """
 
-    def __init__(self, settings: ProcessSettings, services: Sequence[str]) -> None:
+    def __init__(self, settings: ServerSettings, services: Sequence[str]) -> None:
         self._settings = settings
         self._services = ("", *services)
         self.grpc = grpc.aio.server(interceptors=[CallInterceptor()], options=_OPTIONS)
@@ -62,7 +62,9 @@ class ServiceServer:
                 " or it is not host:port or unix:/path"
             ) from error
         await self.grpc.start()
-        _log.info("listening", address=self._settings.listen, port=port)
+        host, colon, asked = self._settings.listen.rpartition(":")
+        bound = f"{host}:{port}" if colon and asked == "0" else self._settings.listen
+        _log.info("listening", address=bound)
 
     async def set_serving(self, *, serving: bool) -> None:
         """What the health service answers for every service of this process."""

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import grpc
+from pydantic import ValidationError
 
 from services.domain.deadline import Deadline
-from services.domain.errors import TriptychError
+from services.domain.errors import InvalidRequest, TensorRefused, TriptychError
 from services.domain.model import Stage
 from services.domain.stages import (
     Capacity,
@@ -69,7 +70,7 @@ class RemoteReplica:
         request = stage_service_pb2.GetCapacityRequest()
         with self._errors():
             answer = await self._stages.GetCapacity(request, timeout=deadline.remaining_seconds())
-        return capacity_from_proto(answer)
+            return capacity_from_proto(answer)
 
     async def release(self, tenant: str, request_id: str, deadline: Deadline) -> int:
         """Releases all a request stored, whichever stage wrote it."""
@@ -90,6 +91,11 @@ class RemoteReplica:
             yield
         except grpc.aio.AioRpcError as error:
             raise error_of(error, self._stage, self._target) from error
+        except (ValidationError, InvalidRequest, TensorRefused) as error:
+            # Found in the answer, which is no fault of the request's.
+            raise TriptychError(
+                f"the {self._stage} at {self._target} sent a malformed answer: {error}"
+            ) from error
 
 
 class RemoteEncoder(RemoteReplica):
@@ -112,10 +118,10 @@ class RemoteEncoder(RemoteReplica):
                 timeout=deadline.remaining_seconds(),
                 metadata=_metadata(request.request_id),
             )
-        return Encoded(
-            conditioning=tensor_ref_from_proto("conditioning", answer.conditioning),
-            timing=timing_from_proto(answer.timing),
-        )
+            return Encoded(
+                conditioning=tensor_ref_from_proto("conditioning", answer.conditioning),
+                timing=timing_from_proto(answer.timing),
+            )
 
 
 class RemoteDenoiser(RemoteReplica):

@@ -44,7 +44,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.ElementType, str]] = ...) -> None: ...
 
 class Capabilities(_message.Message):
-    __slots__ = ("max_prompt_characters", "max_prompt_tokens", "size_multiple", "min_side", "max_side", "max_pixels", "min_steps", "max_steps", "supports_guidance", "min_guidance_scale", "max_guidance_scale", "max_images", "supports_previews", "media_formats", "cache_methods", "parallel_methods", "defaults")
+    __slots__ = ("max_prompt_characters", "max_prompt_tokens", "size_multiple", "min_side", "max_side", "max_pixels", "min_steps", "max_steps", "supports_guidance", "min_guidance_scale", "max_guidance_scale", "max_images", "supports_previews", "media_formats", "cache_methods", "parallel_methods", "defaults", "supports_negative_prompt", "guidance_off_scale")
     MAX_PROMPT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SIZE_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +62,8 @@ class Capabilities(_message.Message):
     CACHE_METHODS_FIELD_NUMBER: _ClassVar[int]
     PARALLEL_METHODS_FIELD_NUMBER: _ClassVar[int]
     DEFAULTS_FIELD_NUMBER: _ClassVar[int]
+    SUPPORTS_NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_OFF_SCALE_FIELD_NUMBER: _ClassVar[int]
     max_prompt_characters: int
     max_prompt_tokens: int
     size_multiple: int
@@ -79,7 +81,9 @@ class Capabilities(_message.Message):
     cache_methods: _containers.RepeatedScalarFieldContainer[CacheMethod]
     parallel_methods: _containers.RepeatedScalarFieldContainer[ParallelMethod]
     defaults: GenerationDefaults
-    def __init__(self, max_prompt_characters: _Optional[int] = ..., max_prompt_tokens: _Optional[int] = ..., size_multiple: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., max_pixels: _Optional[int] = ..., min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., supports_guidance: _Optional[bool] = ..., min_guidance_scale: _Optional[float] = ..., max_guidance_scale: _Optional[float] = ..., max_images: _Optional[int] = ..., supports_previews: _Optional[bool] = ..., media_formats: _Optional[_Iterable[_Union[_generation_pb2.MediaFormat, str]]] = ..., cache_methods: _Optional[_Iterable[_Union[CacheMethod, str]]] = ..., parallel_methods: _Optional[_Iterable[_Union[ParallelMethod, str]]] = ..., defaults: _Optional[_Union[GenerationDefaults, _Mapping]] = ...) -> None: ...
+    supports_negative_prompt: bool
+    guidance_off_scale: float
+    def __init__(self, max_prompt_characters: _Optional[int] = ..., max_prompt_tokens: _Optional[int] = ..., size_multiple: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., max_pixels: _Optional[int] = ..., min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., supports_guidance: _Optional[bool] = ..., min_guidance_scale: _Optional[float] = ..., max_guidance_scale: _Optional[float] = ..., max_images: _Optional[int] = ..., supports_previews: _Optional[bool] = ..., media_formats: _Optional[_Iterable[_Union[_generation_pb2.MediaFormat, str]]] = ..., cache_methods: _Optional[_Iterable[_Union[CacheMethod, str]]] = ..., parallel_methods: _Optional[_Iterable[_Union[ParallelMethod, str]]] = ..., defaults: _Optional[_Union[GenerationDefaults, _Mapping]] = ..., supports_negative_prompt: _Optional[bool] = ..., guidance_off_scale: _Optional[float] = ...) -> None: ...
 
 class GenerationDefaults(_message.Message):
     __slots__ = ("width", "height", "steps", "guidance_scale", "negative_prompt")

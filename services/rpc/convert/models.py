@@ -29,6 +29,8 @@ _SAME_NAMED = (
     "supports_guidance",
     "min_guidance_scale",
     "max_guidance_scale",
+    "supports_negative_prompt",
+    "guidance_off_scale",
     "max_images",
     "supports_previews",
 )
