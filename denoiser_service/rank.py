@@ -20,7 +20,7 @@ from denoiser_service.commands import Failed, RankReady
 from denoiser_service.executor import RankExecutor
 from denoiser_service.stage import DenoiseStage
 from services.domain.errors import ConfigurationError
-from services.domain.settings import StageSettings
+from services.domain.settings import ComputeSettings
 from services.domain.tensor_ref import Seal
 from services.model_api.runtime import set_up_torch
 from services.model_families.loading import load_denoiser
@@ -33,12 +33,11 @@ EXIT_FAILED = 1
 _log = get_logger(__name__)
 
 
-class RankSettings(StageSettings):
+class RankSettings(ComputeSettings):
     """Flags, or TRIPTYCH_RANK_* in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TRIPTYCH_RANK_")
 
-    listen: str = Field("", description="unused: a rank speaks over its channel alone")
     channel_fd: Annotated[int, Field(ge=0)] = Field(
         description="inherited descriptor of a stream socket to the supervisor"
     )

@@ -36,6 +36,7 @@ class DenoiserSettings(StageSettings):
             "device": self.device,
             "threads": self.threads,
             "tensor-ttl-seconds": self.tensor_ttl_seconds,
+            "sweep-seconds": self.sweep_seconds,
             "log-level": self.log_level,
             "log-format": self.log_format,
         }

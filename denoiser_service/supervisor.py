@@ -145,22 +145,29 @@ class ProcessRankGroup:
         if self._rank is not None:
             await self._rank.stop()
 
-    async def _start(self) -> tuple[_Rank, RankReady]:
+    async def _spawn(self) -> _Rank:
         ours, theirs = socket.socketpair()
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                self._module,
-                *self._flags,
-                "--channel-fd",
-                str(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                # A rank is ended by its supervisor, not by the terminal's Ctrl-C.
-                start_new_session=True,
-            )
-        rank = _Rank(process, reader, writer)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    self._module,
+                    *self._flags,
+                    "--channel-fd",
+                    str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    # A rank is ended by its supervisor, not by the terminal's Ctrl-C.
+                    start_new_session=True,
+                )
+            except BaseException:
+                writer.close()
+                raise
+        return _Rank(process, reader, writer)
+
+    async def _start(self) -> tuple[_Rank, RankReady]:
+        rank = await self._spawn()
         try:
             async with asyncio.timeout(self._start_seconds):
                 ready = await rank.receive()
@@ -170,9 +177,11 @@ class ProcessRankGroup:
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             # The channel ends just before the process does: its exit code is about to come.
             await rank.stop()
-            if process.returncode == EXIT_CONFIGURATION:
+            if rank.process.returncode == EXIT_CONFIGURATION:
                 raise ConfigurationError("the rank cannot start; it said why above") from error
-            raise RanksLost(f"the rank ended with {process.returncode} while starting") from error
+            raise RanksLost(
+                f"the rank ended with {rank.process.returncode} while starting"
+            ) from error
         except asyncio.CancelledError:
             await rank.kill()
             raise

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from denoiser_service.commands import Command, Failed, RankReady, Reply
 from denoiser_service.executor import RankExecutor
 from denoiser_service.ranks import error_of
+from services.domain.errors import RanksLost
 
 
 class ThreadRankGroup:
@@ -19,8 +20,18 @@ class ThreadRankGroup:
     def __init__(self, executor: RankExecutor, ready: RankReady) -> None:
         self._executor = executor
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
+        self._broken = asyncio.Event()
         self.ready: RankReady | None = ready
         self.generation = 1
+
+    async def run(self) -> None:
+        """Runs until the device is of no further use in this process.
+
+        Raises:
+            RanksLost: it is; only another process can go on.
+        """
+        await self._broken.wait()
+        raise RanksLost("the device failed; this process cannot use it any more")
 
     async def wait_ready(self) -> RankReady:
         """Ready from the start."""
@@ -32,6 +43,8 @@ class ThreadRankGroup:
         loop = asyncio.get_running_loop()
         reply = await loop.run_in_executor(self._thread, self._executor.execute, command)
         if isinstance(reply, Failed):
+            if reply.fatal:
+                self._broken.set()
             raise error_of(reply)
         return reply
 

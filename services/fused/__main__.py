@@ -34,6 +34,7 @@ class _Stages:
     denoiser: DenoiserReplica
     vae: VaeReplica
     scheduler: StepScheduler
+    ranks: ThreadRankGroup
 
 
 async def main(settings: FusedSettings) -> None:
@@ -45,7 +46,7 @@ async def main(settings: FusedSettings) -> None:
     stages = await asyncio.to_thread(_load, settings, store)
     app = GatewayApp(settings, [stages.encoder], [stages.denoiser], [stages.vae])
     try:
-        await run_until_first_ends(app.run(), stages.scheduler.run())
+        await run_until_first_ends(app.run(), stages.scheduler.run(), stages.ranks.run())
     finally:
         await asyncio.gather(stages.encoder.close(), stages.denoiser.close(), stages.vae.close())
         store.close()
@@ -71,6 +72,7 @@ def _load(settings: FusedSettings, store: TensorStore) -> _Stages:
         DenoiserReplica(scheduler, ranks, store),
         VaeReplica(DecodeStage(vae, store), (vae.loaded,), store, StageWorker(Stage.VAE, queue)),
         scheduler,
+        ranks,
     )
 
 

@@ -5,12 +5,12 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.domain.settings import ProcessSettings
+from services.domain.settings import ServerSettings
 
 Targets = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-class PipelineSettings(ProcessSettings):
+class PipelineSettings(ServerSettings):
     """What stringing the stages together takes, wherever they run."""
 
     default_deadline_seconds: Annotated[float, Field(gt=0)] = Field(

@@ -21,7 +21,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from services.domain.errors import ConfigurationError, TriptychError
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
-from services.model_api.modules import load_module
+from services.model_api.modules import load_module, load_part
 from services.model_api.runtime import wait_for
 from services.model_api.stages import Tensors
 from services.model_families.qwen_image.spec import vae_scale_factor
@@ -234,11 +234,7 @@ def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) ->
     """
     _refuse(directory, "transformer", "guidance_embeds", "guidance is not distilled here")
     _refuse(directory, "scheduler", "stochastic_sampling", "a seed would not decide the picture")
-    folder = directory.path / "scheduler"
-    try:
-        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{folder}: cannot be loaded: {error}") from error
+    scheduler = load_part(FlowMatchEulerDiscreteScheduler, directory, "scheduler")
     transformer = load_module(QwenImageTransformer2DModel, directory, "transformer", dtype, device)
     return QwenImageDenoiser(transformer, scheduler, vae_scale_factor(directory), device)
 

@@ -6,10 +6,10 @@ import torch
 from diffusers import QwenImagePipeline
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from services.domain.errors import ConfigurationError, InvalidRequest, TriptychError
+from services.domain.errors import InvalidRequest, TriptychError
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
-from services.model_api.modules import load_module
+from services.model_api.modules import load_module, load_part
 from services.model_api.stages import Tensors
 from services.model_families.qwen_image.spec import MAX_PROMPT_TOKENS
 
@@ -77,11 +77,7 @@ def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) ->
     Raises:
         ConfigurationError: they cannot be loaded.
     """
-    folder = directory.path / "tokenizer"
-    try:
-        tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{folder}: cannot be loaded: {error}") from error
+    tokenizer = load_part(Qwen2Tokenizer, directory, "tokenizer")
     text_encoder = load_module(
         Qwen2_5_VLForConditionalGeneration, directory, "text_encoder", dtype, device
     )
