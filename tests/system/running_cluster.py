@@ -114,9 +114,7 @@ class RunningCluster:
 
     def stored_tensors(self) -> list[Path]:
         """Files of tensors that nobody has released; memory kept for the next ones is none."""
-        return [
-            path for path in self.store.glob("*/*") if path.is_file() and path.name.count(".") == 2
-        ]
+        return list(self.store.glob("*/live/*"))
 
     def stop(self) -> int:
         """Ends it as Ctrl-C does; returns its exit code."""

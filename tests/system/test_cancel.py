@@ -1,15 +1,18 @@
 """A cancelled request stops at the next step and leaves nothing behind."""
 
 import random
+from collections.abc import Iterator
 from contextlib import closing
 
+import grpc
 import pytest
 
 from services.domain.deadline import Deadline
 from services.rpc.stage_clients import RemoteDenoiser
-from tests.system.running_cluster import RunningCluster
-from triptych import DeadlineExceededError
-from triptych.events import StepCompleted
+from tests.system.running_cluster import RunningCluster, until
+from triptych import CancelledError, DeadlineExceededError
+from triptych.events import Accepted, Event, StepCompleted
+from triptych.v1 import denoiser_service_pb2, denoiser_service_pb2_grpc
 
 
 async def completed_steps(cluster: RunningCluster) -> tuple[int, int]:
@@ -34,30 +37,58 @@ async def idle_steps(cluster: RunningCluster) -> int:
         deadline.check("waiting for the ranks to be idle")
 
 
-async def test_a_cancel_at_a_random_step_stops_the_loop_within_one_step(
+def read_to_a_random_step(events: Iterator[Event]) -> str:
+    """Returns the job's id, some steps into the loop."""
+    last = random.randint(1, 40)
+    job_id = ""
+    for event in events:
+        if isinstance(event, Accepted):
+            job_id = event.job_id
+        if isinstance(event, StepCompleted) and event.step >= last:
+            break
+    return job_id
+
+
+async def test_a_cancelled_loop_does_no_step_beyond_the_one_under_way(
+    split_cluster: RunningCluster,
+) -> None:
+    channel = grpc.aio.insecure_channel(f"unix:{split_cluster.sockets}/denoiser.sock")
+    denoiser = denoiser_service_pb2_grpc.DenoiserServiceStub(channel)
+    async with channel:
+        for _ in range(3):
+            before = await idle_steps(split_cluster)
+            with split_cluster.client() as client:
+                events = client.stream("a red circle", steps=150)
+                job_id = read_to_a_random_step(events)
+                answer = await denoiser.Cancel(
+                    denoiser_service_pb2.CancelRequest(request_id=job_id)
+                )
+                with pytest.raises(CancelledError, match="of 150 steps were done"):
+                    list(events)
+            done = await idle_steps(split_cluster) - before
+
+            assert answer.completed_steps <= done <= answer.completed_steps + 1 < 150
+            assert until(lambda: split_cluster.stored_tensors() == [])
+
+
+async def test_a_client_that_hangs_up_at_a_random_step_stops_the_loop(
     split_cluster: RunningCluster,
 ) -> None:
     for _ in range(3):
         before = await idle_steps(split_cluster)
-        last = random.randint(1, 40)
         with (
             split_cluster.client() as client,
             closing(client.stream("a red circle", steps=150)) as events,
         ):
-            seen = next(
-                event.step
-                for event in events
-                if isinstance(event, StepCompleted) and event.step >= last
-            )
-            # Steps go on while this test reads; what counts is where the loop is when it is told.
-            at_cancel, _ = await completed_steps(split_cluster)
-        after = await idle_steps(split_cluster)
+            read_to_a_random_step(events)
+            assert split_cluster.stored_tensors(), "the conditioning is stored while it is needed"
+            at_hang_up, _ = await completed_steps(split_cluster)
+        done = await idle_steps(split_cluster)
 
-        assert after - before >= seen
-        # One step may be under way, and one may begin while the cancel travels there.
-        assert after - at_cancel <= 2
-        assert after - before < 150
-    assert split_cluster.stored_tensors() == []
+        # One step is under way, and one may begin while the news travels through the gateway.
+        assert done - at_hang_up <= 2
+        assert done - before < 150
+        assert until(lambda: split_cluster.stored_tensors() == [])
 
 
 async def test_a_deadline_that_passes_stops_the_loop(split_cluster: RunningCluster) -> None:
@@ -67,4 +98,4 @@ async def test_a_deadline_that_passes_stops_the_loop(split_cluster: RunningClust
     after = await idle_steps(split_cluster)
 
     assert after - before < 200
-    assert split_cluster.stored_tensors() == []
+    assert until(lambda: split_cluster.stored_tensors() == [])

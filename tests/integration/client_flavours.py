@@ -1,0 +1,119 @@
+"""Both clients behind one face, and what a scripted gateway may do to them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, closing
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from tests.integration.scripted_cluster import (
+    Script,
+    ScriptedGateway,
+    event,
+    refuse,
+)
+from triptych import (
+    AsyncClient,
+    Client,
+    Event,
+    Generation,
+    ModelInfo,
+)
+from triptych.v1 import generation_service_pb2 as messages
+from triptych.v1 import job_pb2
+
+
+class BlockingFlavour:
+    """Runs the blocking client beside the event loop."""
+
+    async def events(self, target: str, **options: object) -> list[Event]:
+        def collect() -> list[Event]:
+            with Client(target) as client:
+                return list(client.stream("a red circle", **options))
+
+        return await asyncio.to_thread(collect)
+
+    async def generate(self, target: str, **options: object) -> Generation:
+        def generate() -> Generation:
+            with Client(target) as client:
+                return client.generate("a red circle", **options)
+
+        return await asyncio.to_thread(generate)
+
+    async def leave(self, target: str, left: Callable[[], Awaitable[None]]) -> None:
+        def leave(client: Client) -> None:
+            with closing(client.stream("a red circle")) as events:
+                next(events)
+
+        # The connection stays open, so that only leaving the stream can end the job.
+        with Client(target) as client:
+            await asyncio.to_thread(leave, client)
+            await left()
+
+    async def model(self, target: str, name: str) -> tuple[list[ModelInfo], ModelInfo]:
+        def model() -> tuple[list[ModelInfo], ModelInfo]:
+            with Client(target) as client:
+                return client.models(), client.model(name)
+
+        return await asyncio.to_thread(model)
+
+
+class AsyncioFlavour:
+    """Runs the asyncio client."""
+
+    async def events(self, target: str, **options: object) -> list[Event]:
+        async with AsyncClient(target) as client:
+            return [each async for each in client.stream("a red circle", **options)]
+
+    async def generate(self, target: str, **options: object) -> Generation:
+        async with AsyncClient(target) as client:
+            return await client.generate("a red circle", **options)
+
+    async def leave(self, target: str, left: Callable[[], Awaitable[None]]) -> None:
+        async with AsyncClient(target) as client:
+            async with aclosing(client.stream("a red circle")) as events:
+                await anext(events)
+            await left()
+
+    async def model(self, target: str, name: str) -> tuple[list[ModelInfo], ModelInfo]:
+        async with AsyncClient(target) as client:
+            return await client.models(), await client.model(name)
+
+
+Context = grpc.aio.ServicerContext
+Request = messages.GenerateRequest
+Response = messages.GenerateResponse
+Flavour = BlockingFlavour | AsyncioFlavour
+FLAVOURS = (BlockingFlavour, AsyncioFlavour)
+
+
+async def was_cancelled(gateway: ScriptedGateway) -> None:
+    await asyncio.wait_for(gateway.cancelled.wait(), 10)
+
+
+def playing(*responses: messages.GenerateResponse) -> Script:
+    """Sends these messages and ends the stream."""
+
+    async def script(request: Request, context: Context) -> AsyncIterator[Response]:
+        for response in responses:
+            yield response
+
+    return script
+
+
+def refusing(code: grpc.StatusCode, reason: str, message: str, *details: Message) -> Script:
+    """Refuses every request."""
+
+    async def script(request: Request, context: Context) -> AsyncIterator[Response]:
+        await refuse(context, code, reason, message, *details)
+        yield messages.GenerateResponse()
+
+    return script
+
+
+async def never_ending(request: Request, context: Context) -> AsyncIterator[Response]:
+    """Accepts the request and is not heard of again."""
+    yield event(accepted=job_pb2.JobAccepted())
+    await asyncio.Event().wait()

@@ -1,0 +1,206 @@
+"""A gateway that does as it is told: real sockets, real messages, no stages."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+import xxhash
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from triptych.v1 import capabilities_pb2, generation_pb2, job_pb2, tensor_pb2
+from triptych.v1 import generation_service_pb2 as messages
+from triptych.v1.generation_service_pb2_grpc import (
+    GenerationServiceServicer,
+    add_GenerationServiceServicer_to_server,
+)
+
+JOB_ID = "0" * 32
+PICTURE = bytes(range(256)) * 40
+LATENTS_CHECKSUM = 0xFEDCBA9876543210
+
+Script = Callable[
+    [messages.GenerateRequest, grpc.aio.ServicerContext], AsyncIterator[messages.GenerateResponse]
+]
+
+
+class ScriptedGateway(GenerationServiceServicer):
+    """Answers Generate by a script, and remembers what it was asked."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self.requests: list[messages.GenerateRequest] = []
+        self.cancelled = asyncio.Event()
+        self.finished = asyncio.Event()
+
+    async def Generate(  # noqa: N802
+        self, request: messages.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[messages.GenerateResponse]:
+        self.requests.append(request)
+        try:
+            async for response in self._script(request, context):
+                yield response
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        self.finished.set()
+
+    async def ListModels(  # noqa: N802
+        self, request: messages.ListModelsRequest, context: grpc.aio.ServicerContext
+    ) -> messages.ListModelsResponse:
+        return messages.ListModelsResponse(models=[demo_model()])
+
+    async def GetModel(  # noqa: N802
+        self, request: messages.GetModelRequest, context: grpc.aio.ServicerContext
+    ) -> messages.GetModelResponse:
+        if request.name != "demo":
+            message = f"model: {request.name!r} is not served here; served models: demo"
+            await refuse(context, grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", message)
+        return messages.GetModelResponse(model=demo_model())
+
+
+@asynccontextmanager
+async def serving(gateway: ScriptedGateway) -> AsyncIterator[str]:
+    """Serves it on a free port and gives the target."""
+    server = grpc.aio.server()
+    add_GenerationServiceServicer_to_server(gateway, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(grace=0)
+
+
+async def refuse(
+    context: grpc.aio.ServicerContext,
+    code: grpc.StatusCode,
+    reason: str,
+    message: str,
+    *more: Message,
+) -> None:
+    """Ends the call as the gateway does: a status with google.rpc details."""
+    status = status_pb2.Status(code=code.value[0], message=message)
+    for detail in (error_details_pb2.ErrorInfo(reason=reason, domain="triptych"), *more):
+        packed = Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    await context.abort_with_status(rpc_status.to_status(status))
+
+
+def successful_run(steps: int = 3, seed: int = 7) -> Iterator[messages.GenerateResponse]:
+    """Every message of a run that ends well."""
+    yield event(accepted=job_pb2.JobAccepted(parameters=parameters(steps, seed)))
+    yield event(queued=job_pb2.JobQueued(position=2, estimated_wait=duration(1.5)))
+    for stage in (1, 2, 3):
+        yield event(stage_started=job_pb2.StageStarted(stage=stage))
+        if stage == generation_pb2.STAGE_DENOISER:
+            for step in range(1, steps + 1):
+                sigma = 1 - (step - 1) / steps
+                yield event(
+                    step_completed=job_pb2.StepCompleted(
+                        step=step, total_steps=steps, sigma=sigma, duration=duration(0.05)
+                    )
+                )
+        yield event(stage_completed=job_pb2.StageCompleted(timing=timing(stage)))
+    yield from artifact_chunks()
+    yield completed(steps, seed)
+
+
+def artifact_chunks(data: bytes = PICTURE) -> Iterator[messages.GenerateResponse]:
+    """The picture in three pieces."""
+    size = len(data) // 3 + 1
+    for offset in range(0, len(data), size):
+        chunk = messages.ArtifactChunk(offset_bytes=offset, data=data[offset : offset + size])
+        if offset == 0:
+            chunk.artifact.CopyFrom(artifact())
+        yield messages.GenerateResponse(artifact_chunk=chunk)
+
+
+def completed(steps: int = 3, seed: int = 7) -> messages.GenerateResponse:
+    """The last message."""
+    result = generation_pb2.GenerationResult(
+        parameters=parameters(steps, seed),
+        artifacts=[artifact()],
+        stage_timings=[timing(stage) for stage in (1, 2, 3)],
+        latents_checksum_xxh3=LATENTS_CHECKSUM,
+        total_duration=duration(2.5),
+    )
+    return event(completed=job_pb2.JobCompleted(result=result))
+
+
+def event(**kind: Message) -> messages.GenerateResponse:
+    """A response that carries one event."""
+    return messages.GenerateResponse(event=job_pb2.JobEvent(job_id=JOB_ID, **kind))
+
+
+def parameters(steps: int, seed: int) -> generation_pb2.GenerationParameters:
+    return generation_pb2.GenerationParameters(
+        model="demo",
+        prompt="a red circle",
+        negative_prompt=" ",
+        width=128,
+        height=64,
+        steps=steps,
+        guidance_scale=4,
+        seed=seed,
+        dtype=tensor_pb2.ELEMENT_TYPE_FLOAT32,
+        media_format=generation_pb2.MEDIA_FORMAT_PNG,
+    )
+
+
+def artifact() -> generation_pb2.Artifact:
+    return generation_pb2.Artifact(
+        artifact_id=JOB_ID,
+        media_format=generation_pb2.MEDIA_FORMAT_PNG,
+        width=128,
+        height=64,
+        num_frames=1,
+        size_bytes=len(PICTURE),
+        checksum_xxh3=xxhash.xxh3_64_intdigest(PICTURE),
+    )
+
+
+def timing(stage: int) -> generation_pb2.StageTiming:
+    return generation_pb2.StageTiming(
+        stage=stage,
+        queue_duration=duration(0.25),
+        run_duration=duration(stage),
+        transfer_duration=duration(0.125),
+        total_duration=duration(stage + 0.5),
+    )
+
+
+def duration(seconds: float) -> Duration:
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=round((seconds - whole) * 1e9))
+
+
+def demo_model() -> capabilities_pb2.Model:
+    return capabilities_pb2.Model(
+        name="demo",
+        family="qwen-image",
+        dtype=tensor_pb2.ELEMENT_TYPE_FLOAT32,
+        capabilities=capabilities_pb2.Capabilities(
+            max_prompt_characters=1000,
+            max_prompt_tokens=512,
+            size_multiple=16,
+            min_side=64,
+            max_side=256,
+            max_pixels=65536,
+            min_steps=2,
+            max_steps=100,
+            supports_guidance=True,
+            min_guidance_scale=1,
+            max_guidance_scale=20,
+            media_formats=[generation_pb2.MEDIA_FORMAT_PNG],
+            defaults=capabilities_pb2.GenerationDefaults(
+                width=128, height=128, steps=20, guidance_scale=4, negative_prompt=" "
+            ),
+        ),
+    )

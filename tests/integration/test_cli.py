@@ -1,0 +1,305 @@
+"""The `triptych` command as a process, against a server that follows a script."""
+
+import asyncio
+import json
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+
+from tests.integration.scripted_cluster import (
+    PICTURE,
+    ScriptedGateway,
+    artifact_chunks,
+    duration,
+    event,
+    refuse,
+    serving,
+    successful_run,
+)
+from triptych.v1 import generation_service_pb2 as messages
+from triptych.v1 import job_pb2
+
+Responses = AsyncIterator[messages.GenerateResponse]
+
+
+@dataclass
+class Ended:
+    """A command that has ended."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+async def start(*arguments: str, directory: Path | None = None) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "triptych", *arguments), stdout=PIPE, stderr=PIPE, cwd=directory
+    )
+
+
+async def end(process: asyncio.subprocess.Process) -> Ended:
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+async def run(*arguments: str, directory: Path | None = None) -> Ended:
+    return await end(await start(*arguments, directory=directory))
+
+
+def names_in(directory: Path) -> list[str]:
+    return [each.name for each in directory.iterdir()]
+
+
+async def successful(
+    request: messages.GenerateRequest, context: grpc.aio.ServicerContext
+) -> Responses:
+    for response in successful_run():
+        yield response
+
+
+async def never_ending(
+    request: messages.GenerateRequest, context: grpc.aio.ServicerContext
+) -> Responses:
+    yield event(accepted=job_pb2.JobAccepted())
+    await asyncio.Event().wait()
+
+
+async def test_picture_is_written_and_its_making_reported(tmp_path: Path) -> None:
+    path = tmp_path / "circle.png"
+    async with serving(ScriptedGateway(successful)) as target:
+        ended = await run("generate", "a red circle", "-o", str(path), "--target", target)
+    assert (ended.code, ended.err) == (0, "")
+    assert path.read_bytes() == PICTURE
+    assert f"{path}: 128x64 pixels, {len(PICTURE)} bytes, seed 7" in ended.out
+    encoder = next(line.split() for line in ended.out.splitlines() if line.startswith("encoder"))
+    assert encoder == ["encoder", *("250.0", "ms", "1.00", "s", "125.0", "ms", "1.50", "s")]
+
+
+async def test_every_option_reaches_the_cluster(tmp_path: Path) -> None:
+    gateway = ScriptedGateway(successful)
+    async with serving(gateway) as target:
+        ended = await run(
+            *("generate", "a red circle", "--output", str(tmp_path / "a.png")),
+            *("--target", target, "--model", "demo", "--width", "128", "--height", "64"),
+            *("--steps", "12", "--guidance", "2.5", "--negative", "blur", "--seed", "0"),
+            *("--dtype", "float16"),
+        )
+    assert ended.code == 0
+    sent = {field.name: value for field, value in gateway.requests[0].parameters.ListFields()}
+    assert sent == {
+        "model": "demo",
+        "prompt": "a red circle",
+        "negative_prompt": "blur",
+        "width": 128,
+        "height": 64,
+        "steps": 12,
+        "guidance_scale": 2.5,
+        "seed": 0,
+        "dtype": 3,
+    }
+
+
+async def test_json_is_one_object_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "circle.png"
+    async with serving(ScriptedGateway(successful)) as target:
+        ended = await run("generate", "a red circle", "-o", str(path), "--target", target, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    report = json.loads(ended.out)
+    assert report["path"] == str(path)
+    assert report["size_bytes"] == len(PICTURE)
+    assert report["seed"] == 7
+    assert report["latents_checksum_xxh3"] == "fedcba9876543210"
+    assert [timing["stage"] for timing in report["stage_timings"]] == ["encoder", "denoiser", "vae"]
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("missing/a.png", "does not exist"),
+        ("a.gif", "allowed is .png"),
+        ("a", "allowed is .png"),
+        ("directory.png", "is a directory"),
+    ],
+)
+async def test_unusable_output_is_refused_before_anything_is_asked(
+    tmp_path: Path, output: str, said: str
+) -> None:
+    (tmp_path / "directory.png").mkdir()
+    gateway = ScriptedGateway(successful)
+    async with serving(gateway) as target:
+        ended = await run("generate", "x", "-o", output, "--target", target, directory=tmp_path)
+    assert ended.code == 2
+    assert said in " ".join(ended.err.replace("│", " ").split())
+    assert gateway.requests == []
+
+
+async def test_refused_request_lists_the_fields(tmp_path: Path) -> None:
+    async def script(
+        request: messages.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> Responses:
+        violation = error_details_pb2.BadRequest.FieldViolation
+        details = error_details_pb2.BadRequest(
+            field_violations=[
+                violation(field="guidance_scale", description="is nan; allowed are 1 to 20"),
+                violation(field="width", description="is 100; allowed are multiples of 16"),
+            ]
+        )
+        code = grpc.StatusCode.INVALID_ARGUMENT
+        await refuse(context, code, "INVALID_REQUEST", "bad", details)
+        yield messages.GenerateResponse()
+
+    async with serving(ScriptedGateway(script)) as target:
+        ended = await run(
+            *("generate", "x", "-o", str(tmp_path / "a.png"), "--target", target),
+            *("--guidance", "nan", "--width", "100"),
+        )
+    assert ended.code == 3
+    assert ended.err.splitlines() == [
+        "triptych: the request was refused:",
+        "  guidance_scale is nan; allowed are 1 to 20",
+        "  width is 100; allowed are multiples of 16",
+    ]
+    assert names_in(tmp_path) == []
+
+
+async def test_overload_exits_with_4_and_says_when_to_try_again(tmp_path: Path) -> None:
+    async def script(
+        request: messages.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> Responses:
+        details = error_details_pb2.RetryInfo(retry_delay=duration(3))
+        code = grpc.StatusCode.RESOURCE_EXHAUSTED
+        await refuse(context, code, "QUEUE_FULL", "the denoiser's queue is full", details)
+        yield messages.GenerateResponse()
+
+    async with serving(ScriptedGateway(script)) as target:
+        ended = await run("generate", "x", "-o", str(tmp_path / "a.png"), "--target", target)
+    assert ended.code == 4
+    assert ended.err == "triptych: the denoiser's queue is full; try again in 3 s\n"
+
+
+async def test_unreachable_cluster_exits_with_4_and_names_the_address(
+    tmp_path: Path, unused_tcp_port_factory: Callable[[], int]
+) -> None:
+    target = f"127.0.0.1:{unused_tcp_port_factory()}"
+    for command in (
+        ["generate", "x", "-o", str(tmp_path / "a.png"), "--target", target],
+        ["models", "--target", target],
+    ):
+        ended = await run(*command)
+        assert ended.code == 4
+        assert ended.err.startswith(f"triptych: the cluster at {target} cannot be reached")
+        assert "Traceback" not in ended.err
+
+
+async def test_passed_deadline_exits_with_5(tmp_path: Path) -> None:
+    async with serving(ScriptedGateway(never_ending)) as target:
+        ended = await run(
+            *("generate", "x", "-o", str(tmp_path / "a.png"), "--target", target),
+            *("--timeout", "0.5"),
+        )
+    assert ended.code == 5
+    assert "deadline" in ended.err
+
+
+async def test_damaged_picture_is_not_written(tmp_path: Path) -> None:
+    async def script(
+        request: messages.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> Responses:
+        for response in artifact_chunks(PICTURE[1:]):
+            yield response
+        yield list(successful_run())[-1]
+
+    async with serving(ScriptedGateway(script)) as target:
+        ended = await run("generate", "x", "-o", str(tmp_path / "a.png"), "--target", target)
+    assert ended.code == 4
+    assert "artifact" in ended.err
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_interrupted_command_cancels_its_job_and_exits_with_130(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    accepted = asyncio.Event()
+
+    async def script(
+        request: messages.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> Responses:
+        accepted.set()
+        await asyncio.Event().wait()
+        yield messages.GenerateResponse()
+
+    gateway = ScriptedGateway(script)
+    async with serving(gateway) as target:
+        process = await start("generate", "x", "-o", str(tmp_path / "a.png"), "--target", target)
+        await asyncio.wait_for(accepted.wait(), 60)
+        process.send_signal(number)
+        ended = await end(process)
+        await asyncio.wait_for(gateway.cancelled.wait(), 10)
+    assert (ended.code, ended.err) == (130, "triptych: cancelled\n")
+    assert names_in(tmp_path) == []
+
+
+async def test_without_target_or_model_it_says_what_to_give(tmp_path: Path) -> None:
+    ended = await run("generate", "x", "-o", "a.png", directory=tmp_path)
+    assert ended.code == 2
+    assert "--model" in ended.err
+    assert "models/demo" in ended.err
+
+
+async def test_option_without_effect_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    ended = await run(
+        *("generate", "x", "-o", "a.png", "--target", "127.0.0.1:1", "--topology", "fused"),
+        directory=tmp_path,
+    )
+    assert (ended.code, "--topology" in ended.err) == (2, True)
+    ended = await run(
+        *("up", "--model", "model", "--topology", "fused", "--store", "shm:///dev/shm/x"),
+        directory=tmp_path,
+    )
+    assert (ended.code, "--store" in ended.err) == (2, True)
+
+
+async def test_port_in_use_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = await run("up", "--model", "model", "--listen", address, directory=tmp_path)
+    assert ended.code == 2
+    assert ended.err.startswith(f"triptych: {address} is in use")
+    assert "--listen" in ended.err
+
+
+async def test_models_are_listed_and_described() -> None:
+    async with serving(ScriptedGateway(successful)) as target:
+        listed = await run("models", "--target", target)
+        described = await run("models", "demo", "--target", target)
+        unknown = await run("models", "other", "--target", target)
+    assert (listed.code, described.code, unknown.code) == (0, 0, 3)
+    row = listed.out.splitlines()[1].split()
+    assert row == ["demo", "qwen-image", "float32", "128x128", "20", "4"]
+    assert "64 to 256, multiples of 16" in described.out
+    assert "served models: demo" in unknown.err
+
+
+async def test_help_documents_the_exit_codes() -> None:
+    for command in ([], ["up"], ["generate"], ["models"]):
+        ended = await run(*command, "--help")
+        assert ended.code == 0
+        assert "130 cancelled" in " ".join(ended.out.split())
+
+
+async def test_version_is_the_package_version() -> None:
+    from triptych import __version__
+
+    assert (await run("version")).out == f"triptych {__version__}\n"

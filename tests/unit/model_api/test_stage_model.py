@@ -1,0 +1,45 @@
+import pytest
+
+from services.domain.acceleration import CacheMethod
+from services.domain.element_type import ElementType
+from services.domain.errors import InvalidRequest, ModelNotFound
+from services.domain.model import MediaFormat
+from services.model_api.stage_model import StageModel
+from tests.unit.model_api.fake_model import LOADED, parameters
+
+HELD = StageModel(LOADED, object())
+GUIDED = parameters(guidance_scale=4.0, negative_prompt="grey")
+
+
+@pytest.mark.parametrize("change", [{}, {"guidance_scale": 1.0, "negative_prompt": None}], ids=str)
+def test_effective_values_of_the_held_model_pass(change: dict[str, object]) -> None:
+    HELD.check(GUIDED.model_copy(update=change))
+
+
+def test_another_models_request_is_not_found() -> None:
+    with pytest.raises(ModelNotFound, match="'other' is not served here; served models: fake"):
+        HELD.check(parameters(model="other"))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"width": 65}, "width"),
+        ({"height": 512}, "height"),
+        ({"steps": 1}, "steps"),
+        ({"guidance_scale": 11.0}, "guidance_scale"),
+        ({"guidance_scale": 1.0}, "negative_prompt"),
+        ({"negative_prompt": None}, "negative_prompt"),
+        ({"dtype": ElementType.BFLOAT16}, "dtype"),
+        ({"cache": CacheMethod.TEA_CACHE}, "acceleration.cache"),
+        ({"media_format": MediaFormat.MP4}, "media_format"),
+        ({"seed": -1}, "seed"),
+    ],
+    ids=str,
+)
+def test_what_the_held_model_cannot_do_is_refused_by_field(
+    change: dict[str, object], field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        HELD.check(GUIDED.model_copy(update=change))
+    assert [each.field for each in refused.value.violations] == [field]

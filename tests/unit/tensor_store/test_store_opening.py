@@ -1,0 +1,51 @@
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from services.domain.errors import ConfigurationError, StoreFull
+from services.tensor_store.opening import open_blob_store
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "scheme ''; allowed are memory, shm"),
+        ("redis://localhost", "scheme 'redis'; allowed are memory, shm"),
+        ("shm://dev/shm/x", "names no absolute directory; allowed is shm:///directory"),
+        ("shm:", "names no absolute directory"),
+        ("memory:///somewhere", "names a place; allowed is memory:"),
+        ("memory:?quota=5", "quota=5: .*; options are quota_bytes, verify"),
+        ("memory:?quota_bytes=0", "quota_bytes=0: .*greater than 0"),
+        ("memory:?quota_bytes=many", "quota_bytes=many: .*valid integer"),
+        ("memory:?verify=perhaps", "verify=perhaps: .*valid boolean"),
+        ("memory:?verify=true&verify=false", "has an option twice"),
+        ("memory:?verify", "bad query field"),
+        ("memory:#x", "has a fragment"),
+        ("shm://[", "is not a URL"),
+    ],
+)
+def test_a_bad_url_is_refused_with_what_is_allowed(url: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        open_blob_store(url)
+
+
+def test_options_of_the_url_are_honoured(shm_root: Path) -> None:
+    with closing(open_blob_store(f"shm://{shm_root}?quota_bytes=8192&verify=true")) as store:
+        assert store.verifies_reads
+        assert store.stats().quota_bytes == 8192
+        with pytest.raises(StoreFull), store.reserve("t", "a" * 32, 8193, 2.0**40):
+            pass
+
+
+def test_opening_a_store_does_not_load_torch() -> None:
+    program = (
+        "import sys, services.tensor_store.opening as opening;"
+        "opening.open_blob_store('memory:').close();"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)

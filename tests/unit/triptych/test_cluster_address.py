@@ -1,0 +1,36 @@
+"""Addresses a cluster listens on."""
+
+import pytest
+
+from triptych.cluster.address import Address
+from triptych.cluster.errors import ClusterConfigurationError
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:7843", Address("127.0.0.1", 7843)),
+        ("localhost:0", Address("localhost", 0)),
+        ("[::1]:7843", Address("::1", 7843)),
+    ],
+)
+def test_address_survives_being_written_and_read(text: str, address: Address) -> None:
+    assert Address.parse(text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize("text", ["", "7843", ":7843", "localhost", "localhost:http", "a:65536"])
+def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ClusterConfigurationError, match=r"host:port, for example 127\.0\.0\.1"):
+        Address.parse(text)
+
+
+def test_port_0_becomes_one_that_is_free() -> None:
+    free = Address("127.0.0.1", 0).free()
+    assert free.host == "127.0.0.1"
+    assert free.port > 0
+
+
+def test_address_for_all_interfaces_is_reached_by_the_local_one() -> None:
+    assert Address.parse("0.0.0.0:80").reachable() == Address("127.0.0.1", 80)
+    assert str(Address.parse("[::]:80").reachable()) == "[::1]:80"

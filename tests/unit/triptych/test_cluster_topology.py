@@ -1,0 +1,57 @@
+"""What the processes of a cluster are told."""
+
+import sys
+from pathlib import Path
+
+from triptych.cluster.address import Address
+from triptych.cluster.topology import FusedTopology, ModelOptions, ProcessSpec, SplitTopology
+from triptych.cluster.workplace import Workplace
+
+ADDRESS = Address("127.0.0.1", 7843)
+PLACE = Workplace(Path("/run/x"), Path("/run/x/secret"), "shm:///dev/shm/x", Path("/run/x/logs"))
+OPTIONS = ModelOptions(Path("/models/demo"), dtype="bfloat16", device="cuda:0", threads=3)
+
+
+def flags(process: ProcessSpec) -> dict[str, str]:
+    words = process.command[3:]
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def test_split_stages_share_store_and_secret_and_the_gateway_knows_their_sockets() -> None:
+    processes = SplitTopology(OPTIONS).processes(ADDRESS, PLACE, drain_seconds=5)
+    sockets = {}
+    for stage in processes.stages:
+        assert stage.command[:3] == (sys.executable, "-m", f"{stage.name}_service")
+        given = flags(stage)
+        assert given["--model"] == "/models/demo"
+        assert (given["--dtype"], given["--device"]) == ("bfloat16", "cuda:0")
+        assert given["--store"] == "shm:///dev/shm/x"
+        assert given["--cluster-secret-file"] == "/run/x/secret"
+        sockets[f"--{stage.name}"] = given["--listen"]
+    assert set(sockets) == {"--encoder", "--denoiser", "--vae"}
+    gateway = flags(processes.gateway)
+    assert processes.gateway.command[:3] == (sys.executable, "-m", "services.gateway")
+    assert gateway["--listen"] == "127.0.0.1:7843"
+    assert gateway.items() >= sockets.items()
+    assert "--cluster-secret-file" not in gateway
+
+
+def test_fused_is_one_process_without_store_or_secret() -> None:
+    processes = FusedTopology(OPTIONS).processes(ADDRESS, PLACE, drain_seconds=5)
+    assert processes.stages == ()
+    assert processes.gateway.command[:3] == (sys.executable, "-m", "services.fused")
+    given = flags(processes.gateway)
+    assert (given["--listen"], given["--threads"]) == ("127.0.0.1:7843", "3")
+    assert not {"--store", "--cluster-secret-file"} & given.keys()
+
+
+def test_every_process_ends_with_its_parent() -> None:
+    split = SplitTopology(OPTIONS).processes(ADDRESS, PLACE, drain_seconds=2.5)
+    fused = FusedTopology(OPTIONS).processes(ADDRESS, PLACE, drain_seconds=2.5)
+    for process in (*split.stages, split.gateway, fused.gateway):
+        assert flags(process)["--exit-with-parent"] == "true"
+        assert flags(process)["--drain-seconds"] == "2.5"
+
+
+def test_relative_model_directory_is_made_absolute() -> None:
+    assert ModelOptions(Path("models/demo")).flags()[1] == str(Path.cwd() / "models/demo")
