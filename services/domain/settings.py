@@ -38,7 +38,8 @@ class ProcessSettings(BaseSettings):
         """Reads flags and environment; says what is wrong and exits with 2 if they are unusable."""
         try:
             _refuse_unknown_environment(cls)
-            return cls(_cli_parse_args=list(arguments))
+            program = f"python -m {cls.__module__.removesuffix('.settings')}"
+            return cls(_cli_parse_args=list(arguments), _cli_prog_name=program)
         except ValidationError as error:
             problems = [f"{_path(each['loc'])}: {each['msg']}" for each in error.errors()]
         except (SettingsError, ConfigurationError) as error:

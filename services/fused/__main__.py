@@ -5,9 +5,7 @@ import os
 import secrets
 from dataclasses import dataclass
 
-from encoder_service.stage import EncodeStage
 from pydantic import SecretStr
-from vae_service.stage import DecodeStage
 
 from denoiser_service.commands import RankReady
 from denoiser_service.executor import RankExecutor
@@ -16,6 +14,7 @@ from denoiser_service.scheduler import StepScheduler
 from denoiser_service.stage import DenoiseStage
 from denoiser_service.thread_ranks import ThreadRankGroup
 from encoder_service.replica import EncoderReplica
+from encoder_service.stage import EncodeStage
 from services.domain.model import Stage
 from services.domain.tensor_ref import Seal
 from services.fused.settings import FusedSettings
@@ -26,6 +25,7 @@ from services.rpc.process import run_process, run_until_first_ends
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
 from vae_service.replica import VaeReplica
+from vae_service.stage import DecodeStage
 
 
 @dataclass(frozen=True, slots=True)

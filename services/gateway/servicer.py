@@ -9,6 +9,7 @@ import grpc
 
 from services.domain.deadline import Deadline
 from services.domain.errors import ModelNotFound, Unsupported
+from services.domain.job_event import JobAccepted, JobCompleted, JobEvent
 from services.gateway.pipeline import Pipeline
 from services.gateway.replicas import ReplicaPools
 from services.gateway.settings import PipelineSettings
@@ -50,16 +51,13 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         bind_request(job_id)
         asked = request_from_proto(request.parameters, request.scheduling)
         writer = EventWriter(job_id)
-        _log.info("accepted", model=asked.model, steps=asked.steps)
         events = self._pipeline.generate(
             asked, tenant=TENANT, job_id=job_id, deadline=self._deadline(context)
         )
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    yield writer.write(event)
-        finally:
-            _log.info("ended")
+        async with aclosing(events):
+            async for event in events:
+                _log_milestone(event)
+                yield writer.write(event)
 
     async def ListModels(  # noqa: N802 - gRPC's name
         self, request: pb2.ListModelsRequest, context: Context
@@ -122,6 +120,16 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         asked = context.time_remaining()
         seconds = self._settings.default_deadline_seconds if asked is None else asked
         return Deadline.after(min(seconds, self._settings.max_deadline_seconds))
+
+
+def _log_milestone(event: JobEvent) -> None:
+    if isinstance(event, JobAccepted):
+        asked = event.parameters
+        # The prompt is personal data and stays out.
+        size = f"{asked.width}x{asked.height}"
+        _log.info("accepted", model=asked.model, size=size, steps=asked.steps)
+    elif isinstance(event, JobCompleted):
+        _log.info("completed", seconds=round(event.total_seconds, 3))
 
 
 def _unserved(method: str) -> NoReturn:

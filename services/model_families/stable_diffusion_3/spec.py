@@ -1,0 +1,90 @@
+"""What Stable Diffusion 3 accepts, read from a directory's configuration."""
+
+from services.domain.errors import ConfigurationError
+from services.domain.model import Capabilities, GenerationDefaults, Stage
+from services.model_api.directory import ModelDirectory
+from services.model_api.spec import FamilySpec
+
+MAX_PROMPT_TOKENS = 256
+"""What the published pipeline lets T5 read of a prompt, the closing token included."""
+
+CONDITIONING_TOKENS = 77 + MAX_PROMPT_TOKENS
+"""What the transformer reads: the CLIPs' tokens, then T5's, padding included."""
+
+_DEFAULTS = GenerationDefaults(
+    width=1024, height=1024, steps=28, guidance_scale=7.0, negative_prompt=""
+)
+
+
+def vae_scale_factor(directory: ModelDirectory) -> int:
+    """Pixels per latent, on each side.
+
+    Raises:
+        ConfigurationError: the VAE's configuration does not say.
+    """
+    levels = directory.config("vae").get("block_out_channels")
+    if not isinstance(levels, list) or not levels:
+        raise ConfigurationError(
+            f"{directory.path / 'vae' / 'config.json'}: block_out_channels is {levels!r},"
+            " not a list with one entry per level"
+        )
+    return int(2 ** (len(levels) - 1))
+
+
+def _capabilities(directory: ModelDirectory) -> Capabilities:
+    patch_side = vae_scale_factor(directory) * _positive(directory, "patch_size")
+    return Capabilities(
+        max_prompt_characters=4096,
+        max_prompt_tokens=MAX_PROMPT_TOKENS,
+        size_multiple=patch_side,
+        min_side=2 * patch_side,
+        # Positions are cut out of a stored square.
+        max_side=min(4096, _positive(directory, "pos_embed_max_size") * patch_side),
+        max_pixels=2048 * 2048,
+        min_steps=1,
+        max_steps=200,
+        supports_guidance=True,
+        # Published few-step checkpoints say 0 for "off"; so does everything up to 1.
+        min_guidance_scale=0.0,
+        max_guidance_scale=20.0,
+        defaults=directory.defaults(_DEFAULTS),
+    )
+
+
+def _positive(directory: ModelDirectory, key: str) -> int:
+    value = directory.config("transformer").get(key)
+    if type(value) is not int or value < 1:
+        raise ConfigurationError(
+            f"{directory.path / 'transformer' / 'config.json'}: {key} is {value!r},"
+            " not a positive whole number"
+        )
+    return value
+
+
+# Every stage needs the configurations of transformer and VAE: they say which sizes can be drawn.
+SPEC = FamilySpec(
+    name="stable-diffusion-3",
+    pipeline_classes=frozenset({"StableDiffusion3Pipeline"}),
+    classes={
+        "text_encoder": "CLIPTextModelWithProjection",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "text_encoder_3": "T5EncoderModel",
+        "tokenizer": "CLIPTokenizer",
+        "tokenizer_2": "CLIPTokenizer",
+        "tokenizer_3": "T5TokenizerFast",
+        "transformer": "SD3Transformer2DModel",
+        "scheduler": "FlowMatchEulerDiscreteScheduler",
+        "vae": "AutoencoderKL",
+    },
+    weights={
+        Stage.ENCODER: ("text_encoder", "text_encoder_2", "text_encoder_3"),
+        Stage.DENOISER: ("transformer",),
+        Stage.VAE: ("vae",),
+    },
+    configs={
+        Stage.ENCODER: ("tokenizer", "tokenizer_2", "tokenizer_3", "transformer", "vae"),
+        Stage.DENOISER: ("scheduler", "vae"),
+        Stage.VAE: ("transformer",),
+    },
+    capabilities=_capabilities,
+)
