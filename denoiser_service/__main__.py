@@ -37,12 +37,12 @@ async def main(settings: DenoiserSettings) -> None:
     host = StageHost(settings, "triptych.v1.DenoiserService", replica, store)
     servicer = DenoiserServicer(replica)
     denoiser_service_pb2_grpc.add_DenoiserServiceServicer_to_server(servicer, host.server.grpc)
-    await host.server.start()
 
     async def on_change(ready: bool) -> None:
         await host.server.set_serving(serving=ready and not scheduler.draining)
 
-    await run_until_first_ends(host.run(), ranks.run(on_change), scheduler.run())
+    # Serving is for the ranks to say, once they are ready.
+    await run_until_first_ends(host.run(serving=False), ranks.run(on_change), scheduler.run())
 
 
 if __name__ == "__main__":

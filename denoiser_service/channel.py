@@ -53,7 +53,9 @@ class RankChannel:
 
     def wait(self, seconds: float) -> bool:
         """Whether `receive` has something to do; waits so long for it."""
-        readable, _, _ = select.select([self._connection], [], [], seconds)
+        waiting = select.poll()
+        waiting.register(self._connection, select.POLLIN)
+        readable = waiting.poll(seconds * 1000)
         return bool(readable)
 
     def receive(self) -> Command | None:

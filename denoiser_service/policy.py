@@ -24,7 +24,7 @@ class Candidate:
         arrival: a number that grows with every request.
         resident: whether the ranks hold state for it.
         leaving: whether it was cancelled or its deadline passed.
-        last_turn: number of the turn it last had; 0 for none yet.
+        last_turn: number of the turn it last had, or of the last turn before it arrived.
     """
 
     request_id: str

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     # The terminal sends Ctrl-C to every process; when a rank ends is its supervisor's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if settings.exit_with_parent:
-        follow_parent()
+        follow_parent(settings.exit_with_parent)
     try:
         with _connection(settings.channel_fd) as connection:
             return _run(settings, RankChannel(connection))

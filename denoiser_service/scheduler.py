@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 from denoiser_service.commands import Abort, Finish, Finished, Prepare, Prepared, Step, Stepped
+from denoiser_service.entry import Entry
 from denoiser_service.policy import Order, next_turn
 from denoiser_service.ranks import RankGroup
-from denoiser_service.turn import Entry
 from services.domain.deadline import Deadline
 from services.domain.errors import (
     Cancelled,
@@ -133,11 +133,13 @@ class StepScheduler:
             raise StageUnavailable("the denoiser is draining; repeat the request elsewhere")
         if request.request_id in self._entries:
             raise InvalidRequest.of("request_id", "is being denoised already")
-        if self.queued >= self.max_queued:
+        if len(self._entries) >= self._max_resident + self.max_queued:
             retry = self._step_seconds * request.parameters.steps
             raise QueueFull(Stage.DENOISER, self.max_queued, retry)
         self._arrivals += 1
         entry = Entry(request, deadline, self._arrivals)
+        # As if it had had a turn just now: newcomers do not overtake those who take turns.
+        entry.last_turn = self._turns
         self._entries[request.request_id] = entry
         self._changed.set()
         return entry

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -18,6 +19,7 @@ from services.rpc.process import EXIT_CONFIGURATION
 
 _MAX_PAUSE_SECONDS = 30.0
 _STOP_SECONDS = 5.0
+_SETTLED_SECONDS = 60.0
 
 _log = get_logger(__name__)
 
@@ -95,18 +97,21 @@ class ProcessRankGroup:
         Raises:
             ConfigurationError: the rank says it cannot start as it was told to.
         """
-        pause_seconds = 0.0
+        failures = 0
         while not self._closed:
             self.generation += 1
             try:
                 rank, ready = await self._start()
             except RanksLost as error:
-                pause_seconds = min(max(1.0, pause_seconds * 2), _MAX_PAUSE_SECONDS)
-                _log.warning("rank did not start", cause=str(error), pause_seconds=pause_seconds)
-                await asyncio.sleep(pause_seconds)
-                continue
-            pause_seconds = 0.0
-            await self._watch(rank, ready, on_change)
+                failures += 1
+                _log.warning("rank did not start", cause=str(error), failures=failures)
+            else:
+                began = time.monotonic()
+                await self._watch(rank, ready, on_change)
+                # One that dies as soon as it is ready is no better than one that does not start.
+                settled = time.monotonic() - began >= _SETTLED_SECONDS
+                failures = 0 if settled else failures + 1
+            await asyncio.sleep(_pause_seconds(failures))
         await asyncio.Event().wait()
 
     async def wait_ready(self) -> RankReady:
@@ -209,3 +214,8 @@ class ProcessRankGroup:
             self._rank = self.ready = None
             self._became_ready.clear()
         await rank.kill()
+
+
+def _pause_seconds(failures: int) -> float:
+    # The first rebuild is at once: requests are waiting for it.
+    return 0.0 if failures < 2 else min(2.0 ** (failures - 2), _MAX_PAUSE_SECONDS)

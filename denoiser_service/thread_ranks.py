@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 from denoiser_service.commands import Command, Failed, RankReady, Reply
 from denoiser_service.executor import RankExecutor
@@ -41,7 +42,10 @@ class ThreadRankGroup:
     async def execute(self, command: Command) -> Reply:
         """See RankGroup."""
         loop = asyncio.get_running_loop()
-        reply = await loop.run_in_executor(self._thread, self._executor.execute, command)
+        # The context goes along, so that what the executor logs names this process.
+        reply = await loop.run_in_executor(
+            self._thread, copy_context().run, self._executor.execute, command
+        )
         if isinstance(reply, Failed):
             if reply.fatal:
                 self._broken.set()

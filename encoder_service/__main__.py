@@ -30,9 +30,7 @@ async def main(settings: EncoderSettings) -> None:
     host = StageHost(settings, "triptych.v1.EncoderService", replica, store)
     servicer = EncoderServicer(replica)
     encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, host.server.grpc)
-    await host.server.start()
-    await host.server.set_serving(serving=True)
-    await host.run()
+    await host.run(serving=True)
 
 
 if __name__ == "__main__":

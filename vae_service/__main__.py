@@ -30,9 +30,7 @@ async def main(settings: VaeSettings) -> None:
     host = StageHost(settings, "triptych.v1.VaeService", replica, store)
     servicer = VaeServicer(replica)
     vae_service_pb2_grpc.add_VaeServiceServicer_to_server(servicer, host.server.grpc)
-    await host.server.start()
-    await host.server.set_serving(serving=True)
-    await host.run()
+    await host.run(serving=True)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ class ProcessSettings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
-    exit_with_parent: bool = Field(
-        False, description="end when the process that started this one ends, however it ends"
+    exit_with_parent: Annotated[int, Field(ge=0)] = Field(
+        0, description="process id of the parent to end with, however it ends; 0 for none"
     )
 
     @classmethod

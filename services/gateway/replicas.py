@@ -20,12 +20,18 @@ _log = get_logger(__name__)
 
 
 class Watched(Generic[P]):
-    """A replica and what it last reported; None while it does not answer."""
+    """A replica and what is known of it.
+
+    Attributes:
+        last_capacity: what it last reported; None while it does not answer.
+        assigned: requests it was chosen for since then.
+    """
 
     def __init__(self, stage: Stage, port: P) -> None:
         self.stage = stage
         self.port = port
         self.last_capacity: Capacity | None = None
+        self.assigned = 0
 
     async def look(self) -> None:
         """Asks for its report."""
@@ -37,6 +43,7 @@ class Watched(Generic[P]):
             if was_up:
                 _log.warning("replica down", stage=self.stage, cause=str(error))
             return
+        self.assigned = 0
         if not was_up:
             _log.info("replica up", stage=self.stage, instance=self.last_capacity.instance_id)
 
@@ -108,9 +115,9 @@ class ReplicaPools:
         store = common_store(model.name, pools)
         return Route(
             model,
-            least_busy(self._encoders, model.name, store).port,
-            least_busy(self._denoisers, model.name, store).port,
-            least_busy(self._vaes, model.name, store).port,
+            _assigned(least_busy(self._encoders, model.name, store)),
+            _assigned(least_busy(self._denoisers, model.name, store)),
+            _assigned(least_busy(self._vaes, model.name, store)),
         )
 
     def _pools(self) -> Pools:
@@ -119,3 +126,8 @@ class ReplicaPools:
             Stage.DENOISER: self._denoisers,
             Stage.VAE: self._vaes,
         }
+
+
+def _assigned(replica: Watched[P]) -> P:
+    replica.assigned += 1
+    return replica.port

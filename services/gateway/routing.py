@@ -16,6 +16,11 @@ class Reported(Protocol):
         """What it last reported; None while it is down."""
         ...
 
+    @property
+    def assigned(self) -> int:
+        """Requests it was chosen for since then."""
+        ...
+
 
 R = TypeVar("R", bound=Reported)
 Pools = Mapping[Stage, Sequence[Reported]]
@@ -84,15 +89,21 @@ def least_busy(replicas: Sequence[R], name: str, store: str) -> R:
         StageUnavailable: none of them uses the store.
     """
     able = [
-        (each.last_capacity.running_requests + each.last_capacity.queued_requests, place)
-        for place, each in enumerate(replicas)
+        each
+        for each in replicas
         if each.last_capacity
         and each.last_capacity.tensor_store == store
         and name in _models([each])
     ]
     if not able:
         raise StageUnavailable(f"no working replica holds {name}; repeat the request later")
-    return replicas[min(able)[1]]
+    return min(able, key=_requests_on)
+
+
+def _requests_on(replica: Reported) -> int:
+    reported = replica.last_capacity
+    known = 0 if reported is None else reported.running_requests + reported.queued_requests
+    return known + replica.assigned
 
 
 def _works(replica: Reported) -> bool:

@@ -83,7 +83,10 @@ def _bind(context: grpc.aio.ServicerContext[Any, Any]) -> None:
 
 
 async def _refuse(context: grpc.aio.ServicerContext[Any, Any], error: TriptychError) -> None:
-    _log.info("refused", status=error.status, reason=error.reason)
+    if error.status == "INTERNAL":
+        _log.error("failed", reason=error.reason, cause=str(error))
+    else:
+        _log.info("refused", status=error.status, reason=error.reason)
     await abort(context, error)
 
 

@@ -29,7 +29,7 @@ def run_process(name: str, settings_type: type[S], main: Callable[[S], Awaitable
     settings = settings_type.read(sys.argv[1:])
     configure(name, settings.log_level, settings.log_format)
     if settings.exit_with_parent:
-        follow_parent()
+        follow_parent(settings.exit_with_parent)
     try:
         asyncio.run(_awaited(main(settings)))
     except ConfigurationError as error:
@@ -50,12 +50,14 @@ async def run_until_first_ends(*work: Coroutine[Any, Any, object]) -> None:
         each.result()
 
 
-def follow_parent() -> None:
-    """Asks the kernel for SIGTERM when the parent ends: nothing outlives a killed parent."""
-    parent = os.getppid()
+def follow_parent(parent: int) -> None:
+    """Asks the kernel for SIGTERM when the parent ends: nothing outlives a killed parent.
+
+    Args:
+        parent: its process id; it may have ended already, and this process have another one now.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # The parent may have ended before the kernel was asked.
-    if os.getppid() != parent or parent == 1:
+    if os.getppid() != parent:
         sys.exit(0)
 
 

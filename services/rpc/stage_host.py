@@ -31,9 +31,18 @@ class StageHost:
         self._sweep_seconds = settings.sweep_seconds
         add_stage_servicers(self.server, replica, store)
 
-    async def run(self) -> None:
-        """Serves until a signal, drains, and gives the store's memory back."""
+    async def run(self, *, serving: bool) -> None:
+        """Serves until a signal, drains, and gives the store's memory back.
+
+        Args:
+            serving: what the health service says at first.
+
+        Raises:
+            ConfigurationError: the address is taken.
+        """
         try:
+            await self.server.start()
+            await self.server.set_serving(serving=serving)
             await run_until_first_ends(self.server.run(), self._sweep())
         finally:
             self._replica.drain()

@@ -1,5 +1,6 @@
 """A tensor store without room refuses one request, not the service."""
 
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -27,7 +28,12 @@ async def encoder(tmp_path: Path) -> AsyncIterator[RemoteEncoder]:
         [
             *(sys.executable, "-m", "encoder_service", "--listen", address),
             *("--model", str(MODEL), "--cluster-secret-file", str(secret)),
-            *("--store", f"shm://{tmp_path}/store?quota_bytes=12288", "--exit-with-parent", "true"),
+            *(
+                "--store",
+                f"shm://{tmp_path}/store?quota_bytes=12288",
+                "--exit-with-parent",
+                str(os.getpid()),
+            ),
         ]
     )
     try:

@@ -1,5 +1,6 @@
 """Which processes make up a cluster, and what each is told."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def _python(module: str, *flags: str) -> tuple[str, ...]:
 def _common_flags(drain_seconds: float) -> tuple[str, ...]:
     return (
         *("--drain-seconds", f"{drain_seconds:g}"),
-        *("--exit-with-parent", "true"),
+        *("--exit-with-parent", str(os.getpid())),
         *("--log-format", "json"),
         *("--log-level", "info"),
     )

@@ -101,7 +101,7 @@ class GenerationServiceServicer:
         """Generates and streams what happens; the artifact's bytes follow the events, JobCompleted comes last. Closing the
         stream cancels the job at the next denoising step. The call's deadline is the job's.
         Errors: INVALID_ARGUMENT, NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (a stage is
-        down; safe to repeat), DEADLINE_EXCEEDED, CANCELLED, INTERNAL.
+        down; safe to repeat), FAILED_PRECONDITION (the stages share no tensor store), DEADLINE_EXCEEDED, CANCELLED, INTERNAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

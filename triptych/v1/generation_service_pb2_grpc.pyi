@@ -41,7 +41,7 @@ class GenerationServiceStub:
     """Generates and streams what happens; the artifact's bytes follow the events, JobCompleted comes last. Closing the
     stream cancels the job at the next denoising step. The call's deadline is the job's.
     Errors: INVALID_ARGUMENT, NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (a stage is
-    down; safe to repeat), DEADLINE_EXCEEDED, CANCELLED, INTERNAL.
+    down; safe to repeat), FAILED_PRECONDITION (the stages share no tensor store), DEADLINE_EXCEEDED, CANCELLED, INTERNAL.
     """
     SubmitJob: _grpc.UnaryUnaryMultiCallable[_generation_service_pb2.SubmitJobRequest, _generation_service_pb2.SubmitJobResponse]
     """Takes a job in and returns at once. Idempotent by client_request_id.
@@ -93,7 +93,7 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """Generates and streams what happens; the artifact's bytes follow the events, JobCompleted comes last. Closing the
     stream cancels the job at the next denoising step. The call's deadline is the job's.
     Errors: INVALID_ARGUMENT, NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (a stage is
-    down; safe to repeat), DEADLINE_EXCEEDED, CANCELLED, INTERNAL.
+    down; safe to repeat), FAILED_PRECONDITION (the stages share no tensor store), DEADLINE_EXCEEDED, CANCELLED, INTERNAL.
     """
     SubmitJob: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.SubmitJobRequest, _generation_service_pb2.SubmitJobResponse]  # type: ignore[assignment]
     """Takes a job in and returns at once. Idempotent by client_request_id.
@@ -148,7 +148,7 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Generates and streams what happens; the artifact's bytes follow the events, JobCompleted comes last. Closing the
         stream cancels the job at the next denoising step. The call's deadline is the job's.
         Errors: INVALID_ARGUMENT, NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (a stage is
-        down; safe to repeat), DEADLINE_EXCEEDED, CANCELLED, INTERNAL.
+        down; safe to repeat), FAILED_PRECONDITION (the stages share no tensor store), DEADLINE_EXCEEDED, CANCELLED, INTERNAL.
         """
 
     @_abc_1.abstractmethod

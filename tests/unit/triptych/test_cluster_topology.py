@@ -1,5 +1,6 @@
 """What the processes of a cluster are told."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_every_process_ends_with_its_parent() -> None:
     split = SplitTopology(OPTIONS).processes(ADDRESS, PLACE, drain_seconds=2.5)
     fused = FusedTopology(OPTIONS).processes(ADDRESS, PLACE, drain_seconds=2.5)
     for process in (*split.stages, split.gateway, fused.gateway):
-        assert flags(process)["--exit-with-parent"] == "true"
+        assert flags(process)["--exit-with-parent"] == str(os.getpid())
         assert flags(process)["--drain-seconds"] == "2.5"
 
 

@@ -1,0 +1,141 @@
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tools.generate_protos import generate
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ["triptych", "services", "encoder_service", "denoiser_service", "vae_service"]
+GENERATED = ROOT / "triptych" / "v1"
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+LIGHT_PROCESSES = {
+    "gateway": ["services.gateway.__main__", "services.rpc.stage_clients"],
+    "client": ["triptych", "triptych.client", "triptych.aio", "triptych.cli"],
+    "denoiser": [
+        "denoiser_service.__main__",
+        "denoiser_service.supervisor",
+        "denoiser_service.servicer",
+        "denoiser_service.scheduler",
+    ],
+}
+
+
+def _written(*folders: str) -> list[Path]:
+    files = (file for folder in folders for file in sorted((ROOT / folder).rglob("*.py")))
+    return [file for file in files if GENERATED not in file.parents]
+
+
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(), file.name)
+
+
+def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def _public(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in tree.body:
+        named = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, named) and not node.name.startswith("_"):
+            yield node
+
+
+ALL = [*PACKAGES, "tools", "tests", "benchmarks", "examples"]
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert len(_written(*PACKAGES)) > 50
+    assert GENERATED.is_dir()
+
+
+def test_imports_keep_to_their_layers() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize("modules", LIGHT_PROCESSES.values(), ids=LIGHT_PROCESSES)
+def test_processes_without_a_model_never_load_torch(modules: list[str]) -> None:
+    # import_module() is invisible to the linter; what a process has loaded is not.
+    program = (
+        f"import sys, {', '.join(modules)}\n"
+        "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
+    generate(tmp_path)
+    fresh = {file.name: file.read_text() for file in (tmp_path / "triptych" / "v1").iterdir()}
+    committed = {file.name: file.read_text() for file in GENERATED.iterdir() if "_pb2" in file.name}
+    assert fresh.keys() == committed.keys()
+    stale = [name for name, text in fresh.items() if committed[name] != text]
+    assert not stale, "run `make protos`"
+
+
+def test_no_file_is_longer_than_allowed() -> None:
+    lengths = {file: len(file.read_text().splitlines()) for file in _written(*ALL)}
+    assert {file: length for file, length in lengths.items() if length > MAX_FILE_LINES} == {}
+
+
+def test_no_function_is_longer_than_allowed() -> None:
+    long = [
+        f"{file.relative_to(ROOT)}:{each.lineno} {each.name}"
+        for file in _written(*ALL)
+        for each in _functions(_tree(file))
+        if each.end_lineno is not None and each.end_lineno - each.lineno >= MAX_FUNCTION_LINES
+    ]
+    assert long == []
+
+
+def test_no_file_is_a_drawer_for_anything() -> None:
+    drawers = {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert [file for file in _written(*ALL) if drawers & {file.stem, file.parent.name}] == []
+
+
+def test_every_module_and_everything_public_in_it_says_what_it_is() -> None:
+    mute = [
+        f"{file.relative_to(ROOT)} {getattr(each, 'name', '')}"
+        for file in _written(*PACKAGES)
+        for tree in [_tree(file)]
+        for each in [tree, *_public(tree)]
+        if ast.get_docstring(each) is None
+    ]
+    assert mute == []
+
+
+def test_no_broad_except_but_at_the_two_edges() -> None:
+    # A call's edge to the wire and a rank's edge to its supervisor; and what only cleans up.
+    allowed = {"services/rpc/interceptors.py", "denoiser_service/executor.py"}
+    broad = {
+        str(file.relative_to(ROOT))
+        for file in _written(*PACKAGES)
+        for node in ast.walk(_tree(file))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
+        and not any(isinstance(each, ast.Raise) and each.exc is None for each in node.body)
+    }
+    assert broad == allowed
+
+
+def test_nothing_is_left_for_later() -> None:
+    left = [
+        f"{file.relative_to(ROOT)}: {word}"
+        for file in _written(*ALL)
+        if file != Path(__file__)
+        for word in ("TODO", "FIXME", "XXX", "NotImplementedError")
+        if word in file.read_text()
+    ]
+    assert left == []

@@ -1,0 +1,51 @@
+"""A denoiser whose numbers can be followed by hand, and what goes with it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from services.domain.generation import GenerationParameters
+from services.model_api.stage_model import StageModel
+from services.model_api.stages import DenoiserModel, Tensors
+from tests.unit.model_api.fake_model import LOADED
+
+TENANT = "someone"
+ONE = "1" * 32
+TWO = "2" * 32
+
+
+@dataclass
+class CountingState:
+    value: torch.Tensor
+    increment: torch.Tensor
+    total_steps: int
+    completed_steps: int = 0
+
+    @property
+    def sigma(self) -> float:
+        return 1 - self.completed_steps / self.total_steps
+
+
+class CountingDenoiser:
+    """Starts at the seed and adds the conditioning at every step."""
+
+    def __init__(self, before_step: Callable[[CountingState], None] = lambda state: None) -> None:
+        self._before_step = before_step
+        self.components: Mapping[str, torch.nn.Module] = {}
+
+    def prepare(self, parameters: GenerationParameters, conditioning: Tensors) -> CountingState:
+        start = torch.full((1, 2), float(parameters.seed))
+        return CountingState(start, conditioning["increment"].clone(), parameters.steps)
+
+    def step(self, state: CountingState) -> None:
+        self._before_step(state)
+        state.value = state.value + state.increment
+        state.completed_steps += 1
+
+    def finish(self, state: CountingState) -> Tensors:
+        return {"latents": state.value}
+
+
+def loaded(denoiser: CountingDenoiser) -> StageModel[DenoiserModel]:
+    return StageModel(LOADED, denoiser)  # type: ignore[arg-type]

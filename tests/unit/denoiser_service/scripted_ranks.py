@@ -1,0 +1,106 @@
+"""A rank group that computes nothing and does what a test says."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from denoiser_service.commands import (
+    Abort,
+    Aborted,
+    Command,
+    Finish,
+    Finished,
+    Prepare,
+    Prepared,
+    RankReady,
+    Reply,
+    Step,
+    Stepped,
+)
+from services.domain.errors import NotFound, RanksLost
+from tests.unit.domain.examples import STORE, TENSOR_REF, loaded
+
+READY = RankReady(loaded=loaded(), tensor_store=STORE, pid=1)
+
+
+async def _nothing(command: Command) -> None:
+    # As real ranks do, let everybody else go on meanwhile.
+    await asyncio.sleep(0)
+
+
+class ScriptedRanks:
+    """Keeps the books a rank keeps: what it never prepared, it does not know.
+
+    Attributes:
+        commands: all that were given, as (kind, request id).
+        on_command: awaited before each is executed; what it raises is the answer.
+        on_reply: called when a reply is on its way.
+    """
+
+    def __init__(self) -> None:
+        self.commands: list[tuple[str, str]] = []
+        self.on_command: Callable[[Command], Awaitable[None]] = _nothing
+        self.on_reply: Callable[[Command], None] = lambda _: None
+        self.ready: RankReady | None = READY
+        self.generation = 1
+        self.most_resident = 0
+        self._steps: dict[str, list[int]] = {}
+        self._rebuilt = asyncio.Event()
+
+    def die(self) -> None:
+        self.ready = None
+        self._steps.clear()
+        self._rebuilt.clear()
+
+    def rebuild(self) -> None:
+        self.ready = READY
+        self.generation += 1
+        self._rebuilt.set()
+
+    async def wait_ready(self) -> RankReady:
+        while self.ready is None:
+            await self._rebuilt.wait()
+        return self.ready
+
+    async def execute(self, command: Command) -> Reply:
+        self.commands.append((command.kind, command.request_id))
+        generation = self.generation
+        await self.on_command(command)
+        if self.ready is None or self.generation != generation:
+            raise RanksLost("a rank died; repeat the request")
+        if isinstance(command, Prepare):
+            self._steps[command.request_id] = [0, command.parameters.steps]
+            self.most_resident = max(self.most_resident, len(self._steps))
+        if command.request_id not in self._steps:
+            raise NotFound(f"request {command.request_id} is not being denoised here")
+        reply = self._reply(command)
+        self.on_reply(command)
+        return reply
+
+    async def close(self) -> None:
+        self.die()
+
+    def _reply(self, command: Command) -> Reply:
+        request_id = command.request_id
+        done, total = self._steps[request_id]
+        match command:
+            case Prepare():
+                return Prepared(
+                    request_id=request_id, total_steps=total, run_seconds=0.25, transfer_seconds=0.5
+                )
+            case Step():
+                self._steps[request_id][0] += 1
+                return Stepped(
+                    request_id=request_id, step=done + 1, total_steps=total, sigma=0.5, seconds=1.0
+                )
+            case Finish():
+                del self._steps[request_id]
+                return Finished(
+                    request_id=request_id,
+                    latents=TENSOR_REF.model_copy(update={"request_id": request_id}),
+                    latents_checksum_xxh3=9,
+                    run_seconds=0.25,
+                    transfer_seconds=0.5,
+                )
+            case Abort():
+                del self._steps[request_id]
+                return Aborted(request_id=request_id, completed_steps=done)

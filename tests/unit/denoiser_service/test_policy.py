@@ -1,0 +1,153 @@
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from denoiser_service.policy import Candidate, Order, next_turn
+
+FIFO, ROUND_ROBIN = Order.FIFO, Order.ROUND_ROBIN
+both_orders = pytest.mark.parametrize("order", list(Order))
+
+
+def _candidate(
+    arrival: int, *, resident: bool = False, leaving: bool = False, last_turn: int = 0
+) -> Candidate:
+    return Candidate(f"r{arrival}", arrival, resident, leaving, last_turn)
+
+
+class _Loop:
+    """The bookkeeping of a scheduler, without one."""
+
+    def __init__(self, order: Order, max_resident: int, steps: Sequence[int]) -> None:
+        self.turns: list[str] = []
+        self._order = order
+        self._max_resident = max_resident
+        self._left = {f"r{arrival}": count for arrival, count in enumerate(steps)}
+        self._arrivals = {name: arrival for arrival, name in enumerate(self._left)}
+        self._last_turns = dict.fromkeys(self._left, 0)
+        self.residents: set[str] = set()
+
+    def candidates(self) -> list[Candidate]:
+        return [
+            Candidate(
+                name, self._arrivals[name], name in self.residents, False, self._last_turns[name]
+            )
+            for name in self._left
+        ]
+
+    def turn(self) -> str | None:
+        chosen = next_turn(self.candidates(), self._order, self._max_resident)
+        if chosen is None:
+            return None
+        self.turns.append(chosen)
+        self._last_turns[chosen] = len(self.turns)
+        self.residents.add(chosen)
+        self._left[chosen] -= 1
+        if self._left[chosen] == 0:
+            del self._left[chosen]
+            self.residents.remove(chosen)
+        return chosen
+
+
+@both_orders
+def test_nobody_means_nothing_to_do(order: Order) -> None:
+    assert next_turn([], order, 4) is None
+
+
+@both_orders
+def test_who_leaves_goes_first(order: Order) -> None:
+    candidates = [
+        _candidate(1, resident=True, last_turn=3),
+        _candidate(2, resident=True, last_turn=9, leaving=True),
+        _candidate(3),
+    ]
+    assert next_turn(candidates, order, 1) == "r2"
+
+
+@both_orders
+def test_who_leaves_from_the_queue_needs_no_room(order: Order) -> None:
+    candidates = [_candidate(1, resident=True, last_turn=3), _candidate(2, leaving=True)]
+    assert next_turn(candidates, order, 1) == "r2"
+
+
+@both_orders
+def test_a_full_house_admits_nobody(order: Order) -> None:
+    candidates = [_candidate(1), _candidate(2, resident=True, last_turn=5)]
+    assert next_turn(candidates, order, 1) == "r2"
+
+
+def test_the_oldest_finishes_first_in_fifo() -> None:
+    loop = _Loop(FIFO, 4, [2, 1, 3])
+    while loop.turn():
+        pass
+    assert loop.turns == ["r0", "r0", "r1", "r2", "r2", "r2"]
+
+
+def test_residents_take_turns_in_round_robin() -> None:
+    loop = _Loop(ROUND_ROBIN, 2, [3, 3, 2])
+    while loop.turn():
+        pass
+    assert loop.turns == ["r0", "r1", "r0", "r1", "r0", "r2", "r1", "r2"]
+
+
+steps = st.lists(st.integers(1, 6), max_size=8)
+orders = st.sampled_from(Order)
+
+
+@given(orders, st.integers(1, 5), steps)
+def test_no_more_than_so_many_are_ever_resident_and_all_are_served(
+    order: Order, max_resident: int, counts: list[int]
+) -> None:
+    loop = _Loop(order, max_resident, counts)
+    while loop.turn():
+        assert len(loop.residents) <= max_resident
+    for arrival, count in enumerate(counts):
+        assert loop.turns.count(f"r{arrival}") == count
+
+
+@given(st.integers(1, 5), st.lists(st.integers(2, 6), max_size=8))
+def test_round_robin_lets_no_resident_wait_for_long(max_resident: int, counts: list[int]) -> None:
+    loop = _Loop(ROUND_ROBIN, max_resident, counts)
+    while loop.turn():
+        for name in loop.residents:
+            since = loop.turns[len(loop.turns) - loop.turns[::-1].index(name) :]
+            # Each place beside it may see the last turn of one and the first of the next.
+            assert len(since) <= 2 * (max_resident - 1)
+
+
+@given(st.integers(1, 5), steps)
+def test_fifo_serves_in_the_order_of_arrival(max_resident: int, counts: list[int]) -> None:
+    loop = _Loop(FIFO, max_resident, counts)
+    while loop.turn():
+        pass
+    assert loop.turns == sorted(loop.turns)
+
+
+candidates = st.lists(
+    st.builds(
+        _candidate,
+        st.integers(0, 99),
+        resident=st.booleans(),
+        leaving=st.booleans(),
+        last_turn=st.integers(0, 99),
+    ),
+    unique_by=lambda each: each.arrival,
+)
+
+
+@given(candidates, orders, st.integers(1, 4))
+def test_whoever_is_chosen_was_a_candidate_with_a_right_to_it(
+    given_candidates: list[Candidate], order: Order, max_resident: int
+) -> None:
+    chosen = next_turn(given_candidates, order, max_resident)
+    by_id = {each.request_id: each for each in given_candidates}
+    if chosen is None:
+        assert not given_candidates
+    elif any(each.leaving for each in given_candidates):
+        assert by_id[chosen].leaving
+    elif not by_id[chosen].resident:
+        assert sum(each.resident for each in given_candidates) < max_resident
+        waiting = [each.arrival for each in given_candidates if not each.resident]
+        if order is FIFO:
+            assert by_id[chosen].arrival == min(waiting)

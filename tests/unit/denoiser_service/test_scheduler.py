@@ -1,0 +1,380 @@
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from denoiser_service.commands import Command
+from denoiser_service.policy import Order
+from denoiser_service.scheduler import StepScheduler
+from services.domain.deadline import Deadline
+from services.domain.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    QueueFull,
+    RanksLost,
+    StageUnavailable,
+    StoreFull,
+)
+from services.domain.stages import (
+    Denoised,
+    DenoiseEvent,
+    DenoiseRequest,
+    DenoiseStarted,
+    StepCompleted,
+)
+from tests.unit.denoiser_service.scripted_ranks import ScriptedRanks
+from tests.unit.domain.examples import PARAMETERS, TENSOR_REF
+
+Discarded = list[tuple[str, str]]
+
+
+class Scheduling:
+    """A running scheduler over scripted ranks."""
+
+    def __init__(self, **options: Any) -> None:
+        self.ranks = ScriptedRanks()
+        self.discarded: Discarded = []
+        told: dict[str, Any] = {
+            "order": Order.ROUND_ROBIN,
+            "max_resident": 4,
+            "max_queued": 8,
+        } | options
+        self.scheduler = StepScheduler(self.ranks, discard=self._discard, **told)
+
+    def stream(
+        self, name: str, *, steps: int = 3, deadline: Deadline | None = None
+    ) -> AsyncGenerator[DenoiseEvent, None]:
+        parameters = PARAMETERS.model_copy(update={"steps": steps})
+        request = DenoiseRequest(name, "default", parameters, TENSOR_REF)
+        return self.scheduler.denoise(request, deadline or Deadline.after(600))
+
+    async def outcome(self, name: str, **options: Any) -> list[DenoiseEvent]:
+        async with aclosing(self.stream(name, **options)) as events:
+            return [event async for event in events]
+
+    def start(self, name: str, **options: Any) -> asyncio.Task[list[DenoiseEvent]]:
+        return asyncio.create_task(self.outcome(name, **options))
+
+    def commands_for(self, name: str) -> list[str]:
+        return [kind for kind, request_id in self.ranks.commands if request_id == name]
+
+    def _discard(self, tenant: str, request_id: str) -> None:
+        self.discarded.append((tenant, request_id))
+
+
+@asynccontextmanager
+async def _scheduling(**options: Any) -> AsyncIterator[Scheduling]:
+    each = Scheduling(**options)
+    loop = asyncio.create_task(each.scheduler.run())
+    try:
+        async with asyncio.timeout(30):
+            yield each
+        # A loop that ended by itself failed; that must not pass unseen.
+        assert not loop.done(), loop
+        assert each.scheduler.running == each.scheduler.queued == 0
+    finally:
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+
+
+class Hold:
+    """Stops the ranks at one command until the test lets them go."""
+
+    def __init__(self, ranks: ScriptedRanks, kind: str, name: str, count: int = 1) -> None:
+        self.reached = asyncio.Event()
+        self.go = asyncio.Event()
+        self._what = (kind, name)
+        self._count = count
+        ranks.on_command = self
+
+    async def __call__(self, command: Command) -> None:
+        if (command.kind, command.request_id) == self._what:
+            self._count -= 1
+            if self._count == 0:
+                self.reached.set()
+                await self.go.wait()
+
+
+def _pass(deadline: Deadline) -> None:
+    """Lets the time go by."""
+    object.__setattr__(deadline, "monotonic_time", 0.0)
+
+
+WHOLE = ["prepare", "step", "step", "step", "finish"]
+
+
+async def test_a_request_is_prepared_stepped_and_finished() -> None:
+    async with _scheduling() as each:
+        events = await each.outcome("a")
+        assert each.commands_for("a") == WHOLE
+        assert each.scheduler.completed_steps == 3
+    assert isinstance(events[0], DenoiseStarted)
+    assert events[1:4] == [StepCompleted(step, 3, 0.5, 1.0) for step in (1, 2, 3)]
+    denoised = events[4]
+    assert isinstance(denoised, Denoised)
+    assert denoised.latents.request_id == "a"
+    assert denoised.timing.run_seconds == 0.25 + 3 * 1.0 + 0.25
+    assert denoised.timing.transfer_seconds == 1.0
+    assert denoised.timing.queue_seconds >= 0
+    assert each.discarded == []
+
+
+async def test_residents_take_turns_step_by_step() -> None:
+    async with _scheduling(max_resident=2) as each:
+        hold = Hold(each.ranks, "prepare", "a")
+        tasks = [each.start(name, steps=2) for name in ("a", "b", "c")]
+        await hold.reached.wait()
+        hold.go.set()
+        await asyncio.gather(*tasks)
+        assert each.ranks.commands == [
+            ("prepare", "a"),
+            ("prepare", "b"),
+            ("step", "a"),
+            ("step", "b"),
+            ("step", "a"),
+            ("step", "b"),
+            ("finish", "a"),
+            ("prepare", "c"),
+            ("finish", "b"),
+            ("step", "c"),
+            ("step", "c"),
+            ("finish", "c"),
+        ]
+        assert each.ranks.most_resident == 2
+
+
+async def test_fifo_finishes_the_oldest_first() -> None:
+    async with _scheduling(order=Order.FIFO) as each:
+        hold = Hold(each.ranks, "prepare", "a")
+        tasks = [each.start(name) for name in ("a", "b")]
+        await hold.reached.wait()
+        hold.go.set()
+        await asyncio.gather(*tasks)
+        assert [name for _, name in each.ranks.commands] == ["a"] * 5 + ["b"] * 5
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whoever_leaves_gets_no_further_turn_and_the_others_lose_none(seed: int) -> None:
+    chance = random.Random(seed)
+    leaves_after = chance.randrange(0, 5)
+    async with _scheduling(max_resident=chance.randrange(1, 4)) as each:
+        others = [each.start(name) for name in ("a", "b", "c")]
+        async with aclosing(each.stream("left", steps=5)) as events:
+            for _ in range(leaves_after):
+                await anext(events)
+        before = each.commands_for("left")
+        done = await asyncio.gather(*others)
+        assert await each.outcome("next") != []
+        for name, events_of in zip("abc", done, strict=True):
+            assert each.commands_for(name) == WHOLE
+            assert isinstance(events_of[-1], Denoised)
+        after = each.commands_for("left")[len(before) :]
+        # At most the command under way is completed; then the ranks are told to forget it, once.
+        assert after in (["abort"], ["prepare", "abort"], ["step", "abort"], [])
+        assert bool(each.commands_for("left")) == (each.commands_for("left").count("abort") == 1)
+
+
+async def test_cancelling_by_name_ends_the_stream_at_the_next_step() -> None:
+    async with _scheduling() as each:
+        hold = Hold(each.ranks, "step", "a", 2)
+        task = each.start("a")
+        await hold.reached.wait()
+        assert each.scheduler.cancel("a") == 1
+        hold.go.set()
+        with pytest.raises(Cancelled, match="cancelled while denoising; 2 of 3 steps were done"):
+            await task
+        assert each.commands_for("a") == ["prepare", "step", "step", "abort"]
+
+
+async def test_cancelling_what_is_not_there_is_not_found() -> None:
+    async with _scheduling() as each:
+        await each.outcome("a")
+        with pytest.raises(NotFound, match="a is not being denoised here"):
+            each.scheduler.cancel("a")
+
+
+async def test_a_deadline_stops_a_resident_at_the_next_step() -> None:
+    deadline = Deadline.after(600)
+    async with _scheduling() as each:
+        hold = Hold(each.ranks, "step", "a", 2)
+        task = each.start("a", deadline=deadline)
+        await hold.reached.wait()
+        _pass(deadline)
+        hold.go.set()
+        with pytest.raises(DeadlineExceeded, match="2 of 3 steps were done"):
+            await task
+        assert each.commands_for("a") == ["prepare", "step", "step", "abort"]
+
+
+async def test_a_deadline_that_passes_in_the_queue_costs_no_command() -> None:
+    deadline = Deadline.after(600)
+    async with _scheduling(max_resident=1) as each:
+        hold = Hold(each.ranks, "step", "a")
+        first, second = each.start("a"), each.start("b", deadline=deadline)
+        await hold.reached.wait()
+        _pass(deadline)
+        hold.go.set()
+        with pytest.raises(DeadlineExceeded):
+            await second
+        await first
+        assert each.commands_for("b") == []
+
+
+async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
+    async with _scheduling(max_resident=1, max_queued=1) as each:
+        hold = Hold(each.ranks, "step", "a")
+        running = each.start("a")
+        await hold.reached.wait()
+        waiting = each.stream("b")
+        entering = asyncio.create_task(anext(waiting))
+        await asyncio.sleep(0)
+        assert (each.scheduler.running, each.scheduler.queued) == (1, 1)
+        with pytest.raises(
+            QueueFull, match=r"the denoiser's queue is full \(1 requests wait\)"
+        ) as c:
+            await each.outcome("c")
+        assert c.value.retry_after_seconds is not None
+        assert c.value.retry_after_seconds > 0
+        hold.go.set()
+        await running
+        await entering
+        await waiting.aclose()
+        await each.outcome("d")
+
+
+async def test_the_same_request_cannot_be_denoised_twice_at_once() -> None:
+    async with _scheduling() as each:
+        hold = Hold(each.ranks, "step", "a")
+        task = each.start("a")
+        await hold.reached.wait()
+        with pytest.raises(InvalidRequest, match="request_id: is being denoised already"):
+            await each.outcome("a")
+        hold.go.set()
+        assert isinstance((await task)[-1], Denoised)
+
+
+async def test_a_draining_scheduler_finishes_what_it_has_and_takes_no_more() -> None:
+    async with _scheduling(max_resident=1) as each:
+        hold = Hold(each.ranks, "step", "a")
+        tasks = [each.start("a"), each.start("b")]
+        await hold.reached.wait()
+        each.scheduler.draining = True
+        with pytest.raises(StageUnavailable, match="draining"):
+            await each.outcome("c")
+        hold.go.set()
+        for events in await asyncio.gather(*tasks):
+            assert isinstance(events[-1], Denoised)
+
+
+async def test_a_command_that_fails_ends_its_request_alone() -> None:
+    async def refuse(command: Command) -> None:
+        if (command.kind, command.request_id) == ("finish", "a"):
+            raise StoreFull("no room")
+
+    async with _scheduling() as each:
+        each.ranks.on_command = refuse
+        failing, other = each.start("a"), each.start("b")
+        with pytest.raises(StoreFull, match="no room"):
+            await failing
+        assert isinstance((await other)[-1], Denoised)
+
+
+async def test_lost_ranks_fail_the_residents_and_the_queue_waits_for_the_rebuild() -> None:
+    async with _scheduling(max_resident=2) as each:
+        hold = Hold(each.ranks, "step", "b")
+        residents = [each.start("a"), each.start("b")]
+        queued = each.start("c")
+        await hold.reached.wait()
+        each.ranks.die()
+        hold.go.set()
+        for task in residents:
+            with pytest.raises(RanksLost):
+                await task
+        assert each.commands_for("c") == []
+        assert (each.scheduler.running, each.scheduler.queued) == (0, 1)
+        each.ranks.rebuild()
+        assert isinstance((await queued)[-1], Denoised)
+        assert each.commands_for("c") == WHOLE
+
+
+async def test_residents_of_ranks_that_died_between_two_commands_are_told_so() -> None:
+    async with _scheduling() as each:
+
+        def die(command: Command) -> None:
+            each.ranks.on_reply = lambda _: None
+            each.ranks.die()
+
+        each.ranks.on_reply = die
+        # Nobody rebuilds them meanwhile: who lost its state need not wait to hear of it.
+        with pytest.raises(RanksLost):
+            await each.outcome("a")
+        assert each.commands_for("a") == ["prepare"]
+        each.ranks.rebuild()
+        assert isinstance((await each.outcome("b"))[-1], Denoised)
+
+
+async def test_rebuilt_ranks_are_never_asked_for_what_the_old_ones_held() -> None:
+    async with _scheduling() as each:
+
+        def die_and_come_back(command: Command) -> None:
+            each.ranks.on_reply = lambda _: None
+            each.ranks.die()
+            each.ranks.rebuild()
+
+        each.ranks.on_reply = die_and_come_back
+        with pytest.raises(RanksLost):
+            await each.outcome("a")
+        assert each.commands_for("a") == ["prepare"]
+
+
+async def test_who_gives_up_during_a_rebuild_leaves_the_queue() -> None:
+    async with _scheduling(max_queued=1) as each:
+        each.ranks.die()
+        waiting = each.stream("a")
+        task = asyncio.create_task(anext(waiting))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await each.outcome("b")
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await _a_few_turns()
+        assert each.scheduler.queued == 0
+        other = each.start("c")
+        each.ranks.rebuild()
+        assert isinstance((await other)[-1], Denoised)
+        assert each.commands_for("a") == []
+
+
+async def test_latents_that_come_after_the_caller_left_are_discarded() -> None:
+    async with _scheduling() as each:
+        hold = Hold(each.ranks, "finish", "a")
+        task = each.start("a")
+        await hold.reached.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert each.discarded == []
+        hold.go.set()
+        await each.outcome("b")
+        assert each.discarded == [("default", "a")]
+
+
+async def test_latents_of_a_request_cancelled_by_name_are_not_handed_out() -> None:
+    async with _scheduling() as each:
+        hold = Hold(each.ranks, "finish", "a")
+        task = each.start("a")
+        await hold.reached.wait()
+        each.scheduler.cancel("a")
+        hold.go.set()
+        with pytest.raises(Cancelled):
+            await task
+        assert each.discarded == [("default", "a")]
+
+
+async def _a_few_turns() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)

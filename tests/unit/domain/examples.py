@@ -1,0 +1,100 @@
+"""Valid values of the domain's nouns, for tests to vary."""
+
+from services.domain.acceleration import CacheMethod
+from services.domain.element_type import ElementType
+from services.domain.generation import GenerationParameters
+from services.domain.model import (
+    Capabilities,
+    Component,
+    GenerationDefaults,
+    LoadedModel,
+    MediaFormat,
+    Model,
+    Stage,
+)
+from services.domain.stages import Artifact, Capacity, StageTiming
+from services.domain.tensor_ref import TensorRef, TensorSpec
+
+REQUEST_ID = "0123456789abcdef" * 2
+STORE = f"shm:{'5' * 32}"
+
+DEFAULTS = GenerationDefaults(
+    width=128, height=64, steps=20, guidance_scale=4.0, negative_prompt="blurry"
+)
+CAPABILITIES = Capabilities(
+    max_prompt_characters=100,
+    max_prompt_tokens=32,
+    size_multiple=16,
+    min_side=32,
+    max_side=256,
+    max_pixels=128 * 128,
+    min_steps=2,
+    max_steps=50,
+    supports_guidance=True,
+    min_guidance_scale=1.0,
+    max_guidance_scale=20.0,
+    defaults=DEFAULTS,
+)
+MODEL = Model(
+    name="painter", family="qwen-image", capabilities=CAPABILITIES, dtype=ElementType.FLOAT32
+)
+PARAMETERS = GenerationParameters(
+    model="painter",
+    prompt="a red circle",
+    negative_prompt="blurry",
+    width=128,
+    height=64,
+    steps=3,
+    guidance_scale=4.0,
+    seed=7,
+    dtype=ElementType.FLOAT32,
+    cache=CacheMethod.NONE,
+    media_format=MediaFormat.PNG,
+)
+TENSOR_REF = TensorRef(
+    store=STORE,
+    owner="a" * 32,
+    key="b" * 32,
+    tensors=(
+        TensorSpec(name="prompt_embeds", element_type=ElementType.BFLOAT16, shape=(1, 17, 64)),
+        TensorSpec(name="mask", element_type=ElementType.BOOL, shape=()),
+    ),
+    size_bytes=4096,
+    checksum_xxh3=2**64 - 1,
+    expire_time=1_800_000_000.123456,
+    tenant="default",
+    request_id=REQUEST_ID,
+    mac=b"\x00\xff",
+)
+ARTIFACT = Artifact(
+    artifact_id="c" * 32,
+    media_format=MediaFormat.PNG,
+    width=128,
+    height=64,
+    num_frames=1,
+    size_bytes=6,
+    checksum_xxh3=2**63 + 1,
+)
+
+
+def loaded(name: str = "painter") -> LoadedModel:
+    part = Component(name="transformer", parameter_count=10, size_bytes=40)
+    return LoadedModel(model=MODEL.model_copy(update={"name": name}), components=(part,))
+
+
+def timing(stage: Stage) -> StageTiming:
+    return StageTiming(stage, queue_seconds=0.25, run_seconds=1.5, transfer_seconds=0.125)
+
+
+def capacity(stage: Stage, *models: str, store: str = STORE, **changes: object) -> Capacity:
+    values: dict[str, object] = {
+        "stage": stage,
+        "instance_id": "d" * 32,
+        "models": tuple(loaded(each) for each in models),
+        "tensor_store": store,
+        "running_requests": 0,
+        "queued_requests": 0,
+        "max_queued_requests": 8,
+        "draining": False,
+    }
+    return Capacity(**(values | changes))  # type: ignore[arg-type]

@@ -1,0 +1,209 @@
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.domain.acceleration import CacheMethod
+from services.domain.element_type import ElementType
+from services.domain.errors import InvalidRequest
+from services.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest, resolve
+from services.domain.model import MediaFormat, Model
+from tests.unit.domain.examples import CAPABILITIES, MODEL
+
+
+def _no_seed() -> int:
+    raise AssertionError("a seed was drawn though the request has one")
+
+
+def _resolved(model: Model = MODEL, **asked: Any) -> GenerationParameters:
+    request = GenerationRequest.model_validate({"prompt": "a cat", "seed": 1} | asked)
+    return resolve(request, model, _no_seed)
+
+
+def _violations(model: Model = MODEL, **asked: Any) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        _resolved(model, **asked)
+    return {each.field: each.description for each in caught.value.violations}
+
+
+def _model(**limits: object) -> Model:
+    return MODEL.model_copy(update={"capabilities": CAPABILITIES.model_copy(update=limits)})
+
+
+def test_what_is_left_out_takes_the_models_defaults() -> None:
+    drawn = iter([42])
+    parameters = resolve(GenerationRequest(prompt="a cat"), MODEL, lambda: next(drawn))
+    assert parameters == GenerationParameters(
+        model="painter",
+        prompt="a cat",
+        negative_prompt="blurry",
+        width=128,
+        height=64,
+        steps=20,
+        guidance_scale=4.0,
+        seed=42,
+        dtype=ElementType.FLOAT32,
+        cache=CacheMethod.NONE,
+        media_format=MediaFormat.PNG,
+    )
+
+
+def test_what_is_asked_wins_over_the_defaults() -> None:
+    parameters = _resolved(
+        width=32,
+        height=256,
+        steps=2,
+        guidance_scale=1.5,
+        seed=0,
+        negative_prompt="",
+        dtype="float32",
+    )
+    assert (parameters.width, parameters.height, parameters.steps) == (32, 256, 2)
+    assert (parameters.guidance_scale, parameters.seed) == (1.5, 0)
+    assert parameters.negative_prompt == ""
+    assert parameters.guided
+
+
+def test_guidance_of_exactly_one_is_off() -> None:
+    parameters = _resolved(guidance_scale=1.0)
+    assert parameters.negative_prompt is None
+    assert not parameters.guided
+
+
+def test_guidance_just_above_one_is_on() -> None:
+    assert _resolved(guidance_scale=math.nextafter(1, 2)).negative_prompt == "blurry"
+
+
+@pytest.mark.parametrize(
+    ("field", "asked", "said"),
+    [
+        ("prompt", {"prompt": ""}, ["empty"]),
+        ("prompt", {"prompt": " \n\t"}, ["empty"]),
+        ("prompt", {"prompt": "x" * 101}, ["101", "100"]),
+        ("prompt", {"prompt": "a\x00b"}, ["control characters"]),
+        ("prompt", {"prompt": "\x1b[31m"}, ["control characters"]),
+        ("negative_prompt", {"negative_prompt": "x" * 101}, ["101", "100"]),
+        ("negative_prompt", {"negative_prompt": "a\x07"}, ["control characters"]),
+        ("negative_prompt", {"negative_prompt": "x", "guidance_scale": 1.0}, ["guidance_scale"]),
+        ("width", {"width": 0}, ["0", "16", "32", "256"]),
+        ("width", {"width": 40}, ["40", "16", "32", "256"]),
+        ("width", {"width": 16}, ["16", "32"]),
+        ("height", {"height": 272}, ["272", "256"]),
+        ("height", {"height": 2**32 - 1}, [str(2**32 - 1), "256"]),
+        ("steps", {"steps": 1}, ["1", "2 to 50"]),
+        ("steps", {"steps": 0}, ["0", "2 to 50"]),
+        ("steps", {"steps": 51}, ["51", "2 to 50"]),
+        ("guidance_scale", {"guidance_scale": math.nan}, ["nan", "1 to 20"]),
+        ("guidance_scale", {"guidance_scale": math.inf}, ["inf", "1 to 20"]),
+        ("guidance_scale", {"guidance_scale": -math.inf}, ["-inf", "1 to 20"]),
+        ("guidance_scale", {"guidance_scale": -1.0}, ["-1", "1 to 20"]),
+        ("guidance_scale", {"guidance_scale": 0.5}, ["0.5", "1 to 20"]),
+        ("guidance_scale", {"guidance_scale": 20.5}, ["20.5", "1 to 20"]),
+        ("seed", {"seed": MAX_SEED + 1}, [str(MAX_SEED + 1), str(MAX_SEED)]),
+        ("seed", {"seed": -1}, ["-1", str(MAX_SEED)]),
+        ("dtype", {"dtype": "bfloat16"}, ["bfloat16", "float32"]),
+        ("acceleration.cache", {"cache": "tea_cache"}, ["tea_cache", "none"]),
+        ("media_format", {"media_format": "mp4"}, ["mp4", "png"]),
+    ],
+)
+def test_a_violation_names_its_field_the_value_and_what_is_allowed(
+    field: str, asked: dict[str, Any], said: list[str]
+) -> None:
+    violations = _violations(**asked)
+    assert list(violations) == [field]
+    for each in said:
+        assert each in violations[field]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"width": 32},
+        {"width": 256, "height": 64},
+        {"steps": 2},
+        {"steps": 50},
+        {"guidance_scale": 20.0},
+        {"seed": MAX_SEED},
+        {"prompt": "x" * 100},
+        {"prompt": "two\nlines\tand a tab\r"},
+        {"cache": "none"},
+    ],
+)
+def test_the_bounds_themselves_are_allowed(asked: dict[str, Any]) -> None:
+    parameters = _resolved(**asked)
+    assert {name: getattr(parameters, name) for name in asked} == asked
+
+
+def test_too_many_pixels_are_refused_when_only_one_side_is_given() -> None:
+    # 256 is a legal width; times the default height it is not a legal picture.
+    model = _model(max_pixels=128 * 128 - 1)
+    violations = _violations(model, width=256)
+    assert violations == {"width": "times height is 16384 pixels; allowed are at most 16383"}
+
+
+def test_guidance_is_refused_by_a_model_without_it() -> None:
+    without = _model(
+        supports_guidance=False,
+        defaults=CAPABILITIES.defaults.model_copy(update={"guidance_scale": 1.0}),
+    )
+    assert list(_violations(without, guidance_scale=2.0)) == ["guidance_scale"]
+    assert _resolved(without, guidance_scale=1.0).negative_prompt is None
+
+
+def test_all_violations_are_reported_together() -> None:
+    violations = _violations(prompt="", width=33, height=1, steps=1, seed=-1, dtype="bool")
+    assert set(violations) == {"prompt", "width", "height", "steps", "seed", "dtype"}
+
+
+def test_the_message_holds_every_violation_but_not_the_prompt() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        _resolved(prompt="my secret\x00", steps=1)
+    assert "prompt: " in str(caught.value)
+    assert "steps: is 1" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+_requests = st.builds(
+    GenerationRequest,
+    prompt=st.text(max_size=120),
+    negative_prompt=st.none() | st.text(max_size=120),
+    width=st.none() | st.integers(0, 2**32 - 1) | st.integers(0, 20).map(lambda n: 16 * n),
+    height=st.none() | st.integers(0, 2**32 - 1) | st.integers(0, 20).map(lambda n: 16 * n),
+    steps=st.none() | st.integers(0, 2**32 - 1) | st.integers(0, 60),
+    guidance_scale=st.none() | st.floats() | st.floats(0.5, 25),
+    seed=st.none() | st.integers(0, 2**64 - 1),
+    dtype=st.none() | st.sampled_from(ElementType),
+    cache=st.none() | st.sampled_from(CacheMethod),
+    media_format=st.none() | st.sampled_from(MediaFormat),
+)
+
+
+@given(_requests)
+def test_any_request_resolves_within_the_limits_or_is_refused_by_name(
+    request: GenerationRequest,
+) -> None:
+    fields = (set(GenerationRequest.model_fields) - {"cache"}) | {"acceleration.cache"}
+    try:
+        parameters = resolve(request, MODEL, lambda: MAX_SEED)
+    except InvalidRequest as error:
+        named = {each.field for each in error.violations}
+        assert named
+        assert named <= fields
+        return
+    limits = CAPABILITIES
+    for side in (parameters.width, parameters.height):
+        assert limits.min_side <= side <= limits.max_side
+        assert side % limits.size_multiple == 0
+    assert parameters.width * parameters.height <= limits.max_pixels
+    assert limits.min_steps <= parameters.steps <= limits.max_steps
+    assert 1 <= parameters.guidance_scale <= limits.max_guidance_scale
+    assert parameters.guided == (parameters.guidance_scale > 1)
+    assert 0 <= parameters.seed <= MAX_SEED
+    assert 0 < len(parameters.prompt) <= limits.max_prompt_characters
+    assert parameters.dtype is MODEL.dtype
+    # Nothing that was asked is changed in silence.
+    for name in request.model_fields_set - {"model"}:
+        asked = getattr(request, name)
+        assert asked is None or getattr(parameters, name) == asked

@@ -1,0 +1,125 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from encoder_service.settings import EncoderSettings
+from services.domain.errors import ConfigurationError
+from services.gateway.settings import GatewaySettings
+
+GATEWAY = ["--listen=localhost:0", "--encoder=e:1", "--denoiser=d:1", "--vae=v:1"]
+
+
+def _refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        GatewaySettings.read(arguments)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def _encoder(secret: Path) -> EncoderSettings:
+    flags = {"listen": "x:1", "model": "m", "store": "memory:", "cluster-secret-file": secret}
+    return EncoderSettings.read([f"--{flag}={value}" for flag, value in flags.items()])
+
+
+def test_flags_fill_the_settings_and_the_rest_is_defaults() -> None:
+    settings = GatewaySettings.read([*GATEWAY, "--drain-seconds=5", "--reflection=false"])
+    assert settings.listen == "localhost:0"
+    assert settings.encoder == ("e:1",)
+    assert settings.drain_seconds == 5
+    assert settings.reflection is False
+    assert settings.log_format == "json"
+
+
+def test_a_list_is_given_by_repetition_or_commas() -> None:
+    settings = GatewaySettings.read([*GATEWAY, "--encoder=unix:/tmp/b", "--vae=v:2,v:3"])
+    assert settings.encoder == ("e:1", "unix:/tmp/b")
+    assert settings.vae == ("v:1", "v:2", "v:3")
+
+
+def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIPTYCH_GATEWAY_DRAIN_SECONDS", "7")
+    monkeypatch.setenv("TRIPTYCH_GATEWAY_POLL_SECONDS", "3")
+    settings = GatewaySettings.read([*GATEWAY, "--drain-seconds=5"])
+    assert (settings.drain_seconds, settings.poll_seconds) == (5, 3)
+
+
+def test_settings_are_frozen() -> None:
+    settings = GatewaySettings.read(GATEWAY)
+    with pytest.raises(ValidationError):
+        settings.listen = "elsewhere"  # type: ignore[misc]
+
+
+def test_an_unknown_environment_variable_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRIPTYCH_GATEWAY_DRAIN_SECOND", "7")
+    assert "TRIPTYCH_GATEWAY_DRAIN_SECOND\n" in _refused(GATEWAY, capsys)
+
+
+def test_another_process_variables_are_no_business_of_this_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRIPTYCH_VAE_NO_SUCH_THING", "7")
+    GatewaySettings.read(GATEWAY)
+
+
+def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--no-such-flag" in _refused([*GATEWAY, "--no-such-flag=1"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("flag", "field"),
+    [
+        ("--drain-seconds=-1", "drain_seconds"),
+        ("--drain-seconds=soon", "drain_seconds"),
+        ("--poll-seconds=0", "poll_seconds"),
+        ("--default-deadline-seconds=0", "default_deadline_seconds"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_field(
+    flag: str, field: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"settings: {field}: " in _refused([*GATEWAY, flag], capsys)
+
+
+def test_every_missing_value_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    said = _refused([], capsys)
+    for field in ("listen", "encoder", "denoiser", "vae"):
+        assert f"settings: {field}: " in said
+
+
+def test_a_process_with_bad_settings_exits_with_two_and_a_sentence() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "services.gateway", "--listen=localhost:0"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"TRIPTYCH_GATEWAY_POLL_SECONDS": "never"},
+    )
+    assert ended.returncode == 2
+    assert "settings: poll_seconds: " in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_secret_is_read_from_its_file_and_never_shown(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("x" * 32 + "\n")
+    secret = _encoder(file).cluster_secret()
+    assert secret.get_secret_value() == "x" * 32
+    assert "xx" not in repr(secret)
+
+
+@pytest.mark.parametrize("content", [b"", b"short\n", b" " * 40 + b"x" * 31, b"\xff" * 40])
+def test_an_unusable_secret_file_is_a_configuration_error(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=f"cluster_secret_file: .*{file}"):
+        _encoder(file).cluster_secret()
+
+
+def test_a_missing_secret_file_is_a_configuration_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"cluster_secret_file: cannot read .*/none"):
+        _encoder(tmp_path / "none").cluster_secret()

@@ -1,0 +1,153 @@
+"""Stages of this process that store nothing and do what a test says."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from services.domain.deadline import Deadline
+from services.domain.errors import StageUnavailable
+from services.domain.model import Stage
+from services.domain.stages import (
+    Capacity,
+    Decoded,
+    DecodeEvent,
+    DecodeRequest,
+    Denoised,
+    DenoiseEvent,
+    DenoiseRequest,
+    DenoiseStarted,
+    Encoded,
+    EncodeRequest,
+    MediaChunk,
+    StepCompleted,
+)
+from tests.unit.domain.examples import ARTIFACT, TENSOR_REF, capacity, timing
+
+CONDITIONING = TENSOR_REF.model_copy(update={"key": "1" * 32})
+LATENTS = TENSOR_REF.model_copy(update={"key": "2" * 32})
+MEDIA = (b"abcd", b"ef")
+
+
+class ScriptedStage:
+    """What every stage does.
+
+    Attributes:
+        fails: raised in the middle of its work.
+        waits: whether its work stops in the middle, for ever.
+        releases: what it was asked to release, as (tenant, request id).
+        reached, stopped, release_asked: set when its work is in the middle, when it has left it,
+            and when something is to be released.
+        running: how many of its calls are under way.
+        capacity_now: its report; None while it is down.
+    """
+
+    def __init__(self, stage: Stage, models: Sequence[str] = ("painter",)) -> None:
+        self.fails: BaseException | None = None
+        self.waits = False
+        self.reached = asyncio.Event()
+        self.stopped = asyncio.Event()
+        self.release_asked = asyncio.Event()
+        self.release_fails: BaseException | None = None
+        self.may_release = asyncio.Event()
+        self.may_release.set()
+        self.releases: list[tuple[str, str]] = []
+        self.running = 0
+        self.deadlines: list[Deadline] = []
+        self.capacity_now: Capacity | None = capacity(stage, *models)
+        self.capacity_fails: BaseException = StageUnavailable(f"the {stage} is down")
+
+    async def capacity(self, deadline: Deadline) -> Capacity:
+        if self.capacity_now is None:
+            raise self.capacity_fails
+        return self.capacity_now
+
+    async def release(self, tenant: str, request_id: str, deadline: Deadline) -> int:
+        self.releases.append((tenant, request_id))
+        self.release_asked.set()
+        await self.may_release.wait()
+        if self.release_fails is not None:
+            raise self.release_fails
+        return 1
+
+    async def _middle(self, deadline: Deadline) -> None:
+        self.deadlines.append(deadline)
+        self.running += 1
+        self.reached.set()
+        try:
+            if self.waits:
+                await asyncio.Event().wait()
+            if self.fails is not None:
+                raise self.fails
+        finally:
+            self.running -= 1
+            self.stopped.set()
+
+
+class ScriptedEncoder(ScriptedStage):
+    """Prompts to nothing."""
+
+    def __init__(self, *models: str) -> None:
+        super().__init__(Stage.ENCODER, models or ("painter",))
+        self.requests: list[EncodeRequest] = []
+
+    async def encode(self, request: EncodeRequest, deadline: Deadline) -> Encoded:
+        self.requests.append(request)
+        await self._middle(deadline)
+        return Encoded(CONDITIONING, timing(Stage.ENCODER))
+
+
+class ScriptedDenoiser(ScriptedStage):
+    """Two steps of nothing."""
+
+    def __init__(self, *models: str) -> None:
+        super().__init__(Stage.DENOISER, models or ("painter",))
+        self.requests: list[DenoiseRequest] = []
+        self.ends_early = False
+
+    async def denoise(
+        self, request: DenoiseRequest, deadline: Deadline
+    ) -> AsyncGenerator[DenoiseEvent, None]:
+        self.requests.append(request)
+        yield DenoiseStarted()
+        yield StepCompleted(1, 2, 1.0, 0.5)
+        await self._middle(deadline)
+        yield StepCompleted(2, 2, 0.5, 0.5)
+        if not self.ends_early:
+            yield Denoised(LATENTS, 77, timing(Stage.DENOISER))
+
+
+class ScriptedVae(ScriptedStage):
+    """Nothing to six bytes."""
+
+    def __init__(self, *models: str) -> None:
+        super().__init__(Stage.VAE, models or ("painter",))
+        self.requests: list[DecodeRequest] = []
+        self.media: tuple[bytes, ...] = MEDIA
+
+    async def decode(
+        self, request: DecodeRequest, deadline: Deadline
+    ) -> AsyncGenerator[DecodeEvent, None]:
+        self.requests.append(request)
+        yield ARTIFACT
+        yield MediaChunk(self.media[0])
+        await self._middle(deadline)
+        for each in self.media[1:]:
+            yield MediaChunk(each)
+        yield Decoded(timing(Stage.VAE))
+
+
+class ScriptedCluster:
+    """One replica of each stage."""
+
+    def __init__(self) -> None:
+        self.encoder = ScriptedEncoder()
+        self.denoiser = ScriptedDenoiser()
+        self.vae = ScriptedVae()
+        self.stages: dict[str, ScriptedStage] = {
+            "encoder": self.encoder,
+            "denoiser": self.denoiser,
+            "vae": self.vae,
+        }
+
+    @property
+    def releases(self) -> list[list[tuple[str, str]]]:
+        return [each.releases for each in self.stages.values()]

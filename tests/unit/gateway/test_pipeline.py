@@ -1,0 +1,349 @@
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from services.domain.deadline import Deadline
+from services.domain.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    QueueFull,
+    RemoteFailure,
+    StageUnavailable,
+    TensorNotFound,
+    TriptychError,
+    Unavailable,
+)
+from services.domain.generation import MAX_SEED, GenerationRequest
+from services.domain.job_event import (
+    ArtifactChunk,
+    JobAccepted,
+    JobCompleted,
+    JobEvent,
+    StageCompleted,
+    StageStarted,
+)
+from services.domain.model import Stage
+from services.domain.stages import StepCompleted
+from services.gateway.pipeline import Pipeline
+from services.gateway.replicas import ReplicaPools
+from tests.unit.domain.examples import ARTIFACT, REQUEST_ID
+from tests.unit.gateway.scripted_stages import CONDITIONING, LATENTS, ScriptedCluster
+
+REQUEST = GenerationRequest(prompt="a red circle", seed=7)
+RELEASED = ("default", REQUEST_ID)
+STAGES = ["encoder", "denoiser", "vae"]
+EVENTS = [
+    "JobAccepted",
+    "StageStarted encoder",
+    "StageCompleted encoder",
+    "StageStarted denoiser",
+    "StepCompleted",
+    "StepCompleted",
+    "StageCompleted denoiser",
+    "StageStarted vae",
+    "ArtifactChunk",
+    "ArtifactChunk",
+    "StageCompleted vae",
+    "JobCompleted",
+]
+each_stage = pytest.mark.parametrize("stage", STAGES)
+
+
+class Gateway:
+    """A pipeline over scripted stages."""
+
+    def __init__(self) -> None:
+        self.cluster = ScriptedCluster()
+        self.pools = ReplicaPools(
+            [self.cluster.encoder],
+            [self.cluster.denoiser],
+            [self.cluster.vae],
+            poll_seconds=60,
+            on_change=_ignore,
+        )
+        self.pipeline = Pipeline(self.pools)
+
+    def generate(
+        self, request: GenerationRequest = REQUEST, deadline: Deadline | None = None
+    ) -> AsyncGenerator[JobEvent, None]:
+        return self.pipeline.generate(
+            request,
+            tenant="default",
+            job_id=REQUEST_ID,
+            deadline=deadline or Deadline.after(600),
+        )
+
+    async def all_of(self, request: GenerationRequest = REQUEST) -> list[JobEvent]:
+        async with aclosing(self.generate(request)) as events:
+            return [event async for event in events]
+
+
+@asynccontextmanager
+async def _gateway() -> AsyncIterator[Gateway]:
+    gateway = Gateway()
+    await gateway.pools.look()
+    async with asyncio.timeout(30):
+        yield gateway
+        # Whatever happened, nothing is left at work.
+        await gateway.pipeline.close()
+        assert [each.running for each in gateway.cluster.stages.values()] == [0, 0, 0]
+
+
+async def _ignore(serving: bool) -> None:
+    pass
+
+
+def _name(event: JobEvent) -> str:
+    name = type(event).__name__
+    if isinstance(event, StageStarted):
+        return f"{name} {event.stage}"
+    if isinstance(event, StageCompleted):
+        return f"{name} {event.timing.stage}"
+    return name
+
+
+async def test_events_come_in_the_order_of_the_stages() -> None:
+    async with _gateway() as gateway:
+        assert [_name(event) for event in await gateway.all_of()] == EVENTS
+
+
+async def test_each_stage_gets_what_the_one_before_it_made() -> None:
+    async with _gateway() as gateway:
+        accepted, *_, completed = await gateway.all_of()
+        assert isinstance(accepted, JobAccepted)
+        assert isinstance(completed, JobCompleted)
+        cluster, parameters = gateway.cluster, accepted.parameters
+        asked: list[Any] = [
+            *cluster.encoder.requests,
+            *cluster.denoiser.requests,
+            *cluster.vae.requests,
+        ]
+        assert {(each.request_id, each.tenant) for each in asked} == {(REQUEST_ID, "default")}
+        assert all(each.parameters == parameters for each in asked)
+        assert cluster.denoiser.requests[0].conditioning == CONDITIONING
+        assert cluster.vae.requests[0].latents == LATENTS
+
+
+async def test_the_result_tells_what_was_done() -> None:
+    async with _gateway() as gateway:
+        events = await gateway.all_of()
+    completed = events[-1]
+    assert isinstance(completed, JobCompleted)
+    assert completed.parameters.seed == 7
+    assert completed.artifacts == (ARTIFACT,)
+    assert completed.latents_checksum_xxh3 == 77
+    assert [each.stage for each in completed.stage_timings] == list(Stage)
+    for each in completed.stage_timings:
+        assert (each.queue_seconds, each.run_seconds, each.transfer_seconds) == (0.25, 1.5, 0.125)
+        assert 0 < each.total_seconds <= completed.total_seconds
+    assert completed.stage_timings == tuple(
+        event.timing for event in events if isinstance(event, StageCompleted)
+    )
+
+
+async def test_the_artifact_comes_in_chunks_of_which_the_first_describes_it() -> None:
+    async with _gateway() as gateway:
+        chunks = [each for each in await gateway.all_of() if isinstance(each, ArtifactChunk)]
+    assert chunks == [ArtifactChunk(ARTIFACT, 0, b"abcd"), ArtifactChunk(None, 4, b"ef")]
+
+
+async def test_a_seed_is_drawn_where_none_was_asked() -> None:
+    async with _gateway() as gateway:
+        seeds = set()
+        for _ in range(3):
+            accepted = (await gateway.all_of(GenerationRequest(prompt="a")))[0]
+            assert isinstance(accepted, JobAccepted)
+            seeds.add(accepted.parameters.seed)
+    assert len(seeds) == 3
+    assert all(0 <= each <= MAX_SEED for each in seeds)
+
+
+async def test_everything_is_released_before_success_is_told() -> None:
+    async with _gateway() as gateway:
+        gateway.cluster.vae.may_release.clear()
+        seen: list[str] = []
+
+        async def read() -> None:
+            async with aclosing(gateway.generate()) as events:
+                async for event in events:
+                    seen.append(_name(event))  # noqa: PERF401 - read while it grows
+
+        reading = asyncio.create_task(read())
+        await gateway.cluster.vae.release_asked.wait()
+        assert seen == EVENTS[:-1]
+        gateway.cluster.vae.may_release.set()
+        await reading
+        assert seen == EVENTS
+        assert gateway.cluster.releases == [[RELEASED]] * 3
+
+
+@each_stage
+@pytest.mark.parametrize(
+    "error",
+    [
+        QueueFull("stage", 3, 2.0),
+        DeadlineExceeded("late"),
+        RemoteFailure("it broke", status="ABORTED", reason="OTHER"),
+        TriptychError("a defect"),
+        RuntimeError("a bug"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_a_stage_fails_at_passes_unchanged_and_everything_is_released(
+    stage: str, error: Exception
+) -> None:
+    async with _gateway() as gateway:
+        gateway.cluster.stages[stage].fails = error
+        with pytest.raises(type(error)) as caught:
+            await gateway.all_of()
+        assert caught.value is error
+        await gateway.pipeline.close()
+        assert gateway.cluster.releases == [[RELEASED]] * 3
+
+
+@pytest.mark.parametrize("stage", ["denoiser", "vae"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        TensorNotFound("tensors: gone"),
+        RemoteFailure("gone", status="NOT_FOUND", reason="TENSOR_NOT_FOUND"),
+    ],
+    ids=["in this process", "in another process"],
+)
+async def test_lost_tensors_make_the_request_repeatable(stage: str, error: TriptychError) -> None:
+    async with _gateway() as gateway:
+        gateway.cluster.stages[stage].fails = error
+        with pytest.raises(Unavailable, match="repeat the request") as caught:
+            await gateway.all_of()
+        assert caught.value.retry_after_seconds is not None
+        await gateway.pipeline.close()
+        assert gateway.cluster.releases == [[RELEASED]] * 3
+
+
+@pytest.mark.parametrize("count", range(1, len(EVENTS) + 1))
+async def test_whoever_leaves_after_any_event_leaves_nothing_behind(count: int) -> None:
+    async with _gateway() as gateway:
+        events = gateway.generate()
+        for name in EVENTS[:count]:
+            assert _name(await anext(events)) == name
+        await events.aclose()
+        await gateway.pipeline.close()
+        # Nothing is stored before the encoder is asked.
+        expected = [] if count == 1 else [RELEASED]
+        assert gateway.cluster.releases == [expected] * 3
+
+
+@each_stage
+async def test_a_cancelled_task_stops_the_stage_at_work_and_releases(stage: str) -> None:
+    async with _gateway() as gateway:
+        at_work = gateway.cluster.stages[stage]
+        at_work.waits = True
+        task = asyncio.create_task(gateway.all_of())
+        await at_work.reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert at_work.running == 0
+        await gateway.pipeline.close()
+        assert gateway.cluster.releases == [[RELEASED]] * 3
+
+
+async def test_whoever_leaves_need_not_wait_for_the_release() -> None:
+    async with _gateway() as gateway:
+        gateway.cluster.encoder.may_release.clear()
+        events = gateway.generate()
+        await anext(events)
+        await anext(events)
+        await events.aclose()
+        closing = asyncio.create_task(gateway.pipeline.close())
+        await gateway.cluster.encoder.release_asked.wait()
+        assert not closing.done()
+        gateway.cluster.encoder.may_release.set()
+        await closing
+
+
+async def test_a_release_that_is_interrupted_is_done_again() -> None:
+    async with _gateway() as gateway:
+        gateway.cluster.vae.may_release.clear()
+        task = asyncio.create_task(gateway.all_of())
+        await gateway.cluster.vae.release_asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        gateway.cluster.vae.may_release.set()
+        await gateway.pipeline.close()
+        assert gateway.cluster.vae.releases == [RELEASED, RELEASED]
+
+
+@each_stage
+async def test_a_stage_that_cannot_release_keeps_neither_the_others_nor_the_result(
+    stage: str,
+) -> None:
+    async with _gateway() as gateway:
+        gateway.cluster.stages[stage].release_fails = StageUnavailable("it is down")
+        assert _name((await gateway.all_of())[-1]) == "JobCompleted"
+        assert gateway.cluster.releases == [[RELEASED]] * 3
+
+
+@each_stage
+async def test_stages_get_a_little_less_time_than_the_client_gave(stage: str) -> None:
+    deadline = Deadline.after(600)
+    async with _gateway() as gateway:
+        async with aclosing(gateway.generate(deadline=deadline)) as events:
+            async for _ in events:
+                pass
+        (given,) = gateway.cluster.stages[stage].deadlines
+        assert 0 < deadline.monotonic_time - given.monotonic_time < 1
+
+
+async def test_a_denoiser_that_ends_without_latents_is_a_failure() -> None:
+    async with _gateway() as gateway:
+        gateway.cluster.denoiser.ends_early = True
+        with pytest.raises(TriptychError, match="the denoiser ended without latents"):
+            await gateway.all_of()
+        await gateway.pipeline.close()
+        assert gateway.cluster.releases == [[RELEASED]] * 3
+
+
+@pytest.mark.parametrize("media", [(b"abcd",), (b"abcd", b"efg")])
+async def test_media_of_another_size_than_announced_are_a_failure(media: tuple[bytes, ...]) -> None:
+    async with _gateway() as gateway:
+        gateway.cluster.vae.media = media
+        with pytest.raises(TriptychError, match="before the artifact was complete"):
+            await gateway.all_of()
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (GenerationRequest(prompt=""), InvalidRequest),
+        (GenerationRequest(prompt="a", model="mona"), ModelNotFound),
+    ],
+)
+async def test_a_request_that_is_refused_reaches_no_stage(
+    request_: GenerationRequest, error: type[TriptychError]
+) -> None:
+    async with _gateway() as gateway:
+        with pytest.raises(error):
+            await gateway.all_of(request_)
+        assert gateway.cluster.encoder.requests == []
+        assert gateway.cluster.releases == [[], [], []]
+
+
+async def test_two_jobs_do_not_mix() -> None:
+    async with _gateway() as gateway:
+        first, second = await asyncio.gather(gateway.all_of(), gateway.all_of())
+        assert [_name(each) for each in first] == [_name(each) for each in second] == EVENTS
+        assert sum(isinstance(each, StepCompleted) for each in first) == 2
+
+
+async def test_a_denoiser_that_cancels_of_its_own_is_no_success() -> None:
+    async with _gateway() as gateway:
+        gateway.cluster.denoiser.fails = Cancelled("cancelled by name")
+        with pytest.raises(Cancelled):
+            await gateway.all_of()

@@ -1,0 +1,159 @@
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.domain.errors import ConfigurationError, ModelNotFound, StageUnavailable
+from services.domain.model import Stage
+from services.domain.stages import Capacity
+from services.gateway.routing import choose_model, common_store, least_busy, served_models
+from tests.unit.domain.examples import STORE, capacity
+
+OTHER_STORE = f"shm:{'6' * 32}"
+
+
+@dataclass
+class Known:
+    last_capacity: Capacity | None
+    assigned: int = 0
+
+
+DOWN = Known(None)
+
+
+def _up(*models: str, store: str = STORE, **changes: object) -> Known:
+    return Known(capacity(Stage.ENCODER, *models, store=store, **changes))
+
+
+def _pools(
+    encoders: list[Known], denoisers: list[Known], vaes: list[Known]
+) -> dict[Stage, list[Known]]:
+    return {Stage.ENCODER: encoders, Stage.DENOISER: denoisers, Stage.VAE: vaes}
+
+
+def _everywhere(*models: str) -> dict[Stage, list[Known]]:
+    return _pools([_up(*models)], [_up(*models)], [_up(*models)])
+
+
+def test_a_model_is_served_if_every_stage_holds_it() -> None:
+    pools = _pools([_up("a", "b", "c")], [_up("b"), _up("c", "a")], [_up("a", "c"), _up("d")])
+    assert list(served_models(pools)) == ["a", "c"]
+
+
+def test_a_model_held_by_a_draining_replica_alone_is_not_served() -> None:
+    pools = _pools([_up("a")], [_up("a", draining=True)], [_up("a")])
+    assert served_models(pools) == {}
+
+
+def test_the_only_model_need_not_be_named() -> None:
+    assert choose_model("", _everywhere("a")).name == "a"
+
+
+def test_one_of_several_models_must_be_named() -> None:
+    pools = _everywhere("a", "b")
+    assert choose_model("b", pools).name == "b"
+    with pytest.raises(ModelNotFound, match="served models: a, b"):
+        choose_model("", pools)
+
+
+def test_an_unknown_model_is_told_what_is_served() -> None:
+    with pytest.raises(ModelNotFound, match="'c' is not served here; served models: a, b"):
+        choose_model("c", _everywhere("a", "b"))
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize(
+    "replicas", [[], [DOWN], [_up("a", draining=True)], [_up()], [DOWN, _up("a", draining=True)]]
+)
+def test_a_stage_without_a_working_replica_is_unavailable(
+    stage: Stage, replicas: list[Known]
+) -> None:
+    pools = _everywhere("a") | {stage: replicas}
+    with pytest.raises(StageUnavailable, match=f"the {stage} is down"):
+        choose_model("a", pools)
+
+
+def test_the_store_is_one_that_all_stages_share() -> None:
+    pools = _pools(
+        [_up("a", store=OTHER_STORE), _up("a")], [_up("a", store=OTHER_STORE)], [_up("a"), _up("a")]
+    )
+    pools[Stage.VAE].append(_up("a", store=OTHER_STORE))
+    assert common_store("a", pools) == OTHER_STORE
+
+
+def test_stages_without_a_common_store_are_a_configuration_error() -> None:
+    pools = _pools([_up("a")], [_up("a", store=OTHER_STORE)], [_up("a")])
+    with pytest.raises(ConfigurationError, match="share no tensor store") as caught:
+        common_store("a", pools)
+    assert STORE in str(caught.value)
+    assert OTHER_STORE in str(caught.value)
+
+
+def test_each_model_may_live_in_a_store_of_its_own() -> None:
+    here, there = _up("a"), _up("b", store=OTHER_STORE)
+    pools = _pools([here, there], [here, there], [here, there])
+    for name, store in (("a", STORE), ("b", OTHER_STORE)):
+        assert common_store(name, pools) == store
+        assert least_busy([here, there], name, store).last_capacity is not None
+
+
+def test_a_draining_replica_does_not_decide_on_the_store() -> None:
+    leaving = _up("a", draining=True)
+    staying = _up("a", store=OTHER_STORE)
+    pools = _pools([leaving, staying], [leaving, staying], [leaving, staying])
+    assert common_store("a", pools) == OTHER_STORE
+
+
+def test_the_least_busy_replica_is_chosen() -> None:
+    busy = _up("a", running_requests=1, queued_requests=3)
+    idle = _up("a", running_requests=1, queued_requests=1)
+    assert least_busy([busy, idle, busy], "a", STORE) is idle
+
+
+def test_requests_since_the_last_report_count_as_well() -> None:
+    chosen = Known(_up("a", running_requests=1).last_capacity, assigned=2)
+    other = _up("a", running_requests=2)
+    assert least_busy([chosen, other], "a", STORE) is other
+
+
+def test_replicas_that_cannot_serve_are_passed_over_however_idle() -> None:
+    able = _up("a", running_requests=9)
+    others = [DOWN, _up("b"), _up("a", store=OTHER_STORE), _up("a", draining=True), _up()]
+    assert least_busy([*others, able], "a", STORE) is able
+
+
+def test_no_replica_left_is_unavailable() -> None:
+    with pytest.raises(StageUnavailable, match="no working replica holds a"):
+        least_busy([DOWN, _up("b")], "a", STORE)
+
+
+known = st.just(DOWN) | st.builds(
+    lambda models, store, draining, queued: _up(
+        *models, store=store, draining=draining, queued_requests=queued
+    ),
+    st.sets(st.sampled_from("ab")),
+    st.sampled_from([STORE, OTHER_STORE]),
+    st.booleans(),
+    st.integers(0, 3),
+)
+replicas = st.lists(known, max_size=3)
+
+
+@given(replicas, replicas, replicas, st.sampled_from(["", "a", "b", "c"]))
+def test_a_route_is_found_or_refused_for_a_reason(
+    encoders: list[Known], denoisers: list[Known], vaes: list[Known], name: str
+) -> None:
+    pools = _pools(encoders, denoisers, vaes)
+    try:
+        model = choose_model(name, pools)
+        store = common_store(model.name, pools)
+    except (StageUnavailable, ModelNotFound, ConfigurationError):
+        return
+    # Once there is a model and a store for it, every stage has a replica for both.
+    for each in pools.values():
+        chosen = least_busy(each, model.name, store).last_capacity
+        assert chosen is not None
+        assert not chosen.draining
+        assert chosen.tensor_store == store
+        assert model.name in [loaded.model.name for loaded in chosen.models]

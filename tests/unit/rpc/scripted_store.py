@@ -1,0 +1,40 @@
+"""A tensor store that holds nothing and remembers what it was told."""
+
+from services.domain.store_control import StoreStats, SweepReport
+from tests.unit.domain.examples import STORE
+
+STATS = StoreStats(STORE, stored_count=1, stored_bytes=2, pooled_bytes=3, quota_bytes=2**40)
+
+
+class ScriptedStore:
+    """For one test.
+
+    Attributes:
+        told: what it was told, in order.
+        sweep_fails: raised by the next sweep.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.sweep_fails: BaseException | None = None
+
+    @property
+    def identity(self) -> str:
+        return STORE
+
+    def release_request(self, tenant: str, request_id: str) -> int:
+        self.told.append(f"release {tenant} {request_id}")
+        return 2
+
+    def sweep(self) -> SweepReport:
+        self.told.append("sweep")
+        if self.sweep_fails is not None:
+            failure, self.sweep_fails = self.sweep_fails, None
+            raise failure
+        return SweepReport(expired=0, orphaned=0)
+
+    def stats(self) -> StoreStats:
+        return STATS
+
+    def close(self) -> None:
+        self.told.append("close")

@@ -1,0 +1,155 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.domain.acceleration import CacheMethod
+from services.domain.element_type import ElementType
+from services.domain.errors import InvalidRequest
+from services.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest
+from services.domain.model import MediaFormat
+from services.rpc.convert.generation import (
+    parameters_from_proto,
+    parameters_to_proto,
+    request_from_proto,
+)
+from tests.unit.domain.examples import PARAMETERS
+from triptych.v1 import acceleration_pb2, generation_pb2, job_pb2, tensor_pb2
+
+Parameters = generation_pb2.GenerationParameters
+
+uint32 = st.integers(0, 2**32 - 1)
+wire_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+# For every field that is honoured: a value, and where it must arrive.
+HONOURED: dict[str, tuple[Any, str, Any]] = {
+    "model": ("painter", "model", "painter"),
+    "prompt": ("a cat", "prompt", "a cat"),
+    "negative_prompt": ("", "negative_prompt", ""),
+    "width": (0, "width", 0),
+    "height": (64, "height", 64),
+    "steps": (0, "steps", 0),
+    "guidance_scale": (0.0, "guidance_scale", 0.0),
+    "seed": (0, "seed", 0),
+    "dtype": (tensor_pb2.ELEMENT_TYPE_BFLOAT16, "dtype", ElementType.BFLOAT16),
+    "media_format": (generation_pb2.MEDIA_FORMAT_MP4, "media_format", MediaFormat.MP4),
+}
+HONOURED_ACCELERATION = {
+    "none": CacheMethod.NONE,
+    "tea_cache": CacheMethod.TEA_CACHE,
+    "cache_dit": CacheMethod.CACHE_DIT,
+}
+SCHEDULING = job_pb2.SchedulingOptions
+
+
+def _fields(message: type[Message], *besides: str) -> list[str]:
+    return [each.name for each in message.DESCRIPTOR.fields if each.name not in besides]
+
+
+def _with(message: Any, field: str) -> Any:
+    """Sets a field to something that is not its default."""
+    descriptor = message.DESCRIPTOR.fields_by_name[field]
+    if descriptor.is_repeated:
+        getattr(message, field).add()
+    elif descriptor.type == FieldDescriptor.TYPE_MESSAGE:
+        getattr(message, field).SetInParent()
+    elif descriptor.type == FieldDescriptor.TYPE_STRING:
+        setattr(message, field, "x")
+    else:
+        setattr(message, field, 1)
+    return message
+
+
+def _refused(convert: Callable[[], object]) -> list[str]:
+    with pytest.raises(InvalidRequest) as caught:
+        convert()
+    return [each.field for each in caught.value.violations]
+
+
+def test_an_empty_request_leaves_everything_to_the_defaults() -> None:
+    assert request_from_proto(Parameters(), SCHEDULING()) == GenerationRequest(prompt="")
+
+
+@pytest.mark.parametrize("field", _fields(Parameters, "acceleration"))
+def test_every_field_is_honoured_or_refused_but_never_ignored(field: str) -> None:
+    if field in HONOURED:
+        value, name, expected = HONOURED[field]
+        request = request_from_proto(Parameters(**{field: value}), SCHEDULING())
+        assert getattr(request, name) == expected
+        assert request.model_fields_set == set(GenerationRequest.model_fields)
+    else:
+        message = _with(Parameters(), field)
+        assert _refused(lambda: request_from_proto(message, SCHEDULING())) == [field]
+
+
+@pytest.mark.parametrize("field", _fields(acceleration_pb2.Acceleration))
+def test_every_way_of_acceleration_is_passed_on_or_refused(field: str) -> None:
+    message = Parameters()
+    _with(message.acceleration, field)
+    if field in HONOURED_ACCELERATION:
+        request = request_from_proto(message, SCHEDULING())
+        assert request.cache is HONOURED_ACCELERATION[field]
+    else:
+        refused = _refused(lambda: request_from_proto(message, SCHEDULING()))
+        assert refused == [f"acceleration.{field}"]
+
+
+@pytest.mark.parametrize("field", _fields(SCHEDULING))
+def test_every_scheduling_option_is_refused(field: str) -> None:
+    scheduling = _with(SCHEDULING(), field)
+    assert _refused(lambda: request_from_proto(Parameters(), scheduling)) == [f"scheduling.{field}"]
+
+
+def test_all_that_is_unsupported_is_reported_together() -> None:
+    message = Parameters(preview_every_steps=2, images=[generation_pb2.InputImage()])
+    refused = _refused(
+        lambda: request_from_proto(message, SCHEDULING(priority=job_pb2.PRIORITY_BATCH))
+    )
+    assert refused == ["images", "preview_every_steps", "scheduling.priority"]
+
+
+@pytest.mark.parametrize("field", ["dtype", "media_format"])
+def test_an_enum_of_a_later_release_is_refused_by_its_field(field: str) -> None:
+    message = Parameters()
+    setattr(message, field, 99)
+    assert _refused(lambda: request_from_proto(message, SCHEDULING())) == [field]
+
+
+_parameters = st.builds(
+    GenerationParameters,
+    model=wire_text,
+    prompt=wire_text,
+    negative_prompt=st.none() | wire_text,
+    width=uint32,
+    height=uint32,
+    steps=uint32,
+    guidance_scale=st.floats(allow_nan=False),
+    seed=st.integers(0, MAX_SEED),
+    dtype=st.sampled_from(ElementType),
+    cache=st.sampled_from(CacheMethod),
+    media_format=st.sampled_from(MediaFormat),
+)
+
+
+@given(_parameters)
+def test_parameters_survive_the_wire(parameters: GenerationParameters) -> None:
+    sent = Parameters.FromString(parameters_to_proto(parameters).SerializeToString())
+    assert parameters_from_proto(sent) == parameters
+
+
+@pytest.mark.parametrize("field", ["width", "height", "steps", "guidance_scale", "seed"])
+def test_effective_values_must_all_be_there(field: str) -> None:
+    message = parameters_to_proto(PARAMETERS)
+    message.ClearField(field)
+    assert _refused(lambda: parameters_from_proto(message)) == [field]
+
+
+@pytest.mark.parametrize("field", ["dtype", "media_format"])
+def test_effective_enums_must_be_specified(field: str) -> None:
+    message = parameters_to_proto(PARAMETERS)
+    message.ClearField(field)
+    assert _refused(lambda: parameters_from_proto(message)) == [field]

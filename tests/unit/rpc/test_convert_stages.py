@@ -1,0 +1,126 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.domain.acceleration import CacheMethod, ParallelMethod
+from services.domain.model import MediaFormat, Stage
+from services.domain.stages import (
+    Artifact,
+    Denoised,
+    RankGroupInfo,
+    StageTiming,
+    StepCompleted,
+)
+from services.rpc.convert.durations import duration_to_proto, seconds_from_proto
+from services.rpc.convert.models import (
+    capacity_from_proto,
+    capacity_to_proto,
+    model_from_proto,
+    model_to_proto,
+)
+from services.rpc.convert.stages import (
+    artifact_from_proto,
+    artifact_to_proto,
+    denoised_from_proto,
+    denoised_to_proto,
+    step_from_proto,
+    step_to_proto,
+    timing_from_proto,
+    timing_to_proto,
+)
+from tests.unit.domain.examples import ARTIFACT, CAPABILITIES, MODEL, TENSOR_REF, capacity, timing
+from triptych.v1 import capabilities_pb2, generation_pb2, stage_service_pb2
+
+# Whole microseconds, so that equality is exact.
+seconds = st.integers(0, 10**12).map(lambda microseconds: microseconds / 1e6)
+uint32 = st.integers(0, 2**32 - 1)
+uint64 = st.integers(0, 2**64 - 1)
+
+
+@given(st.floats(0, 1e9))
+def test_durations_are_right_to_half_a_nanosecond(value: float) -> None:
+    assert seconds_from_proto(duration_to_proto(value)) == pytest.approx(
+        value, rel=1e-15, abs=6e-10
+    )
+
+
+@pytest.mark.parametrize("value", [0.9999999999, 1.9999999999, 59.99999999999])
+def test_rounding_a_duration_up_carries_into_the_seconds(value: float) -> None:
+    assert duration_to_proto(value).seconds == round(value)
+    assert duration_to_proto(value).nanos == 0
+
+
+@given(st.builds(StageTiming, st.sampled_from(Stage), seconds, seconds, seconds, seconds))
+def test_a_timing_survives_the_wire(each: StageTiming) -> None:
+    back = timing_from_proto(timing_to_proto(each))
+    assert back.stage is each.stage
+    for field in ("queue_seconds", "run_seconds", "transfer_seconds", "total_seconds"):
+        assert getattr(back, field) == pytest.approx(getattr(each, field), abs=1e-9)
+
+
+@given(st.builds(StepCompleted, uint32, uint32, st.floats(allow_nan=False), st.just(0.5)))
+def test_a_step_survives_the_wire(each: StepCompleted) -> None:
+    assert step_from_proto(step_to_proto(each)) == each
+
+
+@given(
+    st.builds(
+        Artifact,
+        st.just("c" * 32),
+        st.sampled_from(MediaFormat),
+        uint32,
+        uint32,
+        uint32,
+        uint64,
+        uint64,
+    )
+)
+def test_an_artifact_survives_the_wire(each: Artifact) -> None:
+    assert artifact_from_proto(artifact_to_proto(each)) == each
+
+
+def test_denoised_latents_survive_the_wire() -> None:
+    denoised = Denoised(TENSOR_REF, 2**64 - 1, timing(Stage.DENOISER))
+    assert denoised_from_proto(denoised_to_proto(denoised)) == denoised
+
+
+def test_every_field_of_a_models_capabilities_survives_the_wire() -> None:
+    everything = CAPABILITIES.model_copy(
+        update={
+            "max_images": 3,
+            "supports_previews": True,
+            "media_formats": tuple(MediaFormat),
+            "cache_methods": tuple(CacheMethod),
+            "parallel_methods": tuple(ParallelMethod),
+        }
+    )
+    model = MODEL.model_copy(update={"capabilities": everything})
+    message = model_to_proto(model)
+    wire = capabilities_pb2.Capabilities.DESCRIPTOR.fields_by_name
+    assert {field.name for field, _ in message.capabilities.ListFields()} == set(wire)
+    assert model_from_proto(message) == model
+
+
+@pytest.mark.parametrize("ranks", [None, RankGroupInfo(1, 3, 2**40)])
+def test_a_replicas_capacity_survives_the_wire(ranks: RankGroupInfo | None) -> None:
+    asked = capacity(
+        Stage.DENOISER,
+        "painter",
+        "draftsman",
+        running_requests=1,
+        queued_requests=2,
+        draining=True,
+        rank_group=ranks,
+    )
+    message = stage_service_pb2.GetCapacityResponse.FromString(
+        capacity_to_proto(asked).SerializeToString()
+    )
+    assert capacity_from_proto(message) == asked
+
+
+def test_no_field_of_an_artifact_is_left_behind() -> None:
+    message = artifact_to_proto(replace(ARTIFACT, num_frames=81))
+    wire = generation_pb2.Artifact.DESCRIPTOR.fields_by_name
+    assert {field.name for field, _ in message.ListFields()} == set(wire)

@@ -1,0 +1,322 @@
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic_settings import SettingsConfigDict
+
+from denoiser_service.servicer import DenoiserServicer
+from encoder_service.servicer import EncoderServicer
+from services.domain.deadline import Deadline
+from services.domain.errors import NotFound, TriptychError
+from services.domain.model import Stage
+from services.domain.settings import StageSettings
+from services.domain.stages import DecodeRequest, DenoiseRequest, EncodeRequest
+from services.rpc.channels import open_channel
+from services.rpc.stage_clients import RemoteDenoiser, RemoteEncoder, RemoteVae
+from services.rpc.stage_host import StageHost
+from services.rpc.status import error_of
+from tests.unit.domain.examples import PARAMETERS, REQUEST_ID, TENSOR_REF, loaded
+from tests.unit.gateway.scripted_stages import ScriptedDenoiser, ScriptedEncoder, ScriptedVae
+from tests.unit.rpc.scripted_store import STATS, ScriptedStore
+from triptych.v1 import (
+    denoiser_service_pb2,
+    denoiser_service_pb2_grpc,
+    encoder_service_pb2,
+    encoder_service_pb2_grpc,
+    stage_service_pb2,
+    stage_service_pb2_grpc,
+    tensor_store_service_pb2,
+    tensor_store_service_pb2_grpc,
+    vae_service_pb2,
+    vae_service_pb2_grpc,
+)
+from vae_service.servicer import VaeServicer
+
+SOON = Deadline.after(3600)
+ENCODE = EncodeRequest(REQUEST_ID, "default", PARAMETERS)
+DENOISE = DenoiseRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
+DECODE = DecodeRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
+
+
+class Settings(StageSettings):
+    """Read from no environment that anybody sets."""
+
+    model_config = SettingsConfigDict(env_prefix="TRIPTYCH_UNIT_TEST_")
+
+
+class Ending:
+    """What a stage does at its end."""
+
+    drained = False
+    closed = False
+
+    def drain(self) -> None:
+        self.drained = True
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class EndingEncoder(Ending, ScriptedEncoder):
+    """An encoder's process, without one."""
+
+
+class EndingVae(Ending, ScriptedVae):
+    """A VAE's process, without one."""
+
+
+class EndingDenoiser(Ending, ScriptedDenoiser):
+    """A denoiser's process, without one."""
+
+    def cancel(self, request_id: str) -> int:
+        if request_id != REQUEST_ID:
+            raise NotFound(f"request_id: {request_id} is not being denoised here")
+        return 5
+
+
+class Panel:
+    """A stage behind its servicers, and its client."""
+
+    def __init__(self, tmp_path: Path, replica: Any, client: type[Any]) -> None:
+        self.told = Settings(
+            listen=f"unix:{tmp_path}/socket",
+            model=Path("m"),
+            store="memory:",
+            cluster_secret_file=Path("s"),
+            sweep_seconds=3600,
+        )
+        self.replica = replica
+        self.store = ScriptedStore()
+        self.host = StageHost(self.told, "triptych.v1.EncoderService", replica, self.store)
+        self.remote = client(self.told.listen)
+
+
+async def _served(address: str) -> None:
+    """Returns once somebody listens there."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        await channel.channel_ready()
+
+
+@asynccontextmanager
+async def _panel(tmp_path: Path, replica: Any, add: Any, servicer: Any, client: Any) -> Any:
+    panel = Panel(tmp_path, replica, client)
+    add(servicer(replica), panel.host.server.grpc)
+    running = asyncio.create_task(panel.host.run(serving=True))
+    try:
+        async with asyncio.timeout(40):
+            await _served(panel.told.listen)
+            yield panel
+    finally:
+        await panel.remote.close()
+        panel.host.server.stop()
+        await asyncio.wait_for(running, 20)
+
+
+def _encoder(tmp_path: Path) -> Any:
+    add = encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server
+    return _panel(tmp_path, EndingEncoder(), add, EncoderServicer, RemoteEncoder)
+
+
+def _denoiser(tmp_path: Path) -> Any:
+    add = denoiser_service_pb2_grpc.add_DenoiserServiceServicer_to_server
+    return _panel(tmp_path, EndingDenoiser(), add, DenoiserServicer, RemoteDenoiser)
+
+
+def _vae(tmp_path: Path) -> Any:
+    add = vae_service_pb2_grpc.add_VaeServiceServicer_to_server
+    return _panel(tmp_path, EndingVae(), add, VaeServicer, RemoteVae)
+
+
+async def _all(events: AsyncGenerator[Any, None]) -> list[Any]:
+    async with aclosing(events):
+        return [event async for event in events]
+
+
+async def test_an_encoder_is_the_same_over_the_wire(tmp_path: Path) -> None:
+    async with _encoder(tmp_path) as panel:
+        assert await panel.remote.encode(ENCODE, SOON) == await ScriptedEncoder().encode(
+            ENCODE, SOON
+        )
+        assert panel.replica.requests == [ENCODE]
+
+
+async def test_a_denoiser_is_the_same_over_the_wire(tmp_path: Path) -> None:
+    async with _denoiser(tmp_path) as panel:
+        events = await _all(panel.remote.denoise(DENOISE, SOON))
+        assert events == await _all(ScriptedDenoiser().denoise(DENOISE, SOON))
+        assert panel.replica.requests == [DENOISE]
+
+
+async def test_a_vae_is_the_same_over_the_wire(tmp_path: Path) -> None:
+    async with _vae(tmp_path) as panel:
+        events = await _all(panel.remote.decode(DECODE, SOON))
+        assert events == await _all(ScriptedVae().decode(DECODE, SOON))
+        assert panel.replica.requests == [DECODE]
+
+
+async def test_a_replicas_report_is_the_same_over_the_wire(tmp_path: Path) -> None:
+    async with _denoiser(tmp_path) as panel:
+        assert await panel.remote.capacity(SOON) == panel.replica.capacity_now
+
+
+async def test_a_release_reaches_the_store(tmp_path: Path) -> None:
+    async with _vae(tmp_path) as panel:
+        assert await panel.remote.release("default", REQUEST_ID, SOON) == 2
+        assert f"release default {REQUEST_ID}" in panel.store.told
+
+
+async def test_the_store_tells_how_full_it_is(tmp_path: Path) -> None:
+    async with _vae(tmp_path) as panel, open_channel(panel.told.listen) as channel:
+        stub: Any = tensor_store_service_pb2_grpc.TensorStoreServiceStub(channel)
+        answer = await stub.Stat(tensor_store_service_pb2.StatRequest(), timeout=20)
+    assert (answer.tensor_store, answer.stored_count) == (STATS.identity, STATS.stored_count)
+    assert (answer.stored_bytes, answer.pooled_bytes) == (STATS.stored_bytes, STATS.pooled_bytes)
+    assert answer.quota_bytes == STATS.quota_bytes
+
+
+async def test_drain_tells_the_stage_and_the_health_and_may_be_repeated(tmp_path: Path) -> None:
+    async with _encoder(tmp_path) as panel, open_channel(panel.told.listen) as channel:
+        stub: Any = stage_service_pb2_grpc.StageServiceStub(channel)
+        panel.replica.capacity_now = replace(
+            panel.replica.capacity_now, running_requests=1, queued_requests=2
+        )
+        for _ in range(2):
+            answer = await stub.Drain(stage_service_pb2.DrainRequest(), timeout=20)
+            assert answer.running_requests == 3
+        assert panel.replica.drained
+        health = await health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(), timeout=20
+        )
+        assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_closing_the_stream_stops_the_denoiser(tmp_path: Path) -> None:
+    async with _denoiser(tmp_path) as panel:
+        panel.replica.waits = True
+        events = panel.remote.denoise(DENOISE, SOON)
+        await anext(events)
+        await panel.replica.reached.wait()
+        await events.aclose()
+        await panel.replica.stopped.wait()
+
+
+async def test_a_stages_error_comes_back_as_it_was(tmp_path: Path) -> None:
+    async with _denoiser(tmp_path) as panel:
+        panel.replica.fails = NotFound("gone")
+        with pytest.raises(TriptychError, match="gone") as caught:
+            await _all(panel.remote.denoise(DENOISE, SOON))
+        assert (caught.value.status, caught.value.reason) == ("NOT_FOUND", "NOT_FOUND")
+
+
+async def test_a_denoising_can_be_cancelled_by_name(tmp_path: Path) -> None:
+    async with _denoiser(tmp_path) as panel, open_channel(panel.told.listen) as channel:
+        stub: Any = denoiser_service_pb2_grpc.DenoiserServiceStub(channel)
+        request = denoiser_service_pb2.CancelRequest(request_id=REQUEST_ID)
+        assert (await stub.Cancel(request, timeout=20)).completed_steps == 5
+        error = await _refused(stub.Cancel(denoiser_service_pb2.CancelRequest(), timeout=20))
+        assert error.status == "NOT_FOUND"
+
+
+DENOISE_FIELDS = {"request_id", "tenant", "parameters", "conditioning"}
+
+
+@pytest.mark.parametrize(
+    "field",
+    sorted({*denoiser_service_pb2.DenoiseRequest.DESCRIPTOR.fields_by_name} - DENOISE_FIELDS),
+)
+async def test_what_the_denoiser_does_not_serve_is_refused(tmp_path: Path, field: str) -> None:
+    message = denoiser_service_pb2.DenoiseRequest()
+    descriptor = message.DESCRIPTOR.fields_by_name[field]
+    if descriptor.is_repeated:
+        getattr(message, field).add()
+    elif descriptor.message_type is not None:
+        getattr(message, field).SetInParent()
+    else:
+        setattr(message, field, 1)
+    async with _denoiser(tmp_path) as panel, open_channel(panel.told.listen) as channel:
+        stub: Any = denoiser_service_pb2_grpc.DenoiserServiceStub(channel)
+        error = await _refused(stub.Denoise(message, timeout=20))
+    assert error.status == "INVALID_ARGUMENT"
+    assert [(each.field, each.description) for each in error.violations] == [
+        (field, "is not served")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_id", "tenant", "fields"),
+    [
+        ("", "", ["request_id", "tenant"]),
+        ("../../etc/passwd", "default", ["request_id"]),
+        ("A" * 32, "default", ["request_id"]),
+        (REQUEST_ID + "\n", "default", ["request_id"]),
+        (REQUEST_ID, "a/b", ["tenant"]),
+        (REQUEST_ID, "a" * 65, ["tenant"]),
+    ],
+)
+async def test_names_that_could_leave_their_place_are_refused(
+    tmp_path: Path, request_id: str, tenant: str, fields: list[str]
+) -> None:
+    async with _encoder(tmp_path) as panel, open_channel(panel.told.listen) as channel:
+        encoder: Any = encoder_service_pb2_grpc.EncoderServiceStub(channel)
+        store: Any = tensor_store_service_pb2_grpc.TensorStoreServiceStub(channel)
+        names: dict[str, Any] = {"request_id": request_id, "tenant": tenant}
+        for call in (
+            encoder.Encode(encoder_service_pb2.EncodeRequest(**names), timeout=20),
+            store.Release(tensor_store_service_pb2.ReleaseRequest(**names), timeout=20),
+        ):
+            error = await _refused(call)
+            assert error.status == "INVALID_ARGUMENT"
+            assert [each.field for each in error.violations] == fields
+        assert panel.store.told in ([], ["sweep"])
+        assert panel.replica.requests == []
+
+
+async def test_encoding_of_pictures_is_not_served(tmp_path: Path) -> None:
+    async with _vae(tmp_path) as panel, open_channel(panel.told.listen) as channel:
+        stub: Any = vae_service_pb2_grpc.VaeServiceStub(channel)
+        error = await _refused(stub.EncodeImage(vae_service_pb2.EncodeImageRequest(), timeout=20))
+    assert error.status == "UNIMPLEMENTED"
+
+
+async def test_a_malformed_answer_is_the_stages_failure_and_not_the_requests(
+    tmp_path: Path,
+) -> None:
+    async with _encoder(tmp_path) as panel:
+        forged = loaded().model.model_copy(update={"name": "no/such name"})
+        nameless = loaded().model_copy(update={"model": forged})
+        panel.replica.capacity_now = replace(panel.replica.capacity_now, models=(nameless,))
+        with pytest.raises(TriptychError, match="sent a malformed answer") as caught:
+            await panel.remote.capacity(SOON)
+        assert caught.value.status == "INTERNAL"
+
+
+async def test_a_stage_that_ends_lets_go_of_everything_in_order(tmp_path: Path) -> None:
+    async with _encoder(tmp_path) as panel:
+        pass
+    assert panel.replica.drained
+    assert panel.replica.closed
+    assert panel.store.told[-2:] == ["sweep", "close"]
+
+
+async def test_a_sweep_that_fails_ends_the_stage_and_lets_go_of_everything(
+    tmp_path: Path,
+) -> None:
+    panel = Panel(tmp_path, EndingVae(), RemoteVae)
+    panel.store.sweep_fails = OSError("no such directory")
+    with pytest.raises(OSError, match="no such directory"):
+        await asyncio.wait_for(panel.host.run(serving=True), 20)
+    await panel.remote.close()
+    assert panel.replica.closed
+    assert panel.store.told == ["sweep", "sweep", "close"]
+
+
+async def _refused(call: Any) -> TriptychError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await (call.read() if hasattr(call, "read") else call)
+    return error_of(caught.value, Stage.DENOISER, "nowhere")
