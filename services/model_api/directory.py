@@ -112,6 +112,15 @@ class ModelDirectory:
                 f" with {expected}"
             )
 
+    def refuse(self, subfolder: str, option: str, why: str) -> None:
+        """Checks that a component's configuration leaves an option off.
+
+        Raises:
+            ConfigurationError: it is on.
+        """
+        if self.config(subfolder).get(option):
+            raise ConfigurationError(f"{self.path / subfolder}: {option} is true; {why}")
+
     def _component(self, subfolder: str) -> tuple[str, str]:
         match self._index.get(subfolder):
             case [str(library), str(class_name)]:

@@ -1,7 +1,7 @@
 """What a family says about itself without loading torch."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.domain.errors import ConfigurationError, InvalidRequest
 from services.domain.generation import GenerationRequest, resolve
@@ -17,17 +17,30 @@ class FamilySpec:
         name: for example "qwen-image".
         pipeline_classes: `_class_name` values of model_index.json that this family serves.
         classes: by subfolder, the class that model_index.json must name.
-        weights: by stage, the subfolders whose weights it loads.
-        configs: by stage, further subfolders of which it needs only the configuration.
         capabilities: reads a directory's configuration (never its weights).
+        weights: by stage, the subfolders whose weights it loads.
+        configs: by stage, further subfolders of which it needs only the configuration. Every stage
+            needs vae/config.json: it says which sizes can be drawn.
     """
 
     name: str
     pipeline_classes: frozenset[str]
     classes: Mapping[str, str]
-    weights: Mapping[Stage, tuple[str, ...]]
-    configs: Mapping[Stage, tuple[str, ...]]
     capabilities: Callable[[ModelDirectory], Capabilities]
+    weights: Mapping[Stage, tuple[str, ...]] = field(
+        default_factory=lambda: {
+            Stage.ENCODER: ("text_encoder",),
+            Stage.DENOISER: ("transformer",),
+            Stage.VAE: ("vae",),
+        }
+    )
+    configs: Mapping[Stage, tuple[str, ...]] = field(
+        default_factory=lambda: {
+            Stage.ENCODER: ("tokenizer", "vae"),
+            Stage.DENOISER: ("scheduler", "vae"),
+            Stage.VAE: (),
+        }
+    )
 
     def check(self, directory: ModelDirectory, stage: Stage) -> None:
         """Checks that a directory has what one stage needs.

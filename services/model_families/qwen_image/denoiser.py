@@ -4,67 +4,40 @@ Shapes: C latent channels; H, W latent sides; N = H/2 * W/2 packed tokens; L pro
 width. The batch is always one.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
-from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift, retrieve_timesteps
-from diffusers.utils.torch_utils import randn_tensor
 
-from services.domain.errors import ConfigurationError, TriptychError
 from services.domain.generation import GenerationParameters
+from services.model_api.conditioning import prompt_shapes, take_conditioning
 from services.model_api.directory import ModelDirectory
-from services.model_api.modules import load_module, load_part
-from services.model_api.runtime import wait_for
+from services.model_api.modules import load_module
+from services.model_api.scheduled_state import ScheduledState
+from services.model_api.schedules import Schedule, load_flow_scheduler
 from services.model_api.stages import Tensors
 from services.model_families.qwen_image.spec import vae_scale_factor
 
-_PROMPT = "prompt_embeds"
-_NEGATIVE_PROMPT = "negative_prompt_embeds"
-
 
 @dataclass(slots=True)
-class QwenImageState:
-    """One request inside the loop.
+class QwenImageState(ScheduledState):
+    """One request inside the loop; latents are packed [1, N, 4C].
 
     Attributes:
-        latents: packed [1, N, 4C], in the type the model computes in.
         prompt: conditioning of the wanted branch [1, L, D].
         negative_prompt: that of the unwanted branch [1, L', D]; None without guidance.
-        scheduler: this request's own, since it counts steps.
-        timesteps: one per step, 1000 to 0.
-        sigmas: one per step, on the host, so that reading one never waits for the device.
         grid: frames, rows and columns of tokens.
     """
 
-    latents: torch.Tensor
     prompt: torch.Tensor
     negative_prompt: torch.Tensor | None
     guidance_scale: float
-    scheduler: FlowMatchEulerDiscreteScheduler
-    timesteps: torch.Tensor
-    sigmas: tuple[float, ...]
     grid: tuple[int, int, int]
-    completed_steps: int = 0
-
-    @property
-    def total_steps(self) -> int:
-        """Steps from noise to latents."""
-        return len(self.sigmas)
-
-    @property
-    def sigma(self) -> float:
-        """The noise level that the next step starts from; 0 after the last."""
-        return (
-            0.0 if self.completed_steps == self.total_steps else self.sigmas[self.completed_steps]
-        )
 
 
 class QwenImageDenoiser:
@@ -85,6 +58,11 @@ class QwenImageDenoiser:
         self._scheduler = scheduler
         self._scale_factor = scale_factor
         self._device = device
+        self._pipeline = QwenImagePipeline(
+            transformer=transformer, scheduler=None, vae=None, text_encoder=None, tokenizer=None
+        )
+        # Without its VAE the pipeline guesses.
+        self._pipeline.vae_scale_factor = scale_factor
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:
@@ -102,40 +80,38 @@ class QwenImageDenoiser:
         Raises:
             TriptychError: the conditioning does not go with the parameters or this model.
         """
-        self._check(parameters, conditioning)
-        prompt, *negative = (
-            conditioning[name].to(self._device, copy=True)
-            for name in (_PROMPT, _NEGATIVE_PROMPT)
-            if name in conditioning
+        config, dtype = self._transformer.config, self._transformer.dtype
+        shapes = prompt_shapes(parameters, (1, None, config.joint_attention_dim))
+        taken = take_conditioning(conditioning, shapes, dtype, self._device)
+        latents = self._pipeline.prepare_latents(
+            1,
+            config.in_channels // 4,
+            parameters.height,
+            parameters.width,
+            dtype,
+            self._device,
+            torch.Generator("cpu").manual_seed(parameters.seed),
         )
-        latents = self._noise(parameters, prompt.dtype)
-        scheduler, timesteps = self._schedule(parameters.steps, tokens=latents.shape[1])
         patch_side = self._scale_factor * 2
         return QwenImageState(
             latents=latents,
-            prompt=prompt,
-            negative_prompt=negative[0] if negative else None,
+            schedule=Schedule.shifted(
+                self._scheduler, parameters.steps, self._device, tokens=latents.shape[1]
+            ),
+            prompt=taken["prompt_embeds"],
+            negative_prompt=taken.get("negative_prompt_embeds"),
             guidance_scale=parameters.guidance_scale,
-            scheduler=scheduler,
-            timesteps=timesteps,
-            sigmas=tuple(scheduler.sigmas[:-1].tolist()),
             grid=(1, parameters.height // patch_side, parameters.width // patch_side),
         )
 
     @torch.no_grad()
     def step(self, state: QwenImageState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        timestep = state.timesteps[state.completed_steps]
-        velocity = self._velocity(state, timestep, state.prompt)
+        velocity = self._velocity(state, state.prompt)
         if state.negative_prompt is not None:
-            unwanted = self._velocity(state, timestep, state.negative_prompt)
+            unwanted = self._velocity(state, state.negative_prompt)
             velocity = _guide(velocity, unwanted, state.guidance_scale)
-        (state.latents,) = state.scheduler.step(
-            velocity, timestep, state.latents, return_dict=False
-        )
-        # Progress, timing and cancellation are about steps that are done, not queued.
-        wait_for(self._device)
-        state.completed_steps += 1
+        state.latents = state.schedule.advance(velocity, state.latents)
 
     @torch.no_grad()
     def finish(self, state: QwenImageState) -> Tensors:
@@ -148,66 +124,11 @@ class QwenImageDenoiser:
             )
         }
 
-    def _check(self, parameters: GenerationParameters, conditioning: Tensors) -> None:
-        expected = {_PROMPT, _NEGATIVE_PROMPT} if parameters.guided else {_PROMPT}
-        if conditioning.keys() != expected:
-            raise TriptychError(
-                f"conditioning: holds {', '.join(sorted(conditioning))};"
-                f" this request needs {', '.join(sorted(expected))}"
-            )
-        width, dtype = self._transformer.config.joint_attention_dim, self._transformer.dtype
-        for name, tensor in conditioning.items():
-            match tuple(tensor.shape):
-                case (1, tokens, channels) if tokens > 0 and channels == width:
-                    pass
-                case shape:
-                    raise TriptychError(
-                        f"conditioning: {name} has shape {shape};"
-                        f" this model reads (1, tokens, {width})"
-                    )
-            if tensor.dtype != dtype:
-                raise TriptychError(
-                    f"conditioning: {name} is {tensor.dtype}; this model computes in {dtype}"
-                )
-
-    def _noise(self, parameters: GenerationParameters, dtype: torch.dtype) -> torch.Tensor:
-        channels = self._transformer.config.in_channels // 4
-        # Even sides: patches are two by two.
-        rows = 2 * (parameters.height // (self._scale_factor * 2))
-        columns = 2 * (parameters.width // (self._scale_factor * 2))
-        noise = randn_tensor(
-            (1, 1, channels, rows, columns),
-            generator=torch.Generator("cpu").manual_seed(parameters.seed),
-            device=self._device,
-            dtype=dtype,
-        )
-        packed = QwenImagePipeline._pack_latents(noise, 1, channels, rows, columns)  # noqa: SLF001 — as above
-        assert isinstance(packed, torch.Tensor)
-        return packed
-
-    def _schedule(
-        self, steps: int, tokens: int
-    ) -> tuple[FlowMatchEulerDiscreteScheduler, torch.Tensor]:
-        scheduler = copy.deepcopy(self._scheduler)
-        shift = calculate_shift(
-            tokens,
-            scheduler.config.get("base_image_seq_len", 256),
-            scheduler.config.get("max_image_seq_len", 4096),
-            scheduler.config.get("base_shift", 0.5),
-            scheduler.config.get("max_shift", 1.15),
-        )
-        sigmas = np.linspace(1.0, 1 / steps, steps)
-        timesteps, _ = retrieve_timesteps(scheduler, steps, self._device, sigmas=sigmas, mu=shift)
-        scheduler.set_begin_index(0)
-        return scheduler, timesteps
-
-    def _velocity(
-        self, state: QwenImageState, timestep: torch.Tensor, prompt: torch.Tensor
-    ) -> torch.Tensor:
+    def _velocity(self, state: QwenImageState, prompt: torch.Tensor) -> torch.Tensor:
         latents = state.latents
         (velocity,) = self._transformer(
             hidden_states=latents,
-            timestep=timestep.expand(latents.shape[0]).to(latents.dtype) / 1000,
+            timestep=state.schedule.timestep.expand(1).to(latents.dtype) / 1000,
             encoder_hidden_states=prompt,
             encoder_hidden_states_mask=None,
             img_shapes=[[state.grid]],
@@ -232,13 +153,7 @@ def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) ->
     Raises:
         ConfigurationError: they cannot be loaded, or need what this loop does not do.
     """
-    _refuse(directory, "transformer", "guidance_embeds", "guidance is not distilled here")
-    _refuse(directory, "scheduler", "stochastic_sampling", "a seed would not decide the picture")
-    scheduler = load_part(FlowMatchEulerDiscreteScheduler, directory, "scheduler")
+    directory.refuse("transformer", "guidance_embeds", "guidance is not distilled here")
+    scheduler = load_flow_scheduler(directory)
     transformer = load_module(QwenImageTransformer2DModel, directory, "transformer", dtype, device)
     return QwenImageDenoiser(transformer, scheduler, vae_scale_factor(directory), device)
-
-
-def _refuse(directory: ModelDirectory, subfolder: str, option: str, why: str) -> None:
-    if directory.config(subfolder).get(option):
-        raise ConfigurationError(f"{directory.path / subfolder}: {option} is true; {why}")

@@ -1,8 +1,9 @@
 """What Qwen-Image accepts, read from a directory's configuration."""
 
 from services.domain.errors import ConfigurationError
-from services.domain.model import Capabilities, GenerationDefaults, Stage
+from services.domain.model import Capabilities, GenerationDefaults
 from services.model_api.directory import ModelDirectory
+from services.model_api.picture_limits import picture_limits
 from services.model_api.spec import FamilySpec
 
 MAX_PROMPT_TOKENS = 512
@@ -30,15 +31,10 @@ def vae_scale_factor(directory: ModelDirectory) -> int:
 def _capabilities(directory: ModelDirectory) -> Capabilities:
     size_multiple = vae_scale_factor(directory) * _PATCH_SIZE
     return Capabilities(
-        max_prompt_characters=4096,
+        **picture_limits(size_multiple),
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        size_multiple=size_multiple,
-        min_side=2 * size_multiple,
-        max_side=4096,
-        max_pixels=2048 * 2048,
         # One step divides zero by zero: the schedule is stretched to end at shift_terminal.
         min_steps=2,
-        max_steps=200,
         supports_guidance=True,
         min_guidance_scale=1.0,
         max_guidance_scale=20.0,
@@ -46,7 +42,6 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
     )
 
 
-# Every stage needs vae/config.json: it says which sizes can be drawn.
 SPEC = FamilySpec(
     name="qwen-image",
     pipeline_classes=frozenset({"QwenImagePipeline"}),
@@ -56,16 +51,6 @@ SPEC = FamilySpec(
         "transformer": "QwenImageTransformer2DModel",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
         "vae": "AutoencoderKLQwenImage",
-    },
-    weights={
-        Stage.ENCODER: ("text_encoder",),
-        Stage.DENOISER: ("transformer",),
-        Stage.VAE: ("vae",),
-    },
-    configs={
-        Stage.ENCODER: ("tokenizer", "vae"),
-        Stage.DENOISER: ("scheduler", "vae"),
-        Stage.VAE: (),
     },
     capabilities=_capabilities,
 )

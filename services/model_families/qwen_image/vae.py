@@ -4,13 +4,12 @@ from collections.abc import Mapping
 
 import torch
 from diffusers import AutoencoderKLQwenImage
-from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from services.domain.errors import TriptychError
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module
+from services.model_api.pictures import picture_of, take_latents
 from services.model_api.stages import Tensors
 from services.model_families.qwen_image.spec import vae_scale_factor
 
@@ -24,7 +23,6 @@ class QwenImageVae:
         self._vae = vae
         self._scale_factor = scale_factor
         self._device = device
-        self._images = VaeImageProcessor(vae_scale_factor=scale_factor * 2)
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:
@@ -38,27 +36,16 @@ class QwenImageVae:
         Raises:
             TriptychError: latents of another shape, or a picture that is not finite.
         """
-        normalised = self._check(parameters, latents).to(self._device, self._vae.dtype)
-        (frames,) = self._vae.decode(self._unnormalise(normalised), return_dict=False)
-        pixels = frames[:, :, 0]
-        if not torch.isfinite(pixels).all():
-            raise TriptychError(f"the VAE's picture is not finite in {self._vae.dtype}")
-        (image,) = self._images.postprocess(pixels, output_type="pil")
-        assert isinstance(image, Image.Image)
-        return image
-
-    def _check(self, parameters: GenerationParameters, latents: Tensors) -> torch.Tensor:
-        expected = (
+        shape = (
             1,
             self._vae.config.z_dim,
             1,
             parameters.height // self._scale_factor,
             parameters.width // self._scale_factor,
         )
-        found = {name: tuple(tensor.shape) for name, tensor in latents.items()}
-        if found != {"latents": expected}:
-            raise TriptychError(f"latents: are {found}; this request needs latents of {expected}")
-        return latents["latents"]
+        normalised = take_latents(latents, shape).to(self._device, self._vae.dtype)
+        (frames,) = self._vae.decode(self._unnormalise(normalised), return_dict=False)
+        return picture_of(frames[:, :, 0])
 
     def _unnormalise(self, latents: torch.Tensor) -> torch.Tensor:
         # The published order of operations, with the reciprocal: anything else loses bits.

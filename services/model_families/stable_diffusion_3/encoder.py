@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from diffusers import StableDiffusion3Pipeline
+from diffusers.utils import logging
 from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
@@ -11,10 +12,10 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from services.domain.errors import InvalidRequest
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module, load_part
+from services.model_api.prompts import counted_prompts
 from services.model_api.stages import Tensors
 from services.model_families.stable_diffusion_3.spec import MAX_PROMPT_TOKENS
 
@@ -29,26 +30,22 @@ _TENSORS = (
 class StableDiffusion3Encoder:
     """Runs the published pipeline's own `encode_prompt`; its other components are absent.
 
-    T5 reads the whole prompt. The CLIPs read its opening, as they were trained: both together have
-    a fifth of the conditioning, and the published loop gives them no more.
+    T5 reads all of a prompt, and so sets its limit. The CLIPs read the first 77 tokens, as
+    published: they can read no more.
     """
 
-    def __init__(
-        self,
-        tokenizers: Mapping[str, CLIPTokenizer | T5TokenizerFast],
-        text_encoders: Mapping[str, torch.nn.Module],
-        device: torch.device,
-    ) -> None:
-        self._text_encoders = text_encoders
+    def __init__(self, pipeline: StableDiffusion3Pipeline, device: torch.device) -> None:
+        self._pipeline = pipeline
         self._device = device
-        self._pipeline = StableDiffusion3Pipeline(
-            **tokenizers, **text_encoders, scheduler=None, vae=None, transformer=None
-        )
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:
-        """The three text encoders."""
-        return self._text_encoders
+        """Both CLIPs and T5."""
+        return {
+            "text_encoder": self._pipeline.text_encoder,
+            "text_encoder_2": self._pipeline.text_encoder_2,
+            "text_encoder_3": self._pipeline.text_encoder_3,
+        }
 
     @torch.no_grad()
     def encode(self, parameters: GenerationParameters) -> Tensors:
@@ -59,16 +56,10 @@ class StableDiffusion3Encoder:
         Raises:
             InvalidRequest: a prompt has more tokens than T5 reads.
         """
-        prompts = {"prompt": parameters.prompt, "negative_prompt": parameters.negative_prompt}
-        # Both are counted before either is encoded: a refusal must cost nothing.
-        for field, prompt in prompts.items():
-            if prompt is not None:
-                self._check_length(field, prompt)
         encoded = self._pipeline.encode_prompt(
-            prompt=parameters.prompt,
+            **counted_prompts(parameters, self._count, MAX_PROMPT_TOKENS),
             prompt_2=None,
             prompt_3=None,
-            negative_prompt=parameters.negative_prompt,
             do_classifier_free_guidance=parameters.guided,
             device=self._device,
             max_sequence_length=MAX_PROMPT_TOKENS,
@@ -79,13 +70,8 @@ class StableDiffusion3Encoder:
             if tensor is not None
         }
 
-    def _check_length(self, field: str, prompt: str) -> None:
-        # The published pipeline would cut.
-        tokens = len(self._pipeline.tokenizer_3(prompt).input_ids)
-        if tokens > MAX_PROMPT_TOKENS:
-            raise InvalidRequest.of(
-                field, f"has {tokens} tokens; allowed are at most {MAX_PROMPT_TOKENS}"
-            )
+    def _count(self, prompt: str) -> int:
+        return len(self._pipeline.tokenizer_3(prompt).input_ids)
 
 
 def load(
@@ -96,17 +82,21 @@ def load(
     Raises:
         ConfigurationError: they cannot be loaded.
     """
-    tokenizers = {
-        "tokenizer": load_part(CLIPTokenizer, directory, "tokenizer"),
-        "tokenizer_2": load_part(CLIPTokenizer, directory, "tokenizer_2"),
-        "tokenizer_3": load_part(T5TokenizerFast, directory, "tokenizer_3"),
-    }
-    text_encoders = {
-        name: load_module(kind, directory, name, dtype, device)
-        for name, kind in (
-            ("text_encoder", CLIPTextModelWithProjection),
-            ("text_encoder_2", CLIPTextModelWithProjection),
-            ("text_encoder_3", T5EncoderModel),
-        )
-    }
-    return StableDiffusion3Encoder(tokenizers, text_encoders, device)
+    # It would write what the CLIPs do not read, someone's words, into the service's log.
+    logging.get_logger(StableDiffusion3Pipeline.__module__).setLevel(logging.ERROR)
+    pipeline = StableDiffusion3Pipeline(
+        tokenizer=load_part(CLIPTokenizer, directory, "tokenizer"),
+        tokenizer_2=load_part(CLIPTokenizer, directory, "tokenizer_2"),
+        tokenizer_3=load_part(T5TokenizerFast, directory, "tokenizer_3"),
+        text_encoder=load_module(
+            CLIPTextModelWithProjection, directory, "text_encoder", dtype, device
+        ),
+        text_encoder_2=load_module(
+            CLIPTextModelWithProjection, directory, "text_encoder_2", dtype, device
+        ),
+        text_encoder_3=load_module(T5EncoderModel, directory, "text_encoder_3", dtype, device),
+        scheduler=None,
+        vae=None,
+        transformer=None,
+    )
+    return StableDiffusion3Encoder(pipeline, device)

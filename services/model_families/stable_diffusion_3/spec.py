@@ -4,6 +4,7 @@ from services.domain.errors import ConfigurationError
 from services.domain.model import Capabilities, GenerationDefaults, Stage
 from services.model_api.directory import ModelDirectory
 from services.model_api.spec import FamilySpec
+from services.model_api.vae_config import image_scale_factor
 
 MAX_PROMPT_TOKENS = 256
 """What the published pipeline lets T5 read of a prompt, the closing token included."""
@@ -16,23 +17,8 @@ _DEFAULTS = GenerationDefaults(
 )
 
 
-def vae_scale_factor(directory: ModelDirectory) -> int:
-    """Pixels per latent, on each side.
-
-    Raises:
-        ConfigurationError: the VAE's configuration does not say.
-    """
-    levels = directory.config("vae").get("block_out_channels")
-    if not isinstance(levels, list) or not levels:
-        raise ConfigurationError(
-            f"{directory.path / 'vae' / 'config.json'}: block_out_channels is {levels!r},"
-            " not a list with one entry per level"
-        )
-    return int(2 ** (len(levels) - 1))
-
-
 def _capabilities(directory: ModelDirectory) -> Capabilities:
-    patch_side = vae_scale_factor(directory) * _positive(directory, "patch_size")
+    patch_side = image_scale_factor(directory) * _positive(directory, "patch_size")
     return Capabilities(
         max_prompt_characters=4096,
         max_prompt_tokens=MAX_PROMPT_TOKENS,

@@ -1,64 +1,36 @@
 """Z-Image's denoising loop, one step at a time.
 
-Shapes: C latent channels; H, W latent sides; L prompt tokens; D prompt width. The batch is always one.
+Shapes: C latent channels; H, W latent sides; L prompt tokens; D prompt width.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
-from diffusers.pipelines.z_image.pipeline_z_image import (
-    calculate_shift,
-    get_default_z_image_sigmas,
-    retrieve_timesteps,
-)
+from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 from diffusers.utils.torch_utils import randn_tensor
 
-from services.domain.errors import ConfigurationError, TriptychError
 from services.domain.generation import GenerationParameters
+from services.model_api.conditioning import take_conditioning
 from services.model_api.directory import ModelDirectory
-from services.model_api.modules import load_module, load_part
-from services.model_api.runtime import wait_for
+from services.model_api.modules import load_module
+from services.model_api.scheduled_state import ScheduledState
+from services.model_api.schedules import Schedule, length_shift, load_flow_scheduler
 from services.model_api.stages import Tensors
-from services.model_families.z_image.spec import vae_scale_factor
-
-_PROMPT = "prompt_embeds"
-_NEGATIVE_PROMPT = "negative_prompt_embeds"
+from services.model_api.vae_config import image_scale_factor
 
 
 @dataclass(slots=True)
-class ZImageState:
-    """One request inside the loop.
+class ZImageState(ScheduledState):
+    """One request inside the loop; latents are [1, C, H, W], in float32 always.
 
     Attributes:
-        latents: [1, C, H, W], in float32 whatever the model computes in.
         prompts: conditioning [L, D] of the wanted branch and, with guidance, of the unwanted one.
-        scheduler: this request's own, since it counts steps.
-        timesteps: one per step, 1000 to 0.
-        sigmas: one per step, on the host, so that reading one never waits for the device.
     """
 
-    latents: torch.Tensor
     prompts: list[torch.Tensor]
     guidance_scale: float
-    scheduler: FlowMatchEulerDiscreteScheduler
-    timesteps: torch.Tensor
-    sigmas: tuple[float, ...]
-    completed_steps: int = 0
-
-    @property
-    def total_steps(self) -> int:
-        """Steps from noise to latents."""
-        return len(self.sigmas)
-
-    @property
-    def sigma(self) -> float:
-        """The noise level that the next step starts from; 0 after the last."""
-        return (
-            0.0 if self.completed_steps == self.total_steps else self.sigmas[self.completed_steps]
-        )
 
 
 class ZImageDenoiser:
@@ -92,111 +64,57 @@ class ZImageDenoiser:
         Raises:
             TriptychError: the conditioning does not go with the parameters or this model.
         """
-        self._check(parameters, conditioning)
-        latents = self._noise(parameters)
-        scheduler, timesteps = self._schedule(parameters.steps, latents)
+        names = ["prompt_embeds", *(["negative_prompt_embeds"] if parameters.guided else [])]
+        taken = take_conditioning(
+            conditioning,
+            dict.fromkeys(names, (1, None, self._transformer.config.cap_feat_dim)),
+            self._transformer.dtype,
+            self._device,
+        )
+        rows = parameters.height // self._scale_factor
+        columns = parameters.width // self._scale_factor
         return ZImageState(
-            latents=latents,
-            prompts=[
-                conditioning[name][0].to(self._device, copy=True)
-                for name in (_PROMPT, _NEGATIVE_PROMPT)
-                if name in conditioning
-            ],
+            latents=randn_tensor(
+                (1, self._transformer.config.in_channels, rows, columns),
+                generator=torch.Generator("cpu").manual_seed(parameters.seed),
+                device=self._device,
+                dtype=torch.float32,
+            ),
+            schedule=Schedule(
+                self._scheduler,
+                parameters.steps,
+                self._device,
+                sigmas=get_default_z_image_sigmas(parameters.steps),
+                mu=length_shift(self._scheduler, (rows // 2) * (columns // 2)),
+            ),
+            prompts=[taken[name].squeeze(0) for name in names],
             guidance_scale=parameters.guidance_scale,
-            scheduler=scheduler,
-            timesteps=timesteps,
-            sigmas=tuple(scheduler.sigmas[:-1].tolist()),
         )
 
     @torch.no_grad()
     def step(self, state: ZImageState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        timestep = state.timesteps[state.completed_steps]
-        branches = self._branches(state, timestep)
-        velocity = branches[0].float()
-        if len(branches) == 2:
-            velocity = velocity + state.guidance_scale * (velocity - branches[1].float())
-        # The model has one frame where the latents have none, and looks the other way.
-        (state.latents,) = state.scheduler.step(
-            -velocity.unsqueeze(0).squeeze(2), timestep, state.latents, return_dict=False
-        )
-        # Progress, timing and cancellation are about steps that are done, not queued.
-        wait_for(self._device)
-        state.completed_steps += 1
+        velocity, *unwanted = self._velocities(state)
+        if unwanted:
+            velocity = velocity + state.guidance_scale * (velocity - unwanted[0])
+        # The transformer looks from noise to picture, the scheduler the other way.
+        state.latents = state.schedule.advance(-velocity, state.latents)
 
     @torch.no_grad()
     def finish(self, state: ZImageState) -> Tensors:
         """Returns `latents` [1, C, H, W] in float32, normalised as the transformer sees them."""
         return {"latents": state.latents}
 
-    def _branches(self, state: ZImageState, timestep: torch.Tensor) -> list[torch.Tensor]:
-        """What the transformer says [C, 1, H, W] for each prompt, all in one forward."""
-        latents = state.latents.to(self._transformer.dtype)
-        count = len(state.prompts)
-        frames = latents.repeat(count, 1, 1, 1).unsqueeze(2)
-        (outputs,) = self._transformer(
-            list(frames.unbind(dim=0)),
-            ((1000 - timestep.expand(1)) / 1000).repeat(count),
-            state.prompts,
-            return_dict=False,
+    def _velocities(self, state: ZImageState) -> list[torch.Tensor]:
+        """One [1, C, H, W] in float32 for each prompt, all from one forward."""
+        # The transformer reads and gives frames [C, 1, H, W].
+        latents = state.latents.to(self._transformer.dtype).transpose(0, 1)
+        branches = len(state.prompts)
+        timestep = (1000 - state.schedule.timestep.expand(branches)) / 1000
+        (velocities,) = self._transformer(
+            [latents] * branches, timestep, state.prompts, return_dict=False
         )
-        assert isinstance(outputs, list)
-        return outputs
-
-    def _check(self, parameters: GenerationParameters, conditioning: Tensors) -> None:
-        expected = {_PROMPT, _NEGATIVE_PROMPT} if parameters.guided else {_PROMPT}
-        if conditioning.keys() != expected:
-            raise TriptychError(
-                f"conditioning: holds {', '.join(sorted(conditioning))};"
-                f" this request needs {', '.join(sorted(expected))}"
-            )
-        width, dtype = self._transformer.config.cap_feat_dim, self._transformer.dtype
-        for name, tensor in conditioning.items():
-            match tuple(tensor.shape):
-                case (1, tokens, channels) if tokens > 0 and channels == width:
-                    pass
-                case shape:
-                    raise TriptychError(
-                        f"conditioning: {name} has shape {shape};"
-                        f" this model reads (1, tokens, {width})"
-                    )
-            if tensor.dtype != dtype:
-                raise TriptychError(
-                    f"conditioning: {name} is {tensor.dtype}; this model computes in {dtype}"
-                )
-
-    def _noise(self, parameters: GenerationParameters) -> torch.Tensor:
-        noise = randn_tensor(
-            (
-                1,
-                self._transformer.in_channels,
-                parameters.height // self._scale_factor,
-                parameters.width // self._scale_factor,
-            ),
-            generator=torch.Generator("cpu").manual_seed(parameters.seed),
-            device=self._device,
-            dtype=torch.float32,
-        )
-        assert isinstance(noise, torch.Tensor)
-        return noise
-
-    def _schedule(
-        self, steps: int, latents: torch.Tensor
-    ) -> tuple[FlowMatchEulerDiscreteScheduler, torch.Tensor]:
-        scheduler = copy.deepcopy(self._scheduler)
-        rows, columns = latents.shape[-2:]
-        shift = calculate_shift(
-            (rows // 2) * (columns // 2),
-            scheduler.config.get("base_image_seq_len", 256),
-            scheduler.config.get("max_image_seq_len", 4096),
-            scheduler.config.get("base_shift", 0.5),
-            scheduler.config.get("max_shift", 1.15),
-        )
-        timesteps, _ = retrieve_timesteps(
-            scheduler, steps, self._device, sigmas=get_default_z_image_sigmas(steps), mu=shift
-        )
-        scheduler.set_begin_index(0)
-        return scheduler, timesteps
+        return [velocity.float().transpose(0, 1) for velocity in velocities]
 
 
 def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> ZImageDenoiser:
@@ -205,11 +123,6 @@ def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) ->
     Raises:
         ConfigurationError: they cannot be loaded, or need what this loop does not do.
     """
-    if directory.config("scheduler").get("stochastic_sampling"):
-        raise ConfigurationError(
-            f"{directory.path / 'scheduler'}: stochastic_sampling is true;"
-            " a seed would not decide the picture"
-        )
-    scheduler = load_part(FlowMatchEulerDiscreteScheduler, directory, "scheduler")
+    scheduler = load_flow_scheduler(directory)
     transformer = load_module(ZImageTransformer2DModel, directory, "transformer", dtype, device)
-    return ZImageDenoiser(transformer, scheduler, vae_scale_factor(directory), device)
+    return ZImageDenoiser(transformer, scheduler, image_scale_factor(directory), device)

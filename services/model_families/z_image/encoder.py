@@ -6,10 +6,10 @@ import torch
 from diffusers import ZImagePipeline
 from transformers import Qwen2Tokenizer, Qwen3Model
 
-from services.domain.errors import InvalidRequest
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module, load_part
+from services.model_api.prompts import counted_prompts
 from services.model_api.stages import Tensors
 from services.model_families.z_image.spec import MAX_PROMPT_TOKENS
 
@@ -42,16 +42,10 @@ class ZImageEncoder:
         Raises:
             InvalidRequest: a prompt has more tokens than the model reads.
         """
-        prompts = {"prompt": parameters.prompt}
-        if parameters.negative_prompt is not None:
-            prompts["negative_prompt"] = parameters.negative_prompt
-        # Both are counted before either is encoded: a refusal must cost nothing.
-        for field, prompt in prompts.items():
-            self._check_length(field, prompt)
+        prompts = counted_prompts(parameters, self._count, MAX_PROMPT_TOKENS)
         return {f"{field}_embeds": self._embed(prompt) for field, prompt in prompts.items()}
 
-    def _check_length(self, field: str, prompt: str) -> None:
-        # The published pipeline would cut silently.
+    def _count(self, prompt: str) -> int:
         tokenizer = self._pipeline.tokenizer
         chat = tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}],
@@ -59,11 +53,7 @@ class ZImageEncoder:
             add_generation_prompt=True,
             enable_thinking=True,
         )
-        tokens = len(tokenizer(chat).input_ids)
-        if tokens > MAX_PROMPT_TOKENS:
-            raise InvalidRequest.of(
-                field, f"has {tokens} tokens; allowed are at most {MAX_PROMPT_TOKENS}"
-            )
+        return len(tokenizer(chat).input_ids)
 
     def _embed(self, prompt: str) -> torch.Tensor:
         (embeds,), _ = self._pipeline.encode_prompt(

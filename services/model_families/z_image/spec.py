@@ -1,9 +1,9 @@
 """What Z-Image accepts, read from a directory's configuration."""
 
-from services.domain.errors import ConfigurationError
 from services.domain.model import Capabilities, GenerationDefaults, Stage
 from services.model_api.directory import ModelDirectory
 from services.model_api.spec import FamilySpec
+from services.model_api.vae_config import image_scale_factor
 
 MAX_PROMPT_TOKENS = 512
 """What the published pipeline reads of a prompt inside its chat template."""
@@ -14,23 +14,8 @@ _DEFAULTS = GenerationDefaults(
 )
 
 
-def vae_scale_factor(directory: ModelDirectory) -> int:
-    """Pixels per latent, on each side.
-
-    Raises:
-        ConfigurationError: the VAE's configuration does not say.
-    """
-    levels = directory.config("vae").get("block_out_channels")
-    if not isinstance(levels, list) or not levels:
-        raise ConfigurationError(
-            f"{directory.path / 'vae' / 'config.json'}: block_out_channels is {levels!r},"
-            " not a list with one entry per level"
-        )
-    return int(2 ** (len(levels) - 1))
-
-
 def _capabilities(directory: ModelDirectory) -> Capabilities:
-    size_multiple = vae_scale_factor(directory) * _PATCH_SIZE
+    size_multiple = image_scale_factor(directory) * _PATCH_SIZE
     return Capabilities(
         max_prompt_characters=4096,
         max_prompt_tokens=MAX_PROMPT_TOKENS,

@@ -333,15 +333,15 @@ async def test_rebuilt_ranks_are_never_asked_for_what_the_old_ones_held() -> Non
 
 
 async def test_who_gives_up_during_a_rebuild_leaves_the_queue() -> None:
-    async with _scheduling(max_queued=1) as each:
+    async with _scheduling(max_resident=1, max_queued=1) as each:
         each.ranks.die()
-        waiting = each.stream("a")
-        task = asyncio.create_task(anext(waiting))
+        tasks = [asyncio.create_task(anext(each.stream(name))) for name in "ad"]
         await asyncio.sleep(0)
         with pytest.raises(QueueFull):
             await each.outcome("b")
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await _a_few_turns()
         assert each.scheduler.queued == 0
         other = each.start("c")
