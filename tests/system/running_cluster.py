@@ -7,9 +7,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 import psutil
@@ -154,13 +155,22 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
 
 
 @contextmanager
-def running_cluster(*options: str, model: Path = MODEL) -> Iterator[RunningCluster]:
-    """A cluster that serves the demo model on a free port."""
+def running_cluster(
+    *options: str, model: Path = MODEL, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[RunningCluster]:
+    """A cluster that serves the demo model on a free port.
+
+    Args:
+        options: further ones of `triptych up`.
+        model: another model's directory.
+        environment: further variables for all of its processes.
+    """
     command = [str(TRIPTYCH), "up", "--model", str(model)]
     process = subprocess.Popen(
         [*command, "--listen", "127.0.0.1:0", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env={**os.environ, **environment},
         text=True,
         bufsize=1,
     )

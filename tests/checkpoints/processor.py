@@ -1,0 +1,48 @@
+"""The processor of Qwen2.5-VL for text and still images."""
+
+from pathlib import Path
+from typing import Self
+
+from transformers import (
+    ProcessorMixin,
+    Qwen2Tokenizer,
+    Qwen2VLImageProcessorPil,
+    Qwen2VLProcessor,
+)
+
+
+class StillImageProcessor(Qwen2VLProcessor):  # type: ignore[misc]  # published without types
+    """Stands in for the published class, which cannot be made without torchvision.
+
+    Its part for videos needs torchvision, and no pipeline here uses it. Transformers reads from a
+    constructor's signature which parts there are: this one has no video part.
+    """
+
+    def __init__(
+        self,
+        image_processor: Qwen2VLImageProcessorPil,
+        tokenizer: Qwen2Tokenizer,
+        chat_template: str | None = None,
+    ) -> None:
+        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def new(cls, tokenizer: Qwen2Tokenizer) -> Self:
+        """With the published limits of a picture's size, in pixels."""
+        size = {"shortest_edge": 56 * 56, "longest_edge": 12_845_056}
+        return cls(Qwen2VLImageProcessorPil(size=size), tokenizer, tokenizer.chat_template)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads what `save_pretrained` or the published class wrote."""
+        tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
+        images = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        return cls(images, tokenizer, tokenizer.chat_template)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Writes the published layout, where every part has files of its own."""
+        self.image_processor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
