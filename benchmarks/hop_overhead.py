@@ -101,7 +101,7 @@ def row_of(workload: Workload, drawn: Sequence[tuple[Generation, Generation]]) -
 
 async def measure(model: Path, pairs: int) -> list[Row]:
     """Starts both clusters and times every workload."""
-    options = ModelOptions(model)
+    options = ModelOptions((model,))
     any_port = Address("127.0.0.1", 0)
     spec = ClusterSpec(topology=SplitTopology(options), address=any_port)
     async with AsyncExitStack() as exits:

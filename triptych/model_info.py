@@ -18,6 +18,8 @@ class ModelLimits:
     supports_guidance: bool
     min_guidance_scale: float
     max_guidance_scale: float
+    supports_negative_prompt: bool
+    guidance_off_scale: float
     media_formats: tuple[str, ...]
 
 

@@ -112,6 +112,8 @@ def model_from_proto(message: capabilities_pb2.Model) -> ModelInfo:
             supports_guidance=limits.supports_guidance,
             min_guidance_scale=limits.min_guidance_scale,
             max_guidance_scale=limits.max_guidance_scale,
+            supports_negative_prompt=limits.supports_negative_prompt,
+            guidance_off_scale=limits.guidance_off_scale,
             media_formats=tuple(media_format_from_proto(each) for each in limits.media_formats),
         ),
         defaults=ModelDefaults(

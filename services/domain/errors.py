@@ -79,7 +79,10 @@ class ModelNotFound(NotFound):
 
     def __init__(self, name: str, served: Sequence[str]) -> None:
         allowed = ", ".join(sorted(served)) or "none"
-        super().__init__(f"model: {name!r} is not served here; served models: {allowed}")
+        wrong = (
+            f"{name!r} is not served here" if name else "is missing, and not one is served alone"
+        )
+        super().__init__(f"model: {wrong}; served models: {allowed}")
 
 
 class TensorNotFound(NotFound):

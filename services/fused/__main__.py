@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import SecretStr
 
@@ -22,6 +23,7 @@ from services.gateway.app import GatewayApp
 from services.model_api.runtime import set_up_torch
 from services.model_families.loading import load_denoiser, load_encoder, load_vae
 from services.rpc.process import run_process, run_until_first_ends
+from services.rpc.sweeper import sweep_forever
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
 from vae_service.replica import VaeReplica
@@ -29,7 +31,9 @@ from vae_service.stage import DecodeStage
 
 
 @dataclass(frozen=True, slots=True)
-class _Stages:
+class _Model:
+    """One model's stages."""
+
     encoder: EncoderReplica
     denoiser: DenoiserReplica
     vae: VaeReplica
@@ -43,17 +47,28 @@ async def main(settings: FusedSettings) -> None:
     # Nobody outside this process ever sees a reference, so nobody else needs the secret.
     seal = Seal(SecretStr(secrets.token_hex(32)))
     store = open_store("memory:", seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
-    stages = await asyncio.to_thread(_load, settings, store)
-    app = GatewayApp(settings, [stages.encoder], [stages.denoiser], [stages.vae])
+    models = [await asyncio.to_thread(_load, path, settings, store) for path in settings.model]
+    app = GatewayApp(
+        settings,
+        [each.encoder for each in models],
+        [each.denoiser for each in models],
+        [each.vae for each in models],
+    )
     try:
-        await run_until_first_ends(app.run(), stages.scheduler.run(), stages.ranks.run())
+        await run_until_first_ends(
+            app.run(),
+            sweep_forever(store, settings.sweep_seconds),
+            *(each.scheduler.run() for each in models),
+            *(each.ranks.run() for each in models),
+        )
     finally:
-        await asyncio.gather(stages.encoder.close(), stages.denoiser.close(), stages.vae.close())
+        for each in models:
+            await asyncio.gather(each.encoder.close(), each.denoiser.close(), each.vae.close())
         store.close()
 
 
-def _load(settings: FusedSettings, store: TensorStore) -> _Stages:
-    told = (settings.model, settings.model_name, settings.dtype, settings.device)
+def _load(path: Path, settings: FusedSettings, store: TensorStore) -> _Model:
+    told = (path, None, settings.dtype, settings.device)
     encoder, denoiser, vae = load_encoder(*told), load_denoiser(*told), load_vae(*told)
     ready = RankReady(loaded=denoiser.loaded, tensor_store=store.identity, pid=os.getpid())
     ranks = ThreadRankGroup(RankExecutor(DenoiseStage(denoiser, store)), ready)
@@ -65,7 +80,7 @@ def _load(settings: FusedSettings, store: TensorStore) -> _Stages:
         max_queued=queue,
         discard=store.release_request,
     )
-    return _Stages(
+    return _Model(
         EncoderReplica(
             EncodeStage(encoder, store), (encoder.loaded,), store, StageWorker(Stage.ENCODER, queue)
         ),

@@ -16,9 +16,8 @@ class FusedSettings(PipelineSettings):
 
     model_config = SettingsConfigDict(env_prefix="TRIPTYCH_FUSED_")
 
-    model: Path = Field(description="model directory in the published diffusers layout")
-    model_name: str | None = Field(
-        None, description="name that requests use; the directory's own by default"
+    model: Annotated[tuple[Path, ...], Field(min_length=1)] = Field(
+        description="model directories in the published diffusers layout; repeat for several"
     )
     dtype: ElementType = Field(ElementType.FLOAT32, description="type the weights compute in")
     device: str = Field("cpu", description="torch device, for example cpu or cuda:0")
@@ -28,6 +27,9 @@ class FusedSettings(PipelineSettings):
     )
     tensor_ttl_seconds: Annotated[float, Field(gt=0)] = Field(
         300.0, description="life of stored tensors that nobody released"
+    )
+    sweep_seconds: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="pause between sweeps for expired tensors"
     )
     order: Order = Field(Order.FIFO, description="how resident requests share the rank")
     max_resident_requests: Annotated[int, Field(ge=1, le=64)] = Field(

@@ -44,17 +44,20 @@ def choose_model(name: str, pools: Pools) -> Model:
         pools: the replicas of each stage.
 
     Raises:
-        StageUnavailable: a stage has no working replica.
+        StageUnavailable: a stage has no working replica, or none that holds the model.
         ModelNotFound: no such model is served, or the name is empty and several are.
+        ConfigurationError: replicas hold different models under its name.
     """
     for stage, replicas in pools.items():
         if not any(_works(each) for each in replicas):
             raise StageUnavailable(f"the {stage} is down; repeat the request later")
     models = served_models(pools)
     if not name and len(models) == 1:
-        return next(iter(models.values()))
+        (name,) = models
     if name not in models:
+        _check_up(name, pools)
         raise ModelNotFound(name, list(models))
+    _check_agreement(name, pools)
     return models[name]
 
 
@@ -98,6 +101,27 @@ def least_busy(replicas: Sequence[R], name: str, store: str) -> R:
     if not able:
         raise StageUnavailable(f"no working replica holds {name}; repeat the request later")
     return min(able, key=_requests_on)
+
+
+def _check_up(name: str, pools: Pools) -> None:
+    lacking = [stage for stage, replicas in pools.items() if name not in _models(replicas)]
+    if len(lacking) < len(pools):
+        raise StageUnavailable(f"the {lacking[0]} of {name} is down; repeat the request later")
+
+
+def _check_agreement(name: str, pools: Pools) -> None:
+    accounts = [
+        _models([replica])[name]
+        for replicas in pools.values()
+        for replica in replicas
+        if name in _models([replica])
+    ]
+    # The type may differ from stage to stage; the model may not.
+    first, *others = [(each.family, each.capabilities) for each in accounts]
+    if any(each != first for each in others):
+        raise ConfigurationError(
+            f"replicas disagree on what {name} is; give different models different names"
+        )
 
 
 def _requests_on(replica: Reported) -> int:

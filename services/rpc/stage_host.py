@@ -4,12 +4,10 @@ import asyncio
 
 from services.domain.settings import StageSettings
 from services.domain.store_control import StoreControl
-from services.observability.logs import get_logger
 from services.rpc.process import run_until_first_ends
 from services.rpc.server import ServiceServer
 from services.rpc.stage_servicer import STAGE_SERVICES, LocalReplica, add_stage_servicers
-
-_log = get_logger(__name__)
+from services.rpc.sweeper import sweep_forever
 
 
 class StageHost:
@@ -43,7 +41,9 @@ class StageHost:
         try:
             await self.server.start()
             await self.server.set_serving(serving=serving)
-            await run_until_first_ends(self.server.run(), self._sweep())
+            await run_until_first_ends(
+                self.server.run(), sweep_forever(self._store, self._sweep_seconds)
+            )
         finally:
             self._replica.drain()
             await self.server.close()
@@ -51,10 +51,3 @@ class StageHost:
             # What a killed rank left behind has no other keeper once this process is gone.
             await asyncio.to_thread(self._store.sweep)
             await asyncio.to_thread(self._store.close)
-
-    async def _sweep(self) -> None:
-        while True:
-            report = await asyncio.to_thread(self._store.sweep)
-            if report.expired or report.orphaned:
-                _log.info("swept", expired=report.expired, orphaned=report.orphaned)
-            await asyncio.sleep(self._sweep_seconds)

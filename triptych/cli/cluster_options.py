@@ -7,12 +7,13 @@ import typer
 
 from triptych.cli.local_cluster import DTypeName, TopologyName
 
-ModelDirectory = Annotated[
-    Path | None,
+ModelDirectories = Annotated[
+    list[Path] | None,
     typer.Option(
+        "--model",
         metavar="DIR",
         help="Model to serve, a directory in the published diffusers layout;"
-        " models/demo, if it is there, by default.",
+        " models/demo, if it is there, by default. Repeat it for several models.",
     ),
 ]
 Topology = Annotated[

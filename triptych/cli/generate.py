@@ -80,7 +80,7 @@ def _cluster_for_one_call(
     model: str | None, topology: TopologyName | None, dtype: DTypeName | None
 ) -> ClusterSpec:
     directory = checked_model_directory(Path(model) if model else None)
-    model_options = ModelOptions(directory, dtype or DTypeName.FLOAT32)
+    model_options = ModelOptions((directory,), dtype or DTypeName.FLOAT32)
     return ClusterSpec(
         topology=checked_topology(topology or TopologyName.SPLIT, model_options),
         address=Address("127.0.0.1", 0),

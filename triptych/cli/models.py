@@ -51,7 +51,9 @@ def _details(model: ModelInfo) -> Table:
     table.add_row("family", model.family)
     table.add_row("dtype", model.dtype)
     table.add_row("prompt", f"at most {prompt}")
-    table.add_row("negative", "with guidance above 1", repr(defaults.negative_prompt))
+    if limits.supports_negative_prompt:
+        needed = f"with guidance above {limits.guidance_off_scale:g}"
+        table.add_row("negative", needed, repr(defaults.negative_prompt))
     table.add_row("width", sides, str(defaults.width))
     table.add_row("height", sides, str(defaults.height))
     table.add_row("pixels", f"at most {limits.max_pixels}")

@@ -34,11 +34,13 @@ Height = Annotated[int | None, typer.Option(help="In pixels.", rich_help_panel=_
 Steps = Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=_REQUEST)]
 Guidance = Annotated[
     float | None,
-    typer.Option(help="Classifier-free guidance scale; 1 for none.", rich_help_panel=_REQUEST),
+    typer.Option(help="How closely to follow the prompt.", rich_help_panel=_REQUEST),
 ]
 Negative = Annotated[
     str | None,
-    typer.Option(help="What not to draw; needs guidance above 1.", rich_help_panel=_REQUEST),
+    typer.Option(
+        help="What not to draw, for models that have such guidance.", rich_help_panel=_REQUEST
+    ),
 ]
 Seed = Annotated[
     int | None,

@@ -22,7 +22,7 @@ from triptych.cluster.topology import ModelOptions, SplitTopology
 
 def up(
     *,
-    model: options.ModelDirectory = None,
+    models: options.ModelDirectories = None,
     topology: options.Topology = TopologyName.SPLIT,
     store: options.Store = None,
     listen: options.Listen = str(DEFAULT_ADDRESS),
@@ -31,7 +31,7 @@ def up(
     threads: options.Threads = 1,
     log_dir: options.LogDirectory = None,
 ) -> None:
-    """Serve a model from this machine until Ctrl-C.
+    """Serve one model or several from this machine until Ctrl-C.
 
     Processes that die are started again. Ctrl-C lets running requests finish, then ends
     everything; a second one ends it at once.
@@ -41,7 +41,8 @@ def up(
             "has no effect in a fused cluster, which keeps tensors to itself", param_hint="--store"
         )
     with reported_failures():
-        model_options = ModelOptions(checked_model_directory(model), dtype, device, threads)
+        directories = tuple(map(checked_model_directory, models or (None,)))
+        model_options = ModelOptions(directories, dtype, device, threads)
         spec = ClusterSpec(
             topology=checked_topology(topology, model_options),
             address=Address.parse(listen),

@@ -41,21 +41,21 @@ class ModelOptions:
     """What every process that computes is told.
 
     Attributes:
-        model: directory in the published diffusers layout.
+        models: at least one directory in the published diffusers layout.
         dtype: type the weights compute in, for example "float32".
         device: torch device, for example "cpu" or "cuda:0".
         threads: torch threads of each process.
     """
 
-    model: Path
+    models: tuple[Path, ...]
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 1
 
-    def flags(self) -> tuple[str, ...]:
-        """As command-line flags."""
+    def flags(self, *models: Path) -> tuple[str, ...]:
+        """As command-line flags of a process that holds these of the models."""
         return (
-            *("--model", str(self.model.absolute())),
+            *(flag for model in models for flag in ("--model", str(model.absolute()))),
             *("--dtype", self.dtype),
             *("--device", self.device),
             *("--threads", str(self.threads)),
@@ -64,32 +64,30 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True)
 class SplitTopology:
-    """Four processes: a gateway and a service per stage, with unix sockets between them."""
+    """A gateway, and a service per stage of each model, with unix sockets between them."""
 
     options: ModelOptions
 
     def processes(self, address: Address, place: Workplace, drain_seconds: float) -> Processes:
-        """See Topology."""
+        """See Topology. What belongs to the second model is called `encoder-2`, and so on."""
         common = _common_flags(drain_seconds)
         shared = ("--store", place.store_url, "--cluster-secret-file", str(place.secret_file))
-        stages = tuple(
-            ProcessSpec(
-                stage,
-                (
-                    *_python(f"{stage}_service", "--listen", place.socket(stage)),
-                    *(*self.options.flags(), *shared, *common),
-                ),
-            )
-            for stage in STAGES
-        )
-        doors = (flag for stage in STAGES for flag in (f"--{stage}", place.socket(stage)))
-        command = (*_python("services.gateway", "--listen", str(address)), *doors, *common)
-        return Processes(ProcessSpec("gateway", command), stages)
+        stages = []
+        doors: list[str] = []
+        for number, model in enumerate(self.options.models, start=1):
+            for stage in STAGES:
+                name = stage if number == 1 else f"{stage}-{number}"
+                command = _python(f"{stage}_service", "--listen", place.socket(name))
+                flags = self.options.flags(model)
+                stages.append(ProcessSpec(name, (*command, *flags, *shared, *common)))
+                doors += [f"--{stage}", place.socket(name)]
+        gateway = (*_python("services.gateway", "--listen", str(address)), *doors, *common)
+        return Processes(ProcessSpec("gateway", gateway), tuple(stages))
 
 
 @dataclass(frozen=True, slots=True)
 class FusedTopology:
-    """One process: the same stages without sockets between them."""
+    """One process: the same stages, of all models, without sockets between them."""
 
     options: ModelOptions
 
@@ -97,7 +95,7 @@ class FusedTopology:
         """See Topology; the one process keeps its tensors to itself."""
         command = (
             *_python("services.fused", "--listen", str(address)),
-            *(*self.options.flags(), *_common_flags(drain_seconds)),
+            *(*self.options.flags(*self.options.models), *_common_flags(drain_seconds)),
         )
         return Processes(ProcessSpec("fused", command))
 

@@ -17,7 +17,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a memory file system, not a pla
 MIN_SHARED_MEMORY_BYTES = 256 * 2**20
 
 _MAX_SOCKET_PATH_BYTES = 107
-_LONGEST_SOCKET_NAME = "denoiser.sock"
+_LONGEST_SOCKET_NAME = "denoiser-99.sock"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from triptych.cluster.workplace import Workplace
 
 ADDRESS = Address("127.0.0.1", 7843)
 PLACE = Workplace(Path("/run/x"), Path("/run/x/secret"), "shm:///dev/shm/x", Path("/run/x/logs"))
-OPTIONS = ModelOptions(Path("/models/demo"), dtype="bfloat16", device="cuda:0", threads=3)
+OPTIONS = ModelOptions((Path("/models/demo"),), dtype="bfloat16", device="cuda:0", threads=3)
 
 
 def flags(process: ProcessSpec) -> dict[str, str]:
@@ -55,4 +55,29 @@ def test_every_process_ends_with_its_parent() -> None:
 
 
 def test_relative_model_directory_is_made_absolute() -> None:
-    assert ModelOptions(Path("models/demo")).flags()[1] == str(Path.cwd() / "models/demo")
+    model = Path("models/demo")
+    assert ModelOptions((model,)).flags(model)[1] == str(Path.cwd() / "models/demo")
+
+
+def test_every_further_model_gets_stages_of_its_own_behind_one_gateway() -> None:
+    models = (Path("/models/a"), Path("/models/b"))
+    split = SplitTopology(ModelOptions(models)).processes(ADDRESS, PLACE, drain_seconds=5)
+    fused = FusedTopology(ModelOptions(models)).processes(ADDRESS, PLACE, drain_seconds=5)
+
+    assert [each.name for each in split.stages] == [
+        *("encoder", "denoiser", "vae"),
+        *("encoder-2", "denoiser-2", "vae-2"),
+    ]
+    assert all(
+        f"/models/{name}" in split.stages[3 * place].command for place, name in enumerate("ab")
+    )
+    for stage in ("encoder", "denoiser", "vae"):
+        doors = [
+            split.gateway.command[place + 1]
+            for place, flag in enumerate(split.gateway.command)
+            if flag == f"--{stage}"
+        ]
+        assert doors == [PLACE.socket(stage), PLACE.socket(f"{stage}-2")]
+    assert [each for each in fused.gateway.command if each.startswith("/models")] == [
+        *("/models/a", "/models/b")
+    ]

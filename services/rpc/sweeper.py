@@ -1,0 +1,17 @@
+"""Keeps a tensor store clean for as long as its process lives."""
+
+import asyncio
+
+from services.domain.store_control import StoreControl
+from services.observability.logs import get_logger
+
+_log = get_logger(__name__)
+
+
+async def sweep_forever(store: StoreControl, pause_seconds: float) -> None:
+    """Sweeps again and again; runs until it is cancelled or a sweep fails."""
+    while True:
+        report = await asyncio.to_thread(store.sweep)
+        if report.expired or report.orphaned:
+            _log.info("swept", expired=report.expired, orphaned=report.orphaned)
+        await asyncio.sleep(pause_seconds)
