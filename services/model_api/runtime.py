@@ -24,6 +24,8 @@ def set_up_torch(threads: int) -> None:
     # Their bars would be drawn into the service's log.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    # Its warnings quote prompts.
+    diffusers_logging.set_verbosity_error()
 
 
 def torch_dtype(element_type: ElementType) -> torch.dtype:

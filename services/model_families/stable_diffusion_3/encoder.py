@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import torch
 from diffusers import StableDiffusion3Pipeline
-from diffusers.utils import logging
 from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
@@ -82,8 +81,6 @@ def load(
     Raises:
         ConfigurationError: they cannot be loaded.
     """
-    # It would write what the CLIPs do not read, someone's words, into the service's log.
-    logging.get_logger(StableDiffusion3Pipeline.__module__).setLevel(logging.ERROR)
     pipeline = StableDiffusion3Pipeline(
         tokenizer=load_part(CLIPTokenizer, directory, "tokenizer"),
         tokenizer_2=load_part(CLIPTokenizer, directory, "tokenizer_2"),

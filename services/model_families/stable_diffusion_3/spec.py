@@ -3,6 +3,7 @@
 from services.domain.errors import ConfigurationError
 from services.domain.model import Capabilities, GenerationDefaults, Stage
 from services.model_api.directory import ModelDirectory
+from services.model_api.picture_limits import picture_limits
 from services.model_api.spec import FamilySpec
 from services.model_api.vae_config import image_scale_factor
 
@@ -19,16 +20,13 @@ _DEFAULTS = GenerationDefaults(
 
 def _capabilities(directory: ModelDirectory) -> Capabilities:
     patch_side = image_scale_factor(directory) * _positive(directory, "patch_size")
+    limits = picture_limits(patch_side)
+    # Positions are cut out of a stored square.
+    reached = _positive(directory, "pos_embed_max_size") * patch_side
     return Capabilities(
-        max_prompt_characters=4096,
+        **limits | {"max_side": min(limits["max_side"], reached)},
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        size_multiple=patch_side,
-        min_side=2 * patch_side,
-        # Positions are cut out of a stored square.
-        max_side=min(4096, _positive(directory, "pos_embed_max_size") * patch_side),
-        max_pixels=2048 * 2048,
         min_steps=1,
-        max_steps=200,
         supports_guidance=True,
         # Published few-step checkpoints say 0 for "off"; so does everything up to 1.
         min_guidance_scale=0.0,
@@ -47,7 +45,7 @@ def _positive(directory: ModelDirectory, key: str) -> int:
     return value
 
 
-# Every stage needs the configurations of transformer and VAE: they say which sizes can be drawn.
+# Every stage needs transformer/config.json, too: it says which sizes can be drawn.
 SPEC = FamilySpec(
     name="stable-diffusion-3",
     pipeline_classes=frozenset({"StableDiffusion3Pipeline"}),

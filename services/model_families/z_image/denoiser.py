@@ -12,7 +12,7 @@ from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sig
 from diffusers.utils.torch_utils import randn_tensor
 
 from services.domain.generation import GenerationParameters
-from services.model_api.conditioning import take_conditioning
+from services.model_api.conditioning import prompt_shapes, take_conditioning
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module
 from services.model_api.scheduled_state import ScheduledState
@@ -64,18 +64,14 @@ class ZImageDenoiser:
         Raises:
             TriptychError: the conditioning does not go with the parameters or this model.
         """
-        names = ["prompt_embeds", *(["negative_prompt_embeds"] if parameters.guided else [])]
-        taken = take_conditioning(
-            conditioning,
-            dict.fromkeys(names, (1, None, self._transformer.config.cap_feat_dim)),
-            self._transformer.dtype,
-            self._device,
-        )
+        config, dtype = self._transformer.config, self._transformer.dtype
+        shapes = prompt_shapes(parameters, (1, None, config.cap_feat_dim))
+        taken = take_conditioning(conditioning, shapes, dtype, self._device)
         rows = parameters.height // self._scale_factor
         columns = parameters.width // self._scale_factor
         return ZImageState(
             latents=randn_tensor(
-                (1, self._transformer.config.in_channels, rows, columns),
+                (1, config.in_channels, rows, columns),
                 generator=torch.Generator("cpu").manual_seed(parameters.seed),
                 device=self._device,
                 dtype=torch.float32,
@@ -87,7 +83,7 @@ class ZImageDenoiser:
                 sigmas=get_default_z_image_sigmas(parameters.steps),
                 mu=length_shift(self._scheduler, (rows // 2) * (columns // 2)),
             ),
-            prompts=[taken[name].squeeze(0) for name in names],
+            prompts=[taken[name].squeeze(0) for name in shapes],
             guidance_scale=parameters.guidance_scale,
         )
 
@@ -97,7 +93,7 @@ class ZImageDenoiser:
         velocity, *unwanted = self._velocities(state)
         if unwanted:
             velocity = velocity + state.guidance_scale * (velocity - unwanted[0])
-        # The transformer looks from noise to picture, the scheduler the other way.
+        # The transformer's points from noise to picture, the scheduler's the other way.
         state.latents = state.schedule.advance(-velocity, state.latents)
 
     @torch.no_grad()

@@ -1,7 +1,8 @@
 """What Z-Image accepts, read from a directory's configuration."""
 
-from services.domain.model import Capabilities, GenerationDefaults, Stage
+from services.domain.model import Capabilities, GenerationDefaults
 from services.model_api.directory import ModelDirectory
+from services.model_api.picture_limits import picture_limits
 from services.model_api.spec import FamilySpec
 from services.model_api.vae_config import image_scale_factor
 
@@ -17,14 +18,9 @@ _DEFAULTS = GenerationDefaults(
 def _capabilities(directory: ModelDirectory) -> Capabilities:
     size_multiple = image_scale_factor(directory) * _PATCH_SIZE
     return Capabilities(
-        max_prompt_characters=4096,
+        **picture_limits(size_multiple),
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        size_multiple=size_multiple,
-        min_side=2 * size_multiple,
-        max_side=4096,
-        max_pixels=2048 * 2048,
         min_steps=1,
-        max_steps=200,
         supports_guidance=True,
         min_guidance_scale=0.0,
         max_guidance_scale=20.0,
@@ -34,7 +30,6 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
     )
 
 
-# Every stage needs vae/config.json: it says which sizes can be drawn.
 SPEC = FamilySpec(
     name="z-image",
     pipeline_classes=frozenset({"ZImagePipeline"}),
@@ -44,16 +39,6 @@ SPEC = FamilySpec(
         "transformer": "ZImageTransformer2DModel",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
         "vae": "AutoencoderKL",
-    },
-    weights={
-        Stage.ENCODER: ("text_encoder",),
-        Stage.DENOISER: ("transformer",),
-        Stage.VAE: ("vae",),
-    },
-    configs={
-        Stage.ENCODER: ("tokenizer", "vae"),
-        Stage.DENOISER: ("scheduler", "vae"),
-        Stage.VAE: (),
     },
     capabilities=_capabilities,
 )

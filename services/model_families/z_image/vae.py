@@ -1,5 +1,5 @@
 """Z-Image's VAE: latents to a picture."""
 
-from services.model_api.image_vae import load_image_vae
+from services.model_api.image_vae import load_image_vae as load
 
-load = load_image_vae
+__all__ = ["load"]

@@ -1,0 +1,123 @@
+"""A denoising loop over packed latents, each step guided away from a negative prompt.
+
+Shapes: N packed tokens of 4C values; L prompt tokens of D values. The batch is always one.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from services.domain.generation import GenerationParameters
+from services.model_api.conditioning import prompt_shapes, take_conditioning
+from services.model_api.packed_latents import PackedLatents, PackedState, PackingPipeline
+from services.model_api.schedules import Schedule
+from services.model_api.stages import Tensors
+
+
+@dataclass(slots=True)
+class GuidedPackedState(PackedState):
+    """One request inside the loop.
+
+    Attributes:
+        negative_prompt: conditioning of the unwanted branch [1, L, D]; None without guidance.
+    """
+
+    negative_prompt: torch.Tensor | None
+    guidance_scale: float
+
+
+class GuidedPackedDenoiser(ABC):
+    """Families say where a prompt's tokens are, and how the two branches become one velocity.
+
+    Args:
+        pipeline: as published, with its transformer and no other component.
+        scheduler: as loaded.
+        scale_factor: pixels per latent, on each side.
+        prompt_tokens: L, to which every prompt is padded.
+        device: where the transformer is.
+    """
+
+    def __init__(
+        self,
+        pipeline: PackingPipeline,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        scale_factor: int,
+        prompt_tokens: int,
+        device: torch.device,
+    ) -> None:
+        self._transformer = pipeline.transformer
+        self._packed = PackedLatents(pipeline, scale_factor, device)
+        self._scheduler = scheduler
+        self._prompt_tokens = prompt_tokens
+        self._device = device
+
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]:
+        """The transformer."""
+        return {"transformer": self._transformer}
+
+    @torch.no_grad()
+    def prepare(self, parameters: GenerationParameters, conditioning: Tensors) -> GuidedPackedState:
+        """Draws the noise and lays out the schedule.
+
+        Args:
+            parameters: effective values.
+            conditioning: what the family's encoder gave for them; copied.
+
+        Raises:
+            TriptychError: the conditioning does not go with the parameters or this model.
+        """
+        width, dtype = self._transformer.config.joint_attention_dim, self._transformer.dtype
+        shapes = prompt_shapes(parameters, (1, self._prompt_tokens, width))
+        taken = take_conditioning(conditioning, shapes, dtype, self._device)
+        latents, picture_positions = self._packed.draw(parameters)
+        return GuidedPackedState(
+            latents=latents,
+            schedule=Schedule.shifted(
+                self._scheduler, parameters.steps, self._device, tokens=latents.shape[1]
+            ),
+            picture_positions=picture_positions,
+            prompt=taken["prompt_embeds"],
+            prompt_positions=self.prompt_positions(taken["prompt_embeds"]),
+            size=(parameters.width, parameters.height),
+            negative_prompt=taken.get("negative_prompt_embeds"),
+            guidance_scale=parameters.guidance_scale,
+        )
+
+    @torch.no_grad()
+    def step(self, state: GuidedPackedState) -> None:
+        """Advances the request by one step, and returns when the device has done it."""
+        velocity = self._velocity(state, state.prompt)
+        if state.negative_prompt is not None:
+            unwanted = self._velocity(state, state.negative_prompt)
+            velocity = self.guide(velocity, unwanted, state.guidance_scale)
+        state.latents = state.schedule.advance(velocity, state.latents)
+
+    @torch.no_grad()
+    def finish(self, state: GuidedPackedState) -> Tensors:
+        """Returns `latents` [1, C, H, W], normalised as the transformer sees them."""
+        return self._packed.unpack(state)
+
+    @abstractmethod
+    def prompt_positions(self, prompt: torch.Tensor) -> torch.Tensor:
+        """The positions [L, 3] of a conditioning's tokens, of either branch."""
+
+    @abstractmethod
+    def guide(self, wanted: torch.Tensor, unwanted: torch.Tensor, scale: float) -> torch.Tensor:
+        """One velocity [1, N, 4C] from those of the two branches."""
+
+    def _velocity(self, state: GuidedPackedState, prompt: torch.Tensor) -> torch.Tensor:
+        latents = state.latents
+        (velocity,) = self._transformer(
+            hidden_states=latents,
+            timestep=state.schedule.timestep.expand(1).to(latents.dtype) / 1000,
+            encoder_hidden_states=prompt,
+            txt_ids=state.prompt_positions,
+            img_ids=state.picture_positions,
+            return_dict=False,
+        )
+        assert isinstance(velocity, torch.Tensor)
+        return velocity

@@ -1,0 +1,136 @@
+"""FLUX.1's denoising loop, one step at a time.
+
+Shapes: C latent channels; H, W latent sides; N = H/2 * W/2 packed tokens; L prompt tokens; D prompt
+width; P width of the prompt's summary. The batch is always one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+from services.domain.generation import GenerationParameters
+from services.model_api.conditioning import take_conditioning
+from services.model_api.directory import ModelDirectory
+from services.model_api.modules import load_module
+from services.model_api.packed_latents import PackedLatents, PackedState
+from services.model_api.schedules import Schedule, load_flow_scheduler
+from services.model_api.stages import Tensors
+from services.model_api.vae_config import image_scale_factor
+from services.model_families.flux.spec import PROMPT_TOKENS
+
+
+@dataclass(slots=True)
+class FluxState(PackedState):
+    """One request inside the loop.
+
+    Attributes:
+        summary: of the prompt [1, P].
+        guidance: the scale [1] in float32; None if the transformer takes none.
+    """
+
+    summary: torch.Tensor
+    guidance: torch.Tensor | None
+
+
+class FluxDenoiser:
+    """The published loop, bit for bit, with all that belongs to a request in its state."""
+
+    def __init__(
+        self,
+        transformer: FluxTransformer2DModel,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        scale_factor: int,
+        device: torch.device,
+    ) -> None:
+        self._transformer = transformer
+        self._scheduler = scheduler
+        self._device = device
+        self._pipeline = FluxPipeline(
+            transformer=transformer,
+            scheduler=None,
+            vae=None,
+            text_encoder=None,
+            tokenizer=None,
+            text_encoder_2=None,
+            tokenizer_2=None,
+        )
+        self._packed = PackedLatents(self._pipeline, scale_factor, device)
+
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]:
+        """The transformer."""
+        return {"transformer": self._transformer}
+
+    @torch.no_grad()
+    def prepare(self, parameters: GenerationParameters, conditioning: Tensors) -> FluxState:
+        """Draws the noise and lays out the schedule.
+
+        Args:
+            parameters: effective values.
+            conditioning: what FluxEncoder.encode gave for them; copied.
+
+        Raises:
+            TriptychError: the conditioning does not go with this model.
+        """
+        config, dtype = self._transformer.config, self._transformer.dtype
+        shapes = {
+            "prompt_embeds": (1, PROMPT_TOKENS, config.joint_attention_dim),
+            "pooled_prompt_embeds": (1, config.pooled_projection_dim),
+        }
+        taken = take_conditioning(conditioning, shapes, dtype, self._device)
+        # Encodes nothing: given embeddings, it only lays out the positions of their tokens.
+        prompt, summary, prompt_positions = self._pipeline.encode_prompt(
+            prompt=None, device=self._device, **taken
+        )
+        latents, picture_positions = self._packed.draw(parameters)
+        return FluxState(
+            latents=latents,
+            schedule=Schedule.shifted(
+                self._scheduler, parameters.steps, self._device, tokens=latents.shape[1]
+            ),
+            picture_positions=picture_positions,
+            prompt=prompt,
+            prompt_positions=prompt_positions,
+            size=(parameters.width, parameters.height),
+            summary=summary,
+            guidance=self._guidance(parameters.guidance_scale),
+        )
+
+    @torch.no_grad()
+    def step(self, state: FluxState) -> None:
+        """Advances the request by one step, and returns when the device has done it."""
+        latents = state.latents
+        (velocity,) = self._transformer(
+            hidden_states=latents,
+            timestep=state.schedule.timestep.expand(1).to(latents.dtype) / 1000,
+            guidance=state.guidance,
+            pooled_projections=state.summary,
+            encoder_hidden_states=state.prompt,
+            txt_ids=state.prompt_positions,
+            img_ids=state.picture_positions,
+            return_dict=False,
+        )
+        state.latents = state.schedule.advance(velocity, latents)
+
+    @torch.no_grad()
+    def finish(self, state: FluxState) -> Tensors:
+        """Returns `latents` [1, C, H, W], normalised as the transformer sees them."""
+        return self._packed.unpack(state)
+
+    def _guidance(self, scale: float) -> torch.Tensor | None:
+        if not self._transformer.config.guidance_embeds:
+            return None
+        return torch.full([1], scale, device=self._device, dtype=torch.float32)
+
+
+def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> FluxDenoiser:
+    """Loads transformer and scheduler.
+
+    Raises:
+        ConfigurationError: they cannot be loaded, or need what this loop does not do.
+    """
+    scheduler = load_flow_scheduler(directory)
+    transformer = load_module(FluxTransformer2DModel, directory, "transformer", dtype, device)
+    return FluxDenoiser(transformer, scheduler, image_scale_factor(directory), device)

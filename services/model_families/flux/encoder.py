@@ -1,0 +1,67 @@
+"""FLUX.1's encoders: a prompt through CLIP and T5."""
+
+from collections.abc import Mapping
+
+import torch
+from diffusers import FluxPipeline
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+from services.domain.generation import GenerationParameters
+from services.model_api.directory import ModelDirectory
+from services.model_api.modules import load_module, load_part
+from services.model_api.prompts import counted_prompts
+from services.model_api.stages import Tensors
+from services.model_families.flux.spec import PROMPT_TOKENS
+
+
+class FluxEncoder:
+    """Runs the published pipeline's own `encode_prompt`; its other components are absent.
+
+    T5 reads the whole prompt. CLIP gives one summary of its first 77 tokens, as published.
+    """
+
+    def __init__(self, pipeline: FluxPipeline, device: torch.device) -> None:
+        self._pipeline = pipeline
+        self._device = device
+
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]:
+        """CLIP and T5."""
+        return {
+            "text_encoder": self._pipeline.text_encoder,
+            "text_encoder_2": self._pipeline.text_encoder_2,
+        }
+
+    @torch.no_grad()
+    def encode(self, parameters: GenerationParameters) -> Tensors:
+        """Returns `prompt_embeds` [1, PROMPT_TOKENS, width], `pooled_prompt_embeds` [1, width].
+
+        Raises:
+            InvalidRequest: the prompt has more tokens than T5 reads.
+        """
+        prompts = counted_prompts(parameters, self._count, PROMPT_TOKENS)
+        embeds, pooled, _ = self._pipeline.encode_prompt(
+            prompt=prompts["prompt"], device=self._device, max_sequence_length=PROMPT_TOKENS
+        )
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+
+    def _count(self, prompt: str) -> int:
+        return len(self._pipeline.tokenizer_2(prompt).input_ids)
+
+
+def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> FluxEncoder:
+    """Loads both tokenizers and text encoders.
+
+    Raises:
+        ConfigurationError: they cannot be loaded.
+    """
+    pipeline = FluxPipeline(
+        tokenizer=load_part(CLIPTokenizer, directory, "tokenizer"),
+        tokenizer_2=load_part(T5TokenizerFast, directory, "tokenizer_2"),
+        text_encoder=load_module(CLIPTextModel, directory, "text_encoder", dtype, device),
+        text_encoder_2=load_module(T5EncoderModel, directory, "text_encoder_2", dtype, device),
+        scheduler=None,
+        vae=None,
+        transformer=None,
+    )
+    return FluxEncoder(pipeline, device)

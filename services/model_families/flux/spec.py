@@ -1,0 +1,62 @@
+"""What FLUX.1 accepts, read from a directory's configuration."""
+
+from services.domain.model import Capabilities, GenerationDefaults, Stage
+from services.model_api.directory import ModelDirectory
+from services.model_api.picture_limits import picture_limits
+from services.model_api.spec import FamilySpec
+from services.model_api.vae_config import image_scale_factor
+
+PROMPT_TOKENS = 512
+"""What T5 reads of a prompt, its closing token included; shorter prompts are padded to it."""
+
+_PATCH_SIZE = 2
+_DEFAULTS = GenerationDefaults(width=1024, height=1024, steps=28, guidance_scale=3.5)
+# Distilled to few steps instead of to a guidance scale.
+_DEFAULTS_WITHOUT_GUIDANCE = GenerationDefaults(
+    width=1024, height=1024, steps=4, guidance_scale=0.0
+)
+
+
+def _capabilities(directory: ModelDirectory) -> Capabilities:
+    size_multiple = image_scale_factor(directory) * _PATCH_SIZE
+    guided = bool(directory.config("transformer").get("guidance_embeds"))
+    return Capabilities(
+        **picture_limits(size_multiple),
+        max_prompt_tokens=PROMPT_TOKENS,
+        min_steps=1,
+        # The scale is an input of the transformer: there is no second branch to steer away from.
+        supports_guidance=guided,
+        supports_negative_prompt=False,
+        guidance_off_scale=0.0,
+        min_guidance_scale=0.0,
+        max_guidance_scale=30.0,
+        defaults=directory.defaults(_DEFAULTS if guided else _DEFAULTS_WITHOUT_GUIDANCE),
+    )
+
+
+# Every stage needs vae/config.json, which says which sizes can be drawn, and
+# transformer/config.json, which says whether there is guidance.
+SPEC = FamilySpec(
+    name="flux",
+    pipeline_classes=frozenset({"FluxPipeline"}),
+    classes={
+        "text_encoder": "CLIPTextModel",
+        "text_encoder_2": "T5EncoderModel",
+        "tokenizer": "CLIPTokenizer",
+        "tokenizer_2": "T5TokenizerFast",
+        "transformer": "FluxTransformer2DModel",
+        "scheduler": "FlowMatchEulerDiscreteScheduler",
+        "vae": "AutoencoderKL",
+    },
+    weights={
+        Stage.ENCODER: ("text_encoder", "text_encoder_2"),
+        Stage.DENOISER: ("transformer",),
+        Stage.VAE: ("vae",),
+    },
+    configs={
+        Stage.ENCODER: ("tokenizer", "tokenizer_2", "transformer", "vae"),
+        Stage.DENOISER: ("scheduler", "vae"),
+        Stage.VAE: ("transformer",),
+    },
+    capabilities=_capabilities,
+)

@@ -1,0 +1,1 @@
+"""LongCat-Image: text to picture."""

@@ -1,0 +1,1 @@
+"""Ovis-Image: text to picture."""

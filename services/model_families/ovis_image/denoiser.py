@@ -1,0 +1,56 @@
+"""Ovis-Image's denoising loop, one step at a time."""
+
+import torch
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    OvisImagePipeline,
+    OvisImageTransformer2DModel,
+)
+
+from services.model_api.directory import ModelDirectory
+from services.model_api.guided_packed_denoiser import GuidedPackedDenoiser
+from services.model_api.modules import load_module
+from services.model_api.schedules import load_flow_scheduler
+from services.model_api.vae_config import image_scale_factor
+from services.model_families.ovis_image.spec import PROMPT_TOKENS
+
+
+class OvisImageDenoiser(GuidedPackedDenoiser):
+    """The published loop, bit for bit, with all that belongs to a request in its state."""
+
+    def __init__(
+        self,
+        transformer: OvisImageTransformer2DModel,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        scale_factor: int,
+        device: torch.device,
+    ) -> None:
+        self._pipeline = OvisImagePipeline(
+            transformer=transformer, scheduler=None, vae=None, text_encoder=None, tokenizer=None
+        )
+        super().__init__(self._pipeline, scheduler, scale_factor, PROMPT_TOKENS, device)
+
+    def prompt_positions(self, prompt: torch.Tensor) -> torch.Tensor:
+        # Encodes nothing: given embeddings, it only lays out the positions of their tokens.
+        _, _, positions, _ = self._pipeline.encode_prompt(
+            prompt=None,
+            prompt_embeds=prompt,
+            do_classifier_free_guidance=False,
+            device=prompt.device,
+        )
+        assert isinstance(positions, torch.Tensor)
+        return positions
+
+    def guide(self, wanted: torch.Tensor, unwanted: torch.Tensor, scale: float) -> torch.Tensor:
+        return unwanted + scale * (wanted - unwanted)
+
+
+def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> OvisImageDenoiser:
+    """Loads transformer and scheduler.
+
+    Raises:
+        ConfigurationError: they cannot be loaded, or need what this loop does not do.
+    """
+    scheduler = load_flow_scheduler(directory)
+    transformer = load_module(OvisImageTransformer2DModel, directory, "transformer", dtype, device)
+    return OvisImageDenoiser(transformer, scheduler, image_scale_factor(directory), device)
