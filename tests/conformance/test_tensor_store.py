@@ -205,7 +205,7 @@ def test_another_store_is_refused_and_both_are_named(storing: Backend) -> None:
 
 def test_a_stored_set_that_also_came_inline_is_refused(storing: Backend) -> None:
     ref = storing.put({"x": torch.ones(3)})
-    error = storing.error(ref.model_copy(update={"inline_blob": b"x"}))
+    error = storing.error(SEAL.sign(ref.model_copy(update={"inline_blob": b"x"})))
     assert isinstance(error, TensorRefused)
     assert "inline_blob" in str(error)
 
@@ -250,7 +250,14 @@ def test_released_tensors_are_not_found_and_not_released_again(storing: Backend)
 def test_a_changed_byte_is_reported_as_corrupt(backend: Backend, position: int) -> None:
     ref = backend.put({"x": torch.ones(1000)})
     spoiled = backend.spoil(ref, position if position < 4000 else ref.size_bytes)
-    assert isinstance(backend.error(spoiled), TensorCorrupted)
+    # Signed again where the bytes are part of the reference: this is about what the checksum sees.
+    assert isinstance(backend.error(SEAL.sign(spoiled)), TensorCorrupted)
+
+
+def test_inline_bytes_are_under_the_signature() -> None:
+    for inline in BACKENDS["inline"]():
+        ref = inline.put({"x": torch.ones(1000)})
+        assert isinstance(inline.error(inline.spoil(ref, 1)), TensorRefused)
 
 
 def test_a_request_is_released_alone_and_whole(storing: Backend) -> None:

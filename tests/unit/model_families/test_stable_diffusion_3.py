@@ -1,5 +1,4 @@
 import json
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from transformers import CLIPTokenizer, T5TokenizerFast
+from transformers import CLIPTokenizer
 
 from services.domain.element_type import ElementType
 from services.domain.errors import ConfigurationError, InvalidRequest, TriptychError
@@ -17,7 +16,7 @@ from services.model_api.directory import ModelDirectory
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import DenoiserModel, EncoderModel
 from services.model_families.loading import load_denoiser, load_encoder
-from services.model_families.stable_diffusion_3.spec import MAX_PROMPT_TOKENS, SPEC
+from services.model_families.stable_diffusion_3.spec import SPEC
 from tests.checkpoints import checkpoint
 
 FLOAT32 = ElementType.FLOAT32
@@ -122,41 +121,6 @@ def test_guidance_is_off_up_to_one(ask: Callable[..., GenerationParameters], sca
         ask(guidance_scale=scale, negative_prompt="grey")
 
 
-@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
-def test_a_prompt_that_t5_cannot_read_whole_is_refused_before_anything_is_encoded(
-    encoder: StageModel[EncoderModel], ask: Callable[..., GenerationParameters], field: str
-) -> None:
-    def fail(*_: object) -> None:
-        raise AssertionError("a text encoder ran")
-
-    encoders = encoder.model.components.values()
-    handles = [each.register_forward_pre_hook(fail) for each in encoders]
-    try:
-        with pytest.raises(
-            InvalidRequest, match=rf"^{field}: has \d+ tokens; allowed are at most 256$"
-        ):
-            encoder.model.encode(ask(**{field: "7" * 300}))
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def test_the_limit_is_what_t5_reads(
-    encoder: StageModel[EncoderModel], ask: Callable[..., GenerationParameters], whole: Path
-) -> None:
-    tokenizer = T5TokenizerFast.from_pretrained(whole / "tokenizer_3", local_files_only=True)
-    read = []
-    for length in range(245, 260):
-        prompt = "7" * length
-        try:
-            encoder.model.encode(ask(prompt=prompt))
-        except InvalidRequest:
-            continue
-        read.append(len(tokenizer(prompt).input_ids))
-    assert max(read) == MAX_PROMPT_TOKENS
-    assert len(read) < 15
-
-
 def test_t5_reads_what_is_beyond_the_clips(
     encoder: StageModel[EncoderModel], ask: Callable[..., GenerationParameters], whole: Path
 ) -> None:
@@ -167,28 +131,6 @@ def test_t5_reads_what_is_beyond_the_clips(
     rows_one, rows_other = one["prompt_embeds"][0], other["prompt_embeds"][0]
     assert torch.equal(rows_one[:CLIP_TOKENS], rows_other[:CLIP_TOKENS])
     assert not torch.equal(rows_one[CLIP_TOKENS:], rows_other[CLIP_TOKENS:])
-
-
-def test_no_part_of_a_prompt_reaches_a_log(
-    encoder: StageModel[EncoderModel], ask: Callable[..., GenerationParameters]
-) -> None:
-    written: list[str] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            written.append(record.getMessage())
-
-    handler, libraries = Keep(), ("diffusers", "transformers")
-    for library in libraries:
-        logging.getLogger(library).addHandler(handler)
-    try:
-        logging.getLogger("diffusers.pipelines").warning("heard")
-        encoder.model.encode(ask(prompt="secret " * 30))
-    finally:
-        for library in libraries:
-            logging.getLogger(library).removeHandler(handler)
-    assert "heard" in written
-    assert not [message for message in written if "secret" in message]
 
 
 def test_an_unguided_request_has_no_second_conditioning(
@@ -202,26 +144,13 @@ def test_an_unguided_request_has_no_second_conditioning(
     }
 
 
-WRONG_CONDITIONINGS: dict[str, dict[str, torch.Tensor | None]] = {
-    "missing": dict.fromkeys(CONDITIONING),
-    "unguided": {"negative_prompt_embeds": None, "negative_pooled_prompt_embeds": None},
-    "without pooled": {"pooled_prompt_embeds": None},
-    "of T5 alone": {"prompt_embeds": torch.zeros(1, 256, 64)},
-    "another model's": {"pooled_prompt_embeds": torch.zeros(1, 64)},
-    "batched": {"negative_prompt_embeds": torch.zeros(2, 333, 64)},
-    "another type": {"prompt_embeds": torch.zeros(1, 333, 64, dtype=torch.bfloat16)},
-}
-
-
-@pytest.mark.parametrize("kind", WRONG_CONDITIONINGS)
-def test_conditioning_that_does_not_go_with_the_request_is_refused(
-    denoiser: StageModel[DenoiserModel], ask: Callable[..., GenerationParameters], kind: str
+def test_conditioning_of_another_length_is_refused(
+    denoiser: StageModel[DenoiserModel], ask: Callable[..., GenerationParameters]
 ) -> None:
     denoiser.model.prepare(ask(), CONDITIONING)
-    changed = {**CONDITIONING, **WRONG_CONDITIONINGS[kind]}
-    wrong = {name: each for name, each in changed.items() if each is not None}
-    with pytest.raises(TriptychError, match=r"^conditioning: "):
-        denoiser.model.prepare(ask(), wrong)
+    of_t5_alone = {name: tensor[:, :256] for name, tensor in CONDITIONING.items()}
+    with pytest.raises(TriptychError, match=r"prompt_embeds has shape .* reads \(1, 333, 64\)"):
+        denoiser.model.prepare(ask(), of_t5_alone)
 
 
 def test_a_schedule_that_follows_the_size_is_the_published_one(

@@ -8,14 +8,14 @@ import torch
 from diffusers import ZImagePipeline
 
 from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError, InvalidRequest, TriptychError
+from services.domain.errors import ConfigurationError, InvalidRequest
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
 from services.domain.model import GenerationDefaults
 from services.model_api.directory import ModelDirectory
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import DenoiserModel, EncoderModel
 from services.model_families.loading import load_denoiser, load_encoder
-from services.model_families.z_image.spec import MAX_PROMPT_TOKENS, SPEC
+from services.model_families.z_image.spec import SPEC
 from tests.checkpoints import checkpoint
 
 FLOAT32 = ElementType.FLOAT32
@@ -83,59 +83,6 @@ def test_any_guidance_above_zero_runs_both_branches(
     assert encoder.model.encode(ask(guidance_scale=0.0)).keys() == {"prompt_embeds"}
     with pytest.raises(InvalidRequest, match=r"negative_prompt: has no effect unless .* above 0"):
         ask(guidance_scale=0.0, negative_prompt="grey")
-
-
-@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
-def test_a_prompt_with_too_many_tokens_is_refused_before_anything_is_encoded(
-    encoder: StageModel[EncoderModel], ask: Callable[..., GenerationParameters], field: str
-) -> None:
-    def fail(*_: object) -> None:
-        raise AssertionError("the text encoder ran")
-
-    handle = encoder.model.components["text_encoder"].register_forward_pre_hook(fail)
-    try:
-        with pytest.raises(
-            InvalidRequest, match=rf"^{field}: has \d+ tokens; allowed are at most 512$"
-        ):
-            encoder.model.encode(ask(**{field: "7" * 600}))
-    finally:
-        handle.remove()
-
-
-def test_every_prompt_up_to_the_limit_is_read_whole(
-    encoder: StageModel[EncoderModel], ask: Callable[..., GenerationParameters]
-) -> None:
-    counts = []
-    for length in range(490, 515):
-        try:
-            tensors = encoder.model.encode(ask(prompt="7" * length, guidance_scale=0.0))
-        except InvalidRequest:
-            continue
-        counts.append(tensors["prompt_embeds"].shape[1])
-    # One token per digit, and those of the chat around them.
-    assert counts == list(range(counts[0], MAX_PROMPT_TOKENS + 1))
-    assert len(counts) < 25
-
-
-WRONG_CONDITIONINGS: dict[str, dict[str, torch.Tensor | None]] = {
-    "missing": dict.fromkeys(CONDITIONING),
-    "unguided": {"negative_prompt_embeds": None},
-    "another model's": {"prompt_embeds": torch.zeros(1, 5, 64)},
-    "without a row": {"prompt_embeds": torch.zeros(5, 32)},
-    "empty": {"prompt_embeds": torch.zeros(1, 0, 32)},
-    "another type": {"prompt_embeds": torch.zeros(1, 5, 32, dtype=torch.bfloat16)},
-}
-
-
-@pytest.mark.parametrize("kind", WRONG_CONDITIONINGS)
-def test_conditioning_that_does_not_go_with_the_request_is_refused(
-    denoiser: StageModel[DenoiserModel], ask: Callable[..., GenerationParameters], kind: str
-) -> None:
-    denoiser.model.prepare(ask(), CONDITIONING)
-    changed = {**CONDITIONING, **WRONG_CONDITIONINGS[kind]}
-    wrong = {name: each for name, each in changed.items() if each is not None}
-    with pytest.raises(TriptychError, match=r"^conditioning: "):
-        denoiser.model.prepare(ask(), wrong)
 
 
 def test_latents_stay_in_float32_whatever_the_model_computes_in(

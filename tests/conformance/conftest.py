@@ -1,0 +1,22 @@
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import torch
+from pydantic import SecretStr
+
+from services.domain.tensor_ref import Seal
+from services.tensor_store.tensor_store import open_store
+from tests.conformance.gallery import Gallery
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
+    seal = Seal(SecretStr("a secret of at least 32 characters"))
+    with closing(open_store("memory:", seal=seal, ttl_seconds=600)) as store:
+        yield Gallery(tmp_path_factory.mktemp("gallery"), store)

@@ -1,0 +1,46 @@
+"""Checkpoints built once and models loaded once, in whichever order tests ask for them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from services.domain.element_type import ElementType
+from services.tensor_store.tensor_store import TensorStore
+from tests.checkpoints import MODELS
+from tests.checkpoints.stock import stock_pipeline
+from tests.conformance.references import Reference
+from tests.conformance.split_stages import Split, load_split
+
+
+class Gallery:
+    """Of the models that references are about, split into stages and as published."""
+
+    def __init__(self, folder: Path, store: TensorStore) -> None:
+        self._folder = folder
+        self._store = store
+        self._splits: dict[tuple[str, ElementType], Split] = {}
+        self._published: dict[tuple[str, ElementType], Any] = {}
+
+    def directory(self, reference: Reference) -> Path:
+        path = self._folder / reference.model
+        if not path.exists():
+            build = MODELS[reference.model] if reference.build is None else reference.build
+            build(path)
+        return path
+
+    def split(self, reference: Reference, dtype: ElementType) -> Split:
+        key = (reference.model, dtype)
+        if key not in self._splits:
+            parts = self._folder / "parts" / dtype
+            whole = self.directory(reference)
+            self._splits[key] = load_split(whole, dtype, self._store, parts)
+        return self._splits[key]
+
+    def published(self, reference: Reference, dtype: ElementType) -> Any:
+        key = (reference.model, dtype)
+        if key not in self._published:
+            pipeline = stock_pipeline(self.directory(reference), getattr(torch, dtype))
+            assert type(pipeline) is reference.pipeline
+            self._published[key] = pipeline
+        return self._published[key]

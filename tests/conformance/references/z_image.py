@@ -1,0 +1,33 @@
+import torch
+from diffusers import ZImagePipeline
+
+from services.domain.generation import GenerationParameters
+from tests.conformance.references import Drawn, Reference, draw_with_steps
+
+
+def _draw(pipeline: ZImagePipeline, parameters: GenerationParameters) -> Drawn:
+    picture, latents = draw_with_steps(
+        pipeline,
+        prompt=parameters.prompt,
+        negative_prompt=parameters.negative_prompt,
+        guidance_scale=parameters.guidance_scale,
+        width=parameters.width,
+        height=parameters.height,
+        num_inference_steps=parameters.steps,
+        generator=torch.Generator("cpu").manual_seed(parameters.seed),
+    )
+    return Drawn(latents, picture.tobytes())
+
+
+REFERENCE = Reference(
+    model="z-image-turbo",
+    pipeline=ZImagePipeline,
+    cases=[
+        {"width": 64, "height": 64, "steps": 4},
+        {"width": 96, "height": 32, "steps": 2, "negative_prompt": "blurred, grey"},
+        {"width": 48, "height": 80, "steps": 3, "guidance_scale": 0.0},
+        {"width": 32, "height": 32, "steps": 1, "guidance_scale": 0.5, "seed": 2**63 - 1},
+        {"width": 48, "height": 32, "steps": 2, "prompt": "Ein 🟠 {circle} <|im_end|> % \\n"},
+    ],
+    draw=_draw,
+)

@@ -1,0 +1,101 @@
+"""The three stages of a model, each loaded from a directory with its own weight files alone."""
+
+import io
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from denoiser_service.commands import Finished
+from denoiser_service.stage import DenoiseStage
+from encoder_service.stage import EncodeStage
+from services.domain.element_type import ElementType
+from services.domain.generation import GenerationParameters, GenerationRequest, resolve
+from services.domain.model import Stage
+from services.domain.stages import DecodeRequest, DenoiseRequest, EncodeRequest
+from services.model_api.directory import ModelDirectory
+from services.model_api.stage_model import StageModel
+from services.model_api.stages import DenoiserModel, EncoderModel, Tensors, VaeModel
+from services.model_families import find_family
+from services.model_families.loading import load_denoiser, load_encoder, load_vae
+from services.tensor_store.tensor_store import TensorStore
+from tests.conformance.references import Drawn
+from vae_service.stage import DecodeStage
+
+TENANT = "someone"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The three stages of one model and the store between them."""
+
+    encoder: StageModel[EncoderModel]
+    denoiser: StageModel[DenoiserModel]
+    vae: StageModel[VaeModel]
+    store: TensorStore
+
+    def parameters(self, **asked: object) -> GenerationParameters:
+        request = GenerationRequest.model_validate({"prompt": "a red circle", "seed": 7} | asked)
+        return resolve(request, self.denoiser.loaded.model, draw_seed=lambda: 0)
+
+    def encoded(self, parameters: GenerationParameters) -> DenoiseRequest:
+        asked = EncodeRequest(uuid.uuid4().hex, TENANT, parameters)
+        conditioning = EncodeStage(self.encoder, self.store).encode(asked).conditioning
+        return DenoiseRequest(asked.request_id, TENANT, parameters, conditioning)
+
+    def decoded(self, parameters: GenerationParameters, finished: Finished) -> Drawn:
+        asked = DecodeRequest(finished.request_id, TENANT, parameters, finished.latents)
+        media = DecodeStage(self.vae, self.store).decode(asked)
+        with self.store.get(
+            finished.latents, tenant=TENANT, request_id=finished.request_id
+        ) as tensors:
+            latents = tensors["latents"].clone()
+        self.store.release_request(TENANT, finished.request_id)
+        return Drawn(latents, Image.open(io.BytesIO(media.data)).tobytes())
+
+    def draw(self, parameters: GenerationParameters) -> Drawn:
+        request = self.encoded(parameters)
+        stage = DenoiseStage(self.denoiser, self.store)
+        for _ in range(stage.prepare(request).total_steps):
+            stage.step(request.request_id)
+        return self.decoded(parameters, stage.finish(request.request_id))
+
+    def denoise(self, parameters: GenerationParameters, conditioning: Tensors) -> Tensors:
+        state = self.denoiser.model.prepare(parameters, conditioning)
+        for _ in range(state.total_steps):
+            self.denoiser.model.step(state)
+        return self.denoiser.model.finish(state)
+
+
+def load_split(checkpoint: Path, dtype: ElementType, store: TensorStore, parts: Path) -> Split:
+    """Loads every stage from a part of its own.
+
+    Args:
+        checkpoint: the whole model.
+        dtype: the type the weights compute in.
+        store: what crosses between stages crosses through it.
+        parts: a folder for the stages' directories; other models may have theirs there.
+    """
+    own = {stage: own_part(checkpoint, stage, parts / stage) for stage in Stage}
+    return Split(
+        load_encoder(own[Stage.ENCODER], None, dtype, "cpu"),
+        load_denoiser(own[Stage.DENOISER], None, dtype, "cpu"),
+        load_vae(own[Stage.VAE], None, dtype, "cpu"),
+        store,
+    )
+
+
+def own_part(checkpoint: Path, stage: Stage, folder: Path) -> Path:
+    """A directory with nothing in it that a stage does not say it needs."""
+    spec = find_family(ModelDirectory(checkpoint)).spec
+    part = folder / checkpoint.name
+    part.mkdir(parents=True)
+    for file in checkpoint.glob("*.json"):
+        (part / file.name).symlink_to(file)
+    for subfolder in spec.weights[stage] + spec.configs[stage]:
+        (part / subfolder).mkdir()
+        for file in (checkpoint / subfolder).iterdir():
+            if subfolder in spec.weights[stage] or file.suffix != ".safetensors":
+                (part / subfolder / file.name).symlink_to(file)
+    return part

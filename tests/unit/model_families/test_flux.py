@@ -1,0 +1,75 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from services.domain.element_type import ElementType
+from services.domain.errors import InvalidRequest
+from services.domain.generation import GenerationParameters, GenerationRequest, resolve
+from services.domain.model import GenerationDefaults
+from services.model_api.directory import ModelDirectory
+from services.model_api.stage_model import StageModel
+from services.model_api.stages import EncoderModel
+from services.model_families.flux.spec import SPEC
+from services.model_families.loading import load_encoder
+from tests.checkpoints import checkpoint
+
+Ask = Callable[..., GenerationParameters]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint("flux.1-dev", tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def encoder(whole: Path) -> StageModel[EncoderModel]:
+    return load_encoder(whole, None, ElementType.FLOAT32, "cpu")
+
+
+@pytest.fixture
+def ask(encoder: StageModel[EncoderModel]) -> Ask:
+    def ask(**asked: object) -> GenerationParameters:
+        request = GenerationRequest.model_validate({"prompt": "a circle", "seed": 1} | asked)
+        return resolve(request, encoder.loaded.model, draw_seed=lambda: 0)
+
+    return ask
+
+
+def test_what_a_request_leaves_out_is_as_published(whole: Path) -> None:
+    assert SPEC.capabilities(ModelDirectory(whole)).defaults == GenerationDefaults(
+        width=1024, height=1024, steps=28, guidance_scale=3.5
+    )
+
+
+def test_a_transformer_without_guidance_draws_in_four_steps_and_takes_no_scale(
+    whole: Path, tmp_path: Path
+) -> None:
+    for name, config in {
+        "model_index.json": {"_class_name": "FluxPipeline"},
+        "vae/config.json": {"block_out_channels": [8, 16, 16, 16]},
+        "transformer/config.json": {"guidance_embeds": False},
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(config))
+    capabilities = SPEC.capabilities(ModelDirectory(tmp_path))
+    assert (capabilities.defaults.steps, capabilities.defaults.guidance_scale) == (4, 0.0)
+    assert not capabilities.supports_guidance
+    assert SPEC.capabilities(ModelDirectory(whole)).supports_guidance
+
+
+def test_a_negative_prompt_is_refused_at_any_scale(ask: Ask) -> None:
+    assert ask(guidance_scale=30.0).negative_prompt is None
+    with pytest.raises(InvalidRequest, match="negative_prompt: is not used by this model"):
+        ask(negative_prompt="grey", guidance_scale=30.0)
+
+
+def test_clip_summarises_the_beginning_of_a_prompt_that_t5_reads_whole(
+    encoder: StageModel[EncoderModel], ask: Ask
+) -> None:
+    long = "7" * 400
+    first, second = (encoder.model.encode(ask(prompt=long + last)) for last in "78")
+    assert torch.equal(first["pooled_prompt_embeds"], second["pooled_prompt_embeds"])
+    assert not torch.equal(first["prompt_embeds"], second["prompt_embeds"])

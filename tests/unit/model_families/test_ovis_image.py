@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+
+from services.domain.element_type import ElementType
+from services.domain.generation import GenerationRequest, resolve
+from services.domain.model import GenerationDefaults
+from services.model_api.stage_model import StageModel
+from services.model_api.stages import EncoderModel
+from services.model_families.loading import load_encoder
+from tests.checkpoints import checkpoint
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> StageModel[EncoderModel]:
+    whole: Path = checkpoint("ovis-image-7b", tmp_path_factory.mktemp("checkpoint"))
+    return load_encoder(whole, None, ElementType.FLOAT32, "cpu")
+
+
+def test_what_a_request_leaves_out_is_as_published(encoder: StageModel[EncoderModel]) -> None:
+    assert encoder.loaded.model.capabilities.defaults == GenerationDefaults(
+        width=1024, height=1024, steps=50, guidance_scale=5.0, negative_prompt=""
+    )
+
+
+@pytest.mark.parametrize(
+    ("scale", "names"),
+    [(1.0, {"prompt_embeds"}), (1.01, {"prompt_embeds", "negative_prompt_embeds"})],
+)
+def test_guidance_above_one_runs_a_second_branch(
+    encoder: StageModel[EncoderModel], scale: float, names: set[str]
+) -> None:
+    request = GenerationRequest(prompt="a circle", guidance_scale=scale)
+    parameters = resolve(request, encoder.loaded.model, draw_seed=lambda: 0)
+    tensors = encoder.model.encode(parameters)
+    assert tensors.keys() == names
+    assert {tensor.shape[:2] for tensor in tensors.values()} == {(1, 256)}
