@@ -31,7 +31,7 @@ def test_an_inline_blob_of_another_length_is_corrupt() -> None:
         open_store("memory:", seal=SEAL, ttl_seconds=TTL_SECONDS, inline_bytes=1000)
     ) as store:
         ref = store.put({"x": torch.ones(3)}, tenant=TENANT, request_id=REQUEST)
-        cut = ref.model_copy(update={"inline_blob": ref.inline_blob[:-1]})
+        cut = SEAL.sign(ref.model_copy(update={"inline_blob": ref.inline_blob[:-1]}))
         with (
             pytest.raises(TensorCorrupted, match="bytes came, expected"),
             store.get(cut, tenant=TENANT, request_id=REQUEST),
