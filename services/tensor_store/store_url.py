@@ -19,7 +19,7 @@ class StoreOptions(BaseModel):
         verify: whether readers compare the checksum of all bytes. They compare the header always.
             Off by default: the memory of one host does not lose bytes on the way, and the pass over
             them takes as long as a copy. Of a plain copy's speed, putting and getting 64 MiB
-            through shared memory reached 0.7 without it and 0.35 with it; see benchmarks/.
+            through shared memory reached 0.75 without it and 0.35 with it; see benchmarks/.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,0 +1,1 @@
+"""Builds, continues and judges the demo model: a tiny trained Qwen-Image checkpoint."""
