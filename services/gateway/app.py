@@ -35,6 +35,7 @@ class GatewayApp:
             denoisers,
             vaes,
             poll_seconds=settings.poll_seconds,
+            start_patience_seconds=settings.start_patience_seconds,
             on_change=self._on_change,
         )
         self._pipeline = Pipeline(self._pools)

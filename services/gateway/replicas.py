@@ -67,6 +67,7 @@ class ReplicaPools:
         vaes: at least one.
         poll_seconds: pause between looks.
         on_change: told after every look whether any model can be served.
+        start_patience_seconds: how long every replica is waited for before that counts.
     """
 
     def __init__(
@@ -77,12 +78,15 @@ class ReplicaPools:
         *,
         poll_seconds: float,
         on_change: Callable[[bool], Awaitable[None]],
+        start_patience_seconds: float = 0.0,
     ) -> None:
         self._encoders = [Watched(Stage.ENCODER, each) for each in encoders]
         self._denoisers = [Watched(Stage.DENOISER, each) for each in denoisers]
         self._vaes = [Watched(Stage.VAE, each) for each in vaes]
         self._poll_seconds = poll_seconds
         self._on_change = on_change
+        self._complete = False
+        self._patience = Deadline.after(start_patience_seconds)
 
     async def watch(self) -> None:
         """Looks at every replica again and again; runs until it is cancelled."""
@@ -98,7 +102,11 @@ class ReplicaPools:
             *(each.look() for each in self._vaes),
         ]
         await asyncio.gather(*looks)
-        await self._on_change(bool(self.models()))
+        if not self._complete:
+            replicas = (each for pool in self._pools().values() for each in pool)
+            all_hold = all(each.last_capacity and each.last_capacity.models for each in replicas)
+            self._complete = bool(all_hold) or self._patience.remaining_seconds() == 0
+        await self._on_change(self._complete and bool(self.models()))
 
     def models(self) -> dict[str, Model]:
         """Models that a request may name now, by name."""

@@ -19,6 +19,11 @@ class PipelineSettings(ServerSettings):
     max_deadline_seconds: Annotated[float, Field(gt=0)] = Field(
         24 * 3600.0, description="longest deadline a request may have; longer ones are cut to it"
     )
+    start_patience_seconds: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="how long health waits at the start for every replica to hold its models;"
+        " after that, and with 0, one of each stage is enough",
+    )
     poll_seconds: Annotated[float, Field(gt=0)] = Field(
         0.5, description="pause between looks at what the stages hold and how busy they are"
     )

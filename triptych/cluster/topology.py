@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from triptych.cluster.address import Address
 from triptych.cluster.workplace import Workplace
 
+_START_PATIENCE_SECONDS: Final = 600.0
 STAGES: Final = ("encoder", "denoiser", "vae")
 
 
@@ -81,6 +82,8 @@ class SplitTopology:
                 flags = self.options.flags(model)
                 stages.append(ProcessSpec(name, (*command, *flags, *shared, *common)))
                 doors += [f"--{stage}", place.socket(name)]
+        # Ready means all of it: a user who is told so may ask for any of the models.
+        doors += ["--start-patience-seconds", f"{_START_PATIENCE_SECONDS:g}"]
         gateway = (*_python("services.gateway", "--listen", str(address)), *doors, *common)
         return Processes(ProcessSpec("gateway", gateway), tuple(stages))
 
