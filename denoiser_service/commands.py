@@ -28,6 +28,7 @@ class Prepare(_Message):
     tenant: str
     parameters: GenerationParameters
     conditioning: TensorRef
+    image_latents: tuple[TensorRef, ...] = ()
 
 
 class Step(_Message):

@@ -43,6 +43,7 @@ class RankExecutor:
                     tenant=command.tenant,
                     parameters=command.parameters,
                     conditioning=command.conditioning,
+                    image_latents=command.image_latents,
                 )
                 return self._stage.prepare(request)
             case Step():

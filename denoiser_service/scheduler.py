@@ -24,6 +24,7 @@ from services.domain.stages import (
     DenoiseEvent,
     DenoiseRequest,
     DenoiseStarted,
+    StageTask,
     StageTiming,
     StepCompleted,
 )
@@ -183,6 +184,7 @@ class StepScheduler:
                 tenant=request.tenant,
                 parameters=request.parameters,
                 conditioning=request.conditioning,
+                image_latents=request.image_latents,
             )
         )
         assert isinstance(prepared, Prepared)
@@ -206,6 +208,7 @@ class StepScheduler:
         assert isinstance(finished, Finished)
         timing = StageTiming(
             stage=Stage.DENOISER,
+            task=StageTask.DENOISE,
             queue_seconds=entry.queue_seconds,
             run_seconds=entry.run_seconds + finished.run_seconds,
             transfer_seconds=entry.transfer_seconds + finished.transfer_seconds,

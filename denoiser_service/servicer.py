@@ -9,8 +9,14 @@ import grpc
 from denoiser_service.replica import DenoiserReplica
 from services.domain.errors import FieldViolation, InvalidRequest
 from services.domain.model import Stage
-from services.domain.stages import DenoiseEvent, DenoiseRequest, DenoiseStarted, StepCompleted
-from services.rpc.convert.enums import STAGES
+from services.domain.stages import (
+    DenoiseEvent,
+    DenoiseRequest,
+    DenoiseStarted,
+    StageTask,
+    StepCompleted,
+)
+from services.rpc.convert.enums import STAGE_TASKS, STAGES
 from services.rpc.convert.generation import parameters_from_proto
 from services.rpc.convert.stages import denoised_to_proto, step_to_proto
 from services.rpc.convert.tensors import tensor_ref_from_proto
@@ -19,7 +25,7 @@ from triptych.v1 import denoiser_service_pb2, denoiser_service_pb2_grpc, job_pb2
 
 # A long video takes minutes; a caller without a deadline must not hold the ranks for ever.
 _DEFAULT_SECONDS = 3600.0
-_UNSERVED = ("image_latents", "scheduling", "resume_from", "checkpoint_every_steps")
+_UNSERVED = ("scheduling", "resume_from", "checkpoint_every_steps")
 
 
 class DenoiserServicer(denoiser_service_pb2_grpc.DenoiserServiceServicer):
@@ -43,6 +49,10 @@ class DenoiserServicer(denoiser_service_pb2_grpc.DenoiserServiceServicer):
             tenant=tenant,
             parameters=parameters_from_proto(request.parameters),
             conditioning=tensor_ref_from_proto("conditioning", request.conditioning),
+            image_latents=tuple(
+                tensor_ref_from_proto(f"image_latents[{number}]", each)
+                for number, each in enumerate(request.image_latents)
+            ),
         )
         deadline = deadline_of(context, _DEFAULT_SECONDS)
         async with aclosing(self._denoiser.denoise(asked, deadline)) as events:
@@ -61,7 +71,9 @@ class DenoiserServicer(denoiser_service_pb2_grpc.DenoiserServiceServicer):
 
 def _to_proto(event: DenoiseEvent) -> denoiser_service_pb2.DenoiseResponse:
     if isinstance(event, DenoiseStarted):
-        started = job_pb2.StageStarted(stage=STAGES.to_wire(Stage.DENOISER))
+        started = job_pb2.StageStarted(
+            stage=STAGES.to_wire(Stage.DENOISER), task=STAGE_TASKS.to_wire(StageTask.DENOISE)
+        )
         return denoiser_service_pb2.DenoiseResponse(started=started)
     if isinstance(event, StepCompleted):
         return denoiser_service_pb2.DenoiseResponse(step_completed=step_to_proto(event))

@@ -1,6 +1,7 @@
 """The denoising loop of many requests, one step at a time."""
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from denoiser_service.commands import Aborted, Finished, Prepared, Stepped
 from services.domain.errors import NotFound, TriptychError
 from services.domain.stages import DenoiseRequest
 from services.model_api.stage_model import StageModel
-from services.model_api.stages import DenoiserModel, DenoiserState, Tensors
+from services.model_api.stages import DenoiserModel, DenoiserState, Tensors, image_latents_name
 from services.tensor_store.tensor_store import TensorStore
 
 
@@ -46,9 +47,8 @@ class DenoiseStage:
             raise TriptychError(f"request {request.request_id} is being denoised already")
         self._loaded.check(request.parameters)
         began = time.perf_counter()
-        with self._store.get(
-            request.conditioning, tenant=request.tenant, request_id=request.request_id
-        ) as conditioning:
+        with ExitStack() as stored:
+            conditioning = self._read(request, stored)
             read = time.perf_counter()
             state = self._model.prepare(request.parameters, conditioning)
         self._running[request.request_id] = _Running(request, state)
@@ -58,6 +58,20 @@ class DenoiseStage:
             run_seconds=time.perf_counter() - read,
             transfer_seconds=read - began,
         )
+
+    def _read(self, request: DenoiseRequest, stored: ExitStack) -> Tensors:
+        """What was made of the prompt and of the pictures, readable until `stored` is left."""
+        if len(request.image_latents) != len(request.parameters.images):
+            raise TriptychError(
+                f"image_latents: are {len(request.image_latents)};"
+                f" the request has {len(request.parameters.images)} images"
+            )
+        identity = {"tenant": request.tenant, "request_id": request.request_id}
+        conditioning = dict(stored.enter_context(self._store.get(request.conditioning, **identity)))
+        for number, ref in enumerate(request.image_latents):
+            latents = stored.enter_context(self._store.get(ref, **identity))
+            conditioning[image_latents_name(number)] = latents["latents"]
+        return conditioning
 
     def step(self, request_id: str) -> Stepped:
         """Advances a request by one step.

@@ -6,6 +6,7 @@ import grpc
 
 from services.domain.stages import Encoder, EncodeRequest
 from services.rpc.convert.generation import parameters_from_proto
+from services.rpc.convert.images import image_data
 from services.rpc.convert.stages import timing_to_proto
 from services.rpc.convert.tensors import tensor_ref_to_proto
 from services.rpc.stage_servicer import checked_identity, deadline_of
@@ -29,9 +30,11 @@ class EncoderServicer(encoder_service_pb2_grpc.EncoderServiceServicer):
             request_id=request_id,
             tenant=tenant,
             parameters=parameters_from_proto(request.parameters),
+            images=image_data(request.parameters),
         )
         encoded = await self._encoder.encode(asked, deadline_of(context))
         return encoder_service_pb2.EncodeResponse(
             conditioning=tensor_ref_to_proto(encoded.conditioning),
             timing=timing_to_proto(encoded.timing),
+            written_prompt=encoded.written_prompt,
         )

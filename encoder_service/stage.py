@@ -1,11 +1,13 @@
-"""Prompts to conditioning."""
+"""Prompts and pictures to conditioning."""
 
 import time
 
+from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
-from services.domain.stages import Encoded, EncodeRequest, StageTiming
+from services.domain.stages import Encoded, EncodeRequest, StageTask, StageTiming
 from services.model_api.stage_model import StageModel
-from services.model_api.stages import EncoderModel
+from services.model_api.stages import EncoderModel, Images, PromptWriter
+from services.pictures.input_picture import decode_pictures
 from services.tensor_store.tensor_store import TensorStore
 
 
@@ -27,21 +29,35 @@ class EncodeStage:
 
         Raises:
             ModelNotFound: another model's request.
-            InvalidRequest: outside the model's limits, or a prompt with more tokens than it reads.
+            InvalidRequest: outside the model's limits, a prompt with more tokens than it reads, or
+                a picture that cannot be decoded.
             StoreFull: there is no room for the conditioning now.
         """
-        self._loaded.check(request.parameters)
+        parameters = request.parameters
+        self._loaded.check(parameters)
         began = time.perf_counter()
+        images = decode_pictures(parameters.images, request.images)
+        written = self._write_prompt(parameters, images)
+        wrote = time.perf_counter()
+        if written is not None:
+            parameters = parameters.model_copy(update={"prompt": written})
         # On the host, so that the time of a device that works on is not taken for transfer.
         conditioning = {
-            name: tensor.cpu() for name, tensor in self._model.encode(request.parameters).items()
+            name: tensor.cpu() for name, tensor in self._model.encode(parameters, images).items()
         }
         ran = time.perf_counter()
         ref = self._store.put(conditioning, tenant=request.tenant, request_id=request.request_id)
         timing = StageTiming(
             stage=Stage.ENCODER,
+            task=StageTask.ENCODE_PROMPT,
             queue_seconds=0.0,
             run_seconds=ran - began,
             transfer_seconds=time.perf_counter() - ran,
+            writing_seconds=0.0 if written is None else wrote - began,
         )
-        return Encoded(ref, timing)
+        return Encoded(ref, timing, written)
+
+    def _write_prompt(self, parameters: GenerationParameters, images: Images) -> str | None:
+        if isinstance(self._model, PromptWriter):
+            return self._model.write_prompt(parameters, images)
+        return None

@@ -14,7 +14,7 @@ from triptych.v1 import vae_service_pb2_grpc
 from vae_service.replica import VaeReplica
 from vae_service.servicer import VaeServicer
 from vae_service.settings import VaeSettings
-from vae_service.stage import DecodeStage
+from vae_service.stage import VaeStage
 
 
 async def main(settings: VaeSettings) -> None:
@@ -26,7 +26,7 @@ async def main(settings: VaeSettings) -> None:
         load_vae, settings.model, settings.model_name, settings.dtype, settings.device
     )
     worker = StageWorker(Stage.VAE, settings.max_queued_requests)
-    replica = VaeReplica(DecodeStage(model, store), (model.loaded,), store, worker)
+    replica = VaeReplica(VaeStage(model, store), (model.loaded,), store, worker)
     host = StageHost(settings, "triptych.v1.VaeService", replica, store)
     servicer = VaeServicer(replica)
     vae_service_pb2_grpc.add_VaeServiceServicer_to_server(servicer, host.server.grpc)

@@ -1,7 +1,15 @@
-"""Pictures to files."""
+"""Pictures to files. Equal pixels give equal bytes, and no file tells when or where it was made."""
 
 import io
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
 
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from PIL import Image
 
 from services.domain.errors import Unsupported
@@ -9,16 +17,83 @@ from services.domain.model import MediaFormat
 
 # Noisy 1024 x 1024 pictures: half the time of the default level, 14 % more bytes.
 _PNG_COMPRESS_LEVEL = 3
+# x264's own scale: visually lossless, yet a fraction of what frames take as PNG.
+_CRF = "17"
+# What a ZIP says of a file whose date nobody knows.
+_NO_DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def encode_media(image: Image.Image, media_format: MediaFormat) -> bytes:
-    """Compresses a picture; equal pixels give equal bytes, without any metadata.
+def encode_media(
+    pictures: Sequence[Image.Image], media_format: MediaFormat, frames_per_second: int | None
+) -> bytes:
+    """Compresses a picture, the layers of one, or the frames of a video.
+
+    Args:
+        pictures: in their order, all of one size.
+        media_format: how.
+        frames_per_second: for a video; None for anything else.
 
     Raises:
-        Unsupported: a format other than PNG.
+        Unsupported: the format does not hold such pictures.
     """
-    if media_format is not MediaFormat.PNG:
-        raise Unsupported(f"media_format: is {media_format}; served is {MediaFormat.PNG}")
+    match media_format:
+        case MediaFormat.PNG if len(pictures) == 1:
+            return _png(pictures[0])
+        case MediaFormat.PNG_ARCHIVE:
+            return _png_archive(pictures)
+        case MediaFormat.MP4 if frames_per_second is not None:
+            return _mp4(pictures, frames_per_second)
+    raise Unsupported(f"media_format: is {media_format}, which cannot hold what was drawn")
+
+
+def _png(picture: Image.Image) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=_PNG_COMPRESS_LEVEL, optimize=False)
+    picture.save(stream, "PNG", compress_level=_PNG_COMPRESS_LEVEL, optimize=False)
     return stream.getvalue()
+
+
+def _png_archive(pictures: Sequence[Image.Image]) -> bytes:
+    """A ZIP of 0000.png, 0001.png and so on, which PNG has compressed already."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for number, picture in enumerate(pictures):
+            archive.writestr(zipfile.ZipInfo(f"{number:04}.png", _NO_DATE), _png(picture))
+    return stream.getvalue()
+
+
+def _mp4(frames: Sequence[Image.Image], frames_per_second: int) -> bytes:
+    """H.264 in the form that every browser and player takes: 8 bits, 4:2:0, BT.709."""
+    # The index first, so that playing can begin before the last byte is there; to put it there, the
+    # muxer must read again what it wrote, which it cannot do in memory.
+    options = {"movflags": "+faststart", "fflags": "+bitexact"}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "video.mp4"
+        with av.open(file, "w", options=options) as container:
+            stream = container.add_stream("libx264", Fraction(frames_per_second))
+            stream.width, stream.height = frames[0].size
+            stream.pix_fmt = "yuv420p"
+            # Another number of threads would give other bytes.
+            stream.options = {"crf": _CRF, "preset": "medium", "threads": "1", "flags": "+bitexact"}
+            _tag_colours(stream.codec_context)
+            for frame in frames:
+                container.mux(stream.encode(_yuv(frame)))
+            container.mux(stream.encode(None))
+        return file.read_bytes()
+
+
+def _tag_colours(context: av.VideoCodecContext) -> None:
+    # Untagged, players guess the matrix from the size, and colours differ between them.
+    context.colorspace = Colorspace.ITU709
+    context.color_range = ColorRange.MPEG
+    context.color_primaries = ColorPrimaries.BT709
+    context.color_trc = ColorTrc.BT709
+
+
+def _yuv(picture: Image.Image) -> av.VideoFrame:
+    rgb = av.VideoFrame.from_ndarray(np.asarray(picture.convert("RGB")), format="rgb24")
+    return rgb.reformat(
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=Interpolation.BICUBIC,
+    )

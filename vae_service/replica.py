@@ -5,11 +5,18 @@ from dataclasses import replace
 
 from services.domain.deadline import Deadline
 from services.domain.model import LoadedModel, Stage
-from services.domain.stages import Decoded, DecodeEvent, DecodeRequest, MediaChunk
+from services.domain.stages import (
+    Decoded,
+    DecodeEvent,
+    DecodeRequest,
+    EncodedImage,
+    EncodeImageRequest,
+    MediaChunk,
+)
 from services.domain.store_control import StoreControl
 from services.rpc.replica import WorkerReplica
 from services.rpc.worker import StageWorker
-from vae_service.stage import DecodeStage
+from vae_service.stage import VaeStage
 
 # Well under gRPC's default message limit of 4 MiB.
 CHUNK_BYTES = 1024 * 1024
@@ -27,13 +34,24 @@ class VaeReplica(WorkerReplica):
 
     def __init__(
         self,
-        stage: DecodeStage,
+        stage: VaeStage,
         models: tuple[LoadedModel, ...],
         store: StoreControl,
         worker: StageWorker,
     ) -> None:
         super().__init__(Stage.VAE, models, store, worker)
         self._numerics = stage
+
+    async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:
+        """Encodes and stores; what comes after the caller left is released."""
+        self.check_holds(request.parameters)
+        done = await self._worker.run(
+            lambda: self._numerics.encode_image(request),
+            deadline=deadline,
+            discard=lambda _: self.release_late(request.tenant, request.request_id),
+        )
+        timing = replace(done.value.timing, queue_seconds=done.queue_seconds)
+        return replace(done.value, timing=timing)
 
     async def decode(
         self, request: DecodeRequest, deadline: Deadline

@@ -6,11 +6,17 @@ from typing import Any
 
 import grpc
 
-from services.domain.errors import Unsupported
-from services.domain.stages import Artifact, DecodeEvent, DecodeRequest, MediaChunk, Vae
+from services.domain.stages import (
+    Artifact,
+    DecodeEvent,
+    DecodeRequest,
+    EncodeImageRequest,
+    MediaChunk,
+    Vae,
+)
 from services.rpc.convert.generation import parameters_from_proto
 from services.rpc.convert.stages import artifact_to_proto, timing_to_proto
-from services.rpc.convert.tensors import tensor_ref_from_proto
+from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
 from services.rpc.stage_servicer import checked_identity, deadline_of
 from triptych.v1 import vae_service_pb2, vae_service_pb2_grpc
 
@@ -26,8 +32,19 @@ class VaeServicer(vae_service_pb2_grpc.VaeServiceServicer):
         request: vae_service_pb2.EncodeImageRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> vae_service_pb2.EncodeImageResponse:
-        """Not served yet: no served model takes pictures."""
-        raise Unsupported("EncodeImage is not served: no served model takes pictures")
+        """Encodes one input image and stores its latents."""
+        request_id, tenant = checked_identity(request.request_id, request.tenant)
+        asked = EncodeImageRequest(
+            request_id=request_id,
+            tenant=tenant,
+            parameters=parameters_from_proto(request.parameters),
+            index=request.image_index,
+            image=request.image.data,
+        )
+        encoded = await self._vae.encode_image(asked, deadline_of(context))
+        return vae_service_pb2.EncodeImageResponse(
+            latents=tensor_ref_to_proto(encoded.latents), timing=timing_to_proto(encoded.timing)
+        )
 
     async def Decode(  # noqa: N802 - gRPC's name
         self,

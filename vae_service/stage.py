@@ -1,15 +1,27 @@
-"""Latents to media."""
+"""Pictures to latents, and latents to media."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import xxhash
+from PIL import Image
 
-from services.domain.errors import TriptychError
+from services.domain.errors import TriptychError, Unsupported
+from services.domain.family_options import LayeredOptions, VideoOptions
+from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
-from services.domain.stages import Artifact, DecodeRequest, StageTiming
+from services.domain.stages import (
+    Artifact,
+    DecodeRequest,
+    EncodedImage,
+    EncodeImageRequest,
+    StageTask,
+    StageTiming,
+)
 from services.model_api.stage_model import StageModel
-from services.model_api.stages import VaeModel
+from services.model_api.stages import ImageEncodingVae, VaeModel
+from services.pictures.input_picture import decode_described
 from services.tensor_store.tensor_store import TensorStore
 from vae_service.media import encode_media
 
@@ -23,18 +35,47 @@ class DecodedMedia:
     timing: StageTiming
 
 
-class DecodeStage:
-    """Decodes one request at a time. For one thread.
+class VaeStage:
+    """Encodes or decodes one request at a time. For one thread.
 
     Args:
-        model: what decodes.
-        store: where the latents come from.
+        model: what computes.
+        store: where latents come from and go to.
     """
 
     def __init__(self, model: StageModel[VaeModel], store: TensorStore) -> None:
         self._loaded = model
         self._model = model.model
         self._store = store
+
+    def encode_image(self, request: EncodeImageRequest) -> EncodedImage:
+        """Encodes and stores, for the caller to release; the time in the queue is left at 0.
+
+        Raises:
+            ModelNotFound: another model's request.
+            InvalidRequest: outside the model's limits, or a picture that cannot be decoded.
+            StoreFull: there is no room for the latents now.
+        """
+        parameters, number = request.parameters, request.index
+        self._loaded.check(parameters)
+        if not isinstance(self._model, ImageEncodingVae) or number >= len(parameters.images):
+            raise Unsupported(f"image_index: is {number}; images are {len(parameters.images)}")
+        began = time.perf_counter()
+        image = decode_described(number, parameters.images[number], request.image)
+        # On the host, so that the time of a device that works on is not taken for transfer.
+        latents = self._model.encode_image(parameters, number, image).cpu()
+        ran = time.perf_counter()
+        ref = self._store.put(
+            {"latents": latents}, tenant=request.tenant, request_id=request.request_id
+        )
+        timing = StageTiming(
+            stage=Stage.VAE,
+            task=StageTask.ENCODE_IMAGES,
+            queue_seconds=0.0,
+            run_seconds=ran - began,
+            transfer_seconds=time.perf_counter() - ran,
+        )
+        return EncodedImage(ref, timing)
 
     def decode(self, request: DecodeRequest) -> DecodedMedia:
         """Decodes and compresses; the time in the queue is left at 0.
@@ -53,26 +94,47 @@ class DecodeStage:
             request.latents, tenant=request.tenant, request_id=request.request_id
         ) as latents:
             read = time.perf_counter()
-            image = self._model.decode(parameters, latents)
-        if image.size != (parameters.width, parameters.height):
-            raise TriptychError(
-                f"the VAE drew {image.size[0]} x {image.size[1]} pixels instead of"
-                f" {parameters.width} x {parameters.height}"
-            )
-        data = encode_media(image, parameters.media_format)
+            pictures = self._model.decode(parameters, latents)
+        _check_pictures(parameters, pictures)
+        data = encode_media(pictures, parameters.media_format, _frames_per_second(parameters))
         artifact = Artifact(
             artifact_id=request.request_id,
             media_format=parameters.media_format,
             width=parameters.width,
             height=parameters.height,
-            num_frames=1,
+            num_frames=len(pictures),
             size_bytes=len(data),
             checksum_xxh3=xxhash.xxh3_64_intdigest(data),
         )
         timing = StageTiming(
             stage=Stage.VAE,
+            task=StageTask.DECODE,
             queue_seconds=0.0,
             run_seconds=time.perf_counter() - read,
             transfer_seconds=read - began,
         )
         return DecodedMedia(artifact, data, timing)
+
+
+def _check_pictures(parameters: GenerationParameters, pictures: Sequence[Image.Image]) -> None:
+    asked = [(parameters.width, parameters.height)] * _expected_pictures(parameters)
+    drawn = [picture.size for picture in pictures]
+    if drawn != asked:
+        raise TriptychError(
+            f"the VAE drew {len(drawn)} pictures of {sorted(set(drawn))} pixels instead of"
+            f" {len(asked)} of {parameters.width} x {parameters.height}"
+        )
+
+
+def _expected_pictures(parameters: GenerationParameters) -> int:
+    match parameters.options:
+        case VideoOptions(num_frames=int(frames)):
+            return frames
+        case LayeredOptions(layers=int(layers)):
+            return layers
+    return 1
+
+
+def _frames_per_second(parameters: GenerationParameters) -> int | None:
+    options = parameters.options
+    return options.frames_per_second if isinstance(options, VideoOptions) else None

@@ -9,9 +9,19 @@ from pydantic import BaseModel, ConfigDict
 from services.domain.acceleration import CacheMethod
 from services.domain.element_type import ElementType
 from services.domain.errors import FieldViolation, InvalidRequest
+from services.domain.family_options import (
+    FamilyOptions,
+    LayeredOptions,
+    effective_options,
+    option_violations,
+)
+from services.domain.image_fit import ImageFit
+from services.domain.input_image import InputImage
 from services.domain.model import Capabilities, MediaFormat, Model
 
 MAX_SEED = 2**63 - 1
+# Beyond it a side of a picture that is scaled to a usual area would round to nothing.
+MAX_ASPECT_RATIO = 16
 
 T = TypeVar("T")
 
@@ -32,6 +42,8 @@ class GenerationRequest(BaseModel):
     dtype: ElementType | None = None
     cache: CacheMethod | None = None
     media_format: MediaFormat | None = None
+    images: tuple[InputImage, ...] = ()
+    options: FamilyOptions | None = None
 
 
 class GenerationParameters(BaseModel):
@@ -39,6 +51,8 @@ class GenerationParameters(BaseModel):
 
     Attributes:
         negative_prompt: None when guidance is off.
+        images: input images in the request's order; their bytes travel apart.
+        options: of the model's family; None where it has none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,6 +68,8 @@ class GenerationParameters(BaseModel):
     dtype: ElementType
     cache: CacheMethod
     media_format: MediaFormat
+    images: tuple[InputImage, ...] = ()
+    options: FamilyOptions | None = None
 
     @property
     def guided(self) -> bool:
@@ -80,20 +96,23 @@ def resolve(
     violations = list(_violations(request, model, guided=guided))
     if violations:
         raise InvalidRequest(violations)
+    width, height = _size(request, model.capabilities)
     return GenerationParameters(
         model=model.name,
         prompt=request.prompt,
         negative_prompt=_either(request.negative_prompt, defaults.negative_prompt)
         if guided
         else None,
-        width=_either(request.width, defaults.width),
-        height=_either(request.height, defaults.height),
+        width=width,
+        height=height,
         steps=_either(request.steps, defaults.steps),
         guidance_scale=guidance_scale,
         seed=draw_seed() if request.seed is None else request.seed,
         dtype=model.dtype,
         cache=_either(request.cache, CacheMethod.NONE),
         media_format=_either(request.media_format, model.capabilities.media_formats[0]),
+        images=request.images,
+        options=effective_options(request.options, model.capabilities.options),
     )
 
 
@@ -106,7 +125,10 @@ def _violations(
 ) -> Iterator[FieldViolation]:
     capabilities = model.capabilities
     yield from _text_violations(request, capabilities, guided=guided)
-    yield from _size_violations(request, capabilities)
+    wrong_options = list(option_violations(request.options, capabilities.options))
+    yield from wrong_options
+    usable = request.model_copy(update={"options": None}) if wrong_options else request
+    yield from _size_violations(usable, capabilities)
     yield from _loop_violations(request, capabilities)
     yield from _choice_violations(request, model)
 
@@ -114,7 +136,10 @@ def _violations(
 def _text_violations(
     request: GenerationRequest, limits: Capabilities, *, guided: bool
 ) -> Iterator[FieldViolation]:
-    if not request.prompt.strip():
+    captioned = isinstance(request.options, LayeredOptions) and request.options.caption_image
+    if captioned and request.prompt:
+        yield FieldViolation("layered.caption_image", "is on; leave the prompt empty, or it off")
+    elif not captioned and not request.prompt.strip():
         yield FieldViolation("prompt", "is empty; say what to draw")
     negative = request.negative_prompt
     for field, text in (("prompt", request.prompt), ("negative_prompt", negative or "")):
@@ -132,25 +157,79 @@ def _text_violations(
         yield FieldViolation("negative_prompt", f"{why}; leave it out")
 
 
+def _size(request: GenerationRequest, limits: Capabilities) -> tuple[int, int]:
+    """Width and height of a request whose images and options are allowed."""
+    fit, defaults = _fit(request, limits), limits.defaults
+    size = (defaults.width, defaults.height)
+    if fit is not None and request.images:
+        last = request.images[-1]
+        size = fit.size(last.width, last.height)
+    return _either(request.width, size[0]), _either(request.height, size[1])
+
+
+def _fit(request: GenerationRequest, limits: Capabilities) -> ImageFit | None:
+    options = effective_options(request.options, limits.options)
+    if limits.image_fit is not None and isinstance(options, LayeredOptions):
+        assert options.resolution is not None
+        return limits.image_fit.model_copy(update={"area": options.resolution**2})
+    return limits.image_fit
+
+
 def _size_violations(request: GenerationRequest, limits: Capabilities) -> Iterator[FieldViolation]:
-    sides_fit = True
-    for field, side in (("width", request.width), ("height", request.height)):
-        if side is None:
-            continue
-        if not limits.min_side <= side <= limits.max_side or side % limits.size_multiple:
+    image_violations = list(_image_violations(request, limits))
+    yield from image_violations
+    sides_fit = not image_violations
+    for field, side, fitted in _asked_sides(request, limits):
+        if fitted is not None and side != fitted:
+            sides_fit = False
+            yield FieldViolation(field, f"is {side}; it follows from the input image: {fitted}")
+        elif not limits.min_side <= side <= limits.max_side or side % limits.size_multiple:
             sides_fit = False
             yield FieldViolation(
                 field,
                 f"is {side}; allowed are multiples of {limits.size_multiple}"
                 f" from {limits.min_side} to {limits.max_side}",
             )
-    width = _either(request.width, limits.defaults.width)
-    height = _either(request.height, limits.defaults.height)
-    if sides_fit and width * height > limits.max_pixels:
+    if not sides_fit:
+        return
+    width, height = _size(request, limits)
+    if width * height > limits.max_pixels:
         yield FieldViolation(
             "width",
             f"times height is {width * height} pixels; allowed are at most {limits.max_pixels}",
         )
+
+
+def _asked_sides(
+    request: GenerationRequest, limits: Capabilities
+) -> Iterator[tuple[str, int, int | None]]:
+    """The sides a request asks for, each with the only one it may have, where there is one."""
+    fit = _fit(request, limits)
+    fixed = fit is not None and not fit.overridable and request.images
+    unsized = request.model_copy(update={"width": None, "height": None})
+    only = _size(unsized, limits) if fixed else (None, None)
+    for field, side, fitted in (
+        ("width", request.width, only[0]),
+        ("height", request.height, only[1]),
+    ):
+        if side is not None:
+            yield field, side, fitted
+
+
+def _image_violations(request: GenerationRequest, limits: Capabilities) -> Iterator[FieldViolation]:
+    given, fewest, most = len(request.images), limits.min_images, limits.max_images
+    if not most and given:
+        yield FieldViolation("images", f"are {given}; this model takes none")
+    elif not fewest <= given <= most:
+        allowed = str(fewest) if fewest == most else f"{fewest} to {most}"
+        yield FieldViolation("images", f"are {given}; this model takes {allowed}")
+    for number, image in enumerate(request.images):
+        if max(image.width, image.height) > MAX_ASPECT_RATIO * min(image.width, image.height):
+            yield FieldViolation(
+                f"images[{number}]",
+                f"is {image.width} x {image.height} pixels;"
+                f" allowed is at most {MAX_ASPECT_RATIO} times as long as wide",
+            )
 
 
 def _loop_violations(request: GenerationRequest, limits: Capabilities) -> Iterator[FieldViolation]:

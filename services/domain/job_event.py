@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
-from services.domain.stages import Artifact, StageTiming, StepCompleted
+from services.domain.stages import Artifact, StageTask, StageTiming, StepCompleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class StageStarted:
     """A stage began to work for the job."""
 
     stage: Stage
+    task: StageTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,18 @@ class ArtifactChunk:
 
 @dataclass(frozen=True, slots=True)
 class JobCompleted:
-    """The job succeeded."""
+    """The job succeeded.
+
+    Attributes:
+        written_prompt: what a language model made of the prompt, if it was asked to.
+    """
 
     parameters: GenerationParameters
     artifacts: tuple[Artifact, ...]
     stage_timings: tuple[StageTiming, ...]
     latents_checksum_xxh3: int
     total_seconds: float
+    written_prompt: str | None = None
 
 
 JobEvent = (

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.domain.acceleration import CacheMethod, ParallelMethod
 from services.domain.element_type import ElementType
+from services.domain.family_options import OptionLimits
+from services.domain.image_fit import ImageFit
 
 
 class Stage(StrEnum):
@@ -48,6 +50,10 @@ class Capabilities(BaseModel):
         supports_guidance: whether guidance_scale does anything, in whichever way.
         supports_negative_prompt: whether guidance runs a second branch, from a negative prompt.
         guidance_off_scale: at this scale and below, that branch is not run.
+        min_images: input images a request must carry; 0 for models that draw from a prompt alone.
+        max_images: input images a request may carry.
+        image_fit: how the size follows from the last input image; None where it does not.
+        options: knobs of the model's family, all of one group.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -65,7 +71,10 @@ class Capabilities(BaseModel):
     max_guidance_scale: float
     supports_negative_prompt: bool = True
     guidance_off_scale: float = 1.0
+    min_images: int = 0
     max_images: int = 0
+    image_fit: ImageFit | None = None
+    options: tuple[OptionLimits, ...] = ()
     supports_previews: bool = False
     media_formats: tuple[MediaFormat, ...] = (MediaFormat.PNG,)
     cache_methods: tuple[CacheMethod, ...] = (CacheMethod.NONE,)
@@ -94,13 +103,18 @@ class Model(BaseModel):
 
 
 class Component(BaseModel):
-    """One loaded part of a model, for example "text_encoder"."""
+    """One loaded part of a model, for example "text_encoder".
+
+    Attributes:
+        dtype: what its weights are stored in; a part may need more precision than its model.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     parameter_count: int
     size_bytes: int
+    dtype: ElementType
 
 
 class LoadedModel(BaseModel):

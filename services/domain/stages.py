@@ -6,6 +6,7 @@ the gateway cannot tell. Every method may raise any TriptychError.
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from services.domain.deadline import Deadline
@@ -14,49 +15,100 @@ from services.domain.model import LoadedModel, MediaFormat, Stage
 from services.domain.tensor_ref import TensorRef
 
 
+class StageTask(StrEnum):
+    """What a stage did for a request; the VAE works twice for editing models."""
+
+    ENCODE_PROMPT = "encode_prompt"
+    ENCODE_IMAGES = "encode_images"
+    DENOISE = "denoise"
+    DECODE = "decode"
+
+
 @dataclass(frozen=True, slots=True)
 class StageTiming:
-    """Where the time of one stage went, in seconds.
+    """Where the time of one stage's task went, in seconds.
 
     Attributes:
         queue_seconds: waiting for the stage to begin this request.
         run_seconds: inside the stage's own computation.
         transfer_seconds: writing and reading tensors.
         total_seconds: as seen by the gateway, everything included; 0 until the gateway fills it in.
+        writing_seconds: the part of run_seconds in which a language model wrote.
     """
 
     stage: Stage
+    task: StageTask
     queue_seconds: float
     run_seconds: float
     transfer_seconds: float
     total_seconds: float = 0.0
+    writing_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeRequest:
-    """Asks for the conditioning of a request."""
+    """Asks for the conditioning of a request.
+
+    Attributes:
+        images: the encoded bytes of parameters.images.
+    """
 
     request_id: str
     tenant: str
     parameters: GenerationParameters
+    images: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The conditioning, for the caller to release."""
+    """The conditioning, for the caller to release.
+
+    Attributes:
+        written_prompt: what a language model made of the prompt, if it was asked to.
+    """
 
     conditioning: TensorRef
+    timing: StageTiming
+    written_prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeImageRequest:
+    """Asks for the latents of an input image.
+
+    Attributes:
+        index: which of parameters.images it is.
+        image: its encoded bytes.
+    """
+
+    request_id: str
+    tenant: str
+    parameters: GenerationParameters
+    index: int
+    image: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedImage:
+    """The latents of an input image, for the caller to release."""
+
+    latents: TensorRef
     timing: StageTiming
 
 
 @dataclass(frozen=True, slots=True)
 class DenoiseRequest:
-    """Asks for latents under a conditioning."""
+    """Asks for latents under a conditioning.
+
+    Attributes:
+        image_latents: of parameters.images, in their order.
+    """
 
     request_id: str
     tenant: str
     parameters: GenerationParameters
     conditioning: TensorRef
+    image_latents: tuple[TensorRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +247,11 @@ class Denoiser(Replica, Protocol):
 
 
 class Vae(Replica, Protocol):
-    """Latents to media."""
+    """Pictures to latents, and latents to media."""
+
+    async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:
+        """Encodes one input image and stores its latents."""
+        ...
 
     def decode(
         self, request: DecodeRequest, deadline: Deadline

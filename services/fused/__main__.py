@@ -27,7 +27,7 @@ from services.rpc.sweeper import sweep_forever
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
 from vae_service.replica import VaeReplica
-from vae_service.stage import DecodeStage
+from vae_service.stage import VaeStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def _load(path: Path, settings: FusedSettings, store: TensorStore) -> _Model:
             EncodeStage(encoder, store), (encoder.loaded,), store, StageWorker(Stage.ENCODER, queue)
         ),
         DenoiserReplica(scheduler, ranks, store),
-        VaeReplica(DecodeStage(vae, store), (vae.loaded,), store, StageWorker(Stage.VAE, queue)),
+        VaeReplica(VaeStage(vae, store), (vae.loaded,), store, StageWorker(Stage.VAE, queue)),
         scheduler,
         ranks,
     )

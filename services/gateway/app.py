@@ -7,6 +7,7 @@ from services.gateway.pipeline import Pipeline
 from services.gateway.replicas import ReplicaPools
 from services.gateway.servicer import GENERATION_SERVICE, GenerationServicer
 from services.gateway.settings import PipelineSettings
+from services.gateway.uploads import Uploads
 from services.rpc.process import run_until_first_ends
 from services.rpc.server import ServiceServer
 from triptych.v1 import generation_service_pb2_grpc
@@ -40,7 +41,13 @@ class GatewayApp:
         )
         self._pipeline = Pipeline(self._pools)
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
-            GenerationServicer(self._pipeline, self._pools, settings), self.server.grpc
+            GenerationServicer(
+                self._pipeline,
+                self._pools,
+                Uploads(settings.upload_quota_bytes, settings.upload_ttl_seconds),
+                settings,
+            ),
+            self.server.grpc,
         )
 
     async def run(self) -> None:

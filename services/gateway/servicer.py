@@ -11,8 +11,10 @@ from services.domain.deadline import Deadline
 from services.domain.errors import ModelNotFound, Unsupported
 from services.domain.job_event import JobAccepted, JobCompleted, JobEvent
 from services.gateway.pipeline import Pipeline
+from services.gateway.received_images import receive_images
 from services.gateway.replicas import ReplicaPools
 from services.gateway.settings import PipelineSettings
+from services.gateway.uploads import Uploads
 from services.observability.logs import bind_request, get_logger
 from services.rpc.convert.generation import request_from_proto
 from services.rpc.convert.jobs import EventWriter
@@ -35,12 +37,20 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     Args:
         pipeline: what carries out a request.
         pools: what can be served.
+        uploads: images that came before their requests.
         settings: limits of deadlines.
     """
 
-    def __init__(self, pipeline: Pipeline, pools: ReplicaPools, settings: PipelineSettings) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        pools: ReplicaPools,
+        uploads: Uploads,
+        settings: PipelineSettings,
+    ) -> None:
         self._pipeline = pipeline
         self._pools = pools
+        self._uploads = uploads
         self._settings = settings
 
     async def Generate(  # noqa: N802 - gRPC's name
@@ -49,10 +59,16 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Generates and streams what happens."""
         job_id = uuid.uuid4().hex
         bind_request(job_id)
-        asked = request_from_proto(request.parameters, request.scheduling)
+        images = receive_images(request.parameters, self._uploads, TENANT)
+        described = [each.described for each in images]
+        asked = request_from_proto(request.parameters, request.scheduling, described)
         writer = EventWriter(job_id)
         events = self._pipeline.generate(
-            asked, tenant=TENANT, job_id=job_id, deadline=self._deadline(context)
+            asked,
+            images=tuple(each.data for each in images),
+            tenant=TENANT,
+            job_id=job_id,
+            deadline=self._deadline(context),
         )
         async with aclosing(events):
             async for event in events:
@@ -113,8 +129,12 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     async def UploadImage(  # noqa: N802 - gRPC's name
         self, request: AsyncIterator[pb2.UploadImageRequest], context: Context
     ) -> pb2.UploadImageResponse:
-        """Not served yet."""
-        _unserved("UploadImage")
+        """Takes an input image that is too large for a request."""
+        chunks = (each.data async for each in request)
+        upload_id, described = await self._uploads.take(TENANT, chunks)
+        return pb2.UploadImageResponse(
+            upload_id=upload_id, width=described.width, height=described.height
+        )
 
     def _deadline(self, context: Context) -> Deadline:
         asked = context.time_remaining()

@@ -24,6 +24,12 @@ class PipelineSettings(ServerSettings):
         description="how long health waits at the start for every replica to hold its models;"
         " after that, and with 0, one of each stage is enough",
     )
+    upload_quota_bytes: Annotated[int, Field(ge=0)] = Field(
+        512 * 1024 * 1024, description="memory for uploaded images; more are refused"
+    )
+    upload_ttl_seconds: Annotated[float, Field(gt=0)] = Field(
+        600.0, description="how long an uploaded image is kept"
+    )
     poll_seconds: Annotated[float, Field(gt=0)] = Field(
         0.5, description="pause between looks at what the stages hold and how busy they are"
     )

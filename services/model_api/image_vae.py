@@ -29,7 +29,7 @@ class ImageVae:
         return {"vae": self._vae}
 
     @torch.no_grad()
-    def decode(self, parameters: GenerationParameters, latents: Tensors) -> Image.Image:
+    def decode(self, parameters: GenerationParameters, latents: Tensors) -> list[Image.Image]:
         """Decodes `latents` [1, C, height / scale, width / scale] as the denoiser left them.
 
         Raises:
@@ -46,7 +46,7 @@ class ImageVae:
         normalised = take_latents(latents, shape).to(self._device, self._vae.dtype)
         unnormalised = (normalised / config.scaling_factor) + config.shift_factor
         (pixels,) = self._vae.decode(unnormalised, return_dict=False)
-        return picture_of(pixels)
+        return [picture_of(pixels)]
 
 
 def load_image_vae(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> ImageVae:

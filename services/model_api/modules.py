@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from services.domain.errors import ConfigurationError
 from services.domain.model import Component
 from services.model_api.directory import ModelDirectory
+from services.model_api.runtime import element_type
 
 # What constructors raise for a configuration that is not theirs, and readers for its files.
 _UNLOADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError)
@@ -79,6 +80,7 @@ def components_of(modules: Mapping[str, torch.nn.Module]) -> tuple[Component, ..
             name=name,
             parameter_count=sum(each.numel() for each in module.parameters()),
             size_bytes=sum(each.nbytes for each in module.parameters()),
+            dtype=element_type(next(module.parameters()).dtype),
         )
         for name, module in modules.items()
     )

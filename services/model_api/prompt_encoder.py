@@ -7,7 +7,7 @@ import torch
 
 from services.domain.generation import GenerationParameters
 from services.model_api.prompts import counted_prompts
-from services.model_api.stages import Tensors
+from services.model_api.stages import Images, Tensors
 
 
 class PromptEncoder(ABC):
@@ -28,7 +28,7 @@ class PromptEncoder(ABC):
         return {"text_encoder": self._text_encoder}
 
     @torch.no_grad()
-    def encode(self, parameters: GenerationParameters) -> Tensors:
+    def encode(self, parameters: GenerationParameters, _: Images = (), /) -> Tensors:
         """Returns `prompt_embeds` [1, tokens, width]; when guided, `negative_prompt_embeds` too.
 
         Raises:

@@ -41,6 +41,11 @@ def torch_dtype(element_type: ElementType) -> torch.dtype:
     return dtype
 
 
+def element_type(dtype: torch.dtype) -> ElementType:
+    """What a torch type is called outside torch."""
+    return ElementType(str(dtype).removeprefix("torch."))
+
+
 def torch_device(name: str) -> torch.device:
     """A device that is really there.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from services.domain.errors import ConfigurationError, InvalidRequest
 from services.domain.generation import GenerationRequest, resolve
+from services.domain.input_image import InputImage
 from services.domain.model import Capabilities, Model, Stage
 from services.model_api.directory import ModelDirectory
 
@@ -61,14 +62,18 @@ def check_defaults(model: Model) -> None:
         ConfigurationError: naming every default outside the model's own limits.
     """
     defaults = model.capabilities.defaults
-    guided = model.capabilities.guides(defaults.guidance_scale)
+    limits = model.capabilities
+    guided = limits.guides(defaults.guidance_scale)
+    sized = limits.image_fit is None or limits.image_fit.overridable
+    image = InputImage(width=defaults.width, height=defaults.height, size_bytes=1, checksum_xxh3=0)
     request = GenerationRequest(
         prompt="a picture",
         negative_prompt=defaults.negative_prompt if guided else None,
-        width=defaults.width,
-        height=defaults.height,
+        width=defaults.width if sized else None,
+        height=defaults.height if sized else None,
         steps=defaults.steps,
         guidance_scale=defaults.guidance_scale,
+        images=(image,) * limits.min_images,
     )
     try:
         resolve(request, model, draw_seed=lambda: 0)

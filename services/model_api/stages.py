@@ -4,8 +4,8 @@ One instance serves many requests, one call at a time; what belongs to a request
 alone.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -13,21 +13,38 @@ from PIL import Image
 from services.domain.generation import GenerationParameters
 
 Tensors = Mapping[str, torch.Tensor]
+Images = Sequence[Image.Image]
 
 
 class EncoderModel(Protocol):
-    """Prompts to conditioning."""
+    """Prompts, and for editing models pictures, to conditioning."""
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:
         """The loaded modules by their names in the model directory."""
         ...
 
-    def encode(self, parameters: GenerationParameters) -> Tensors:
+    def encode(self, parameters: GenerationParameters, images: Images = (), /) -> Tensors:
         """The conditioning the same family's denoiser takes, one row per tensor.
+
+        Args:
+            parameters: effective values.
+            images: the request's pictures, the right way up; none for models that take none.
 
         Raises:
             InvalidRequest: the prompt has more tokens than the model reads.
+        """
+        ...
+
+
+@runtime_checkable
+class PromptWriter(Protocol):
+    """An encoder whose language model writes prompts, if a request asks it to."""
+
+    def write_prompt(self, parameters: GenerationParameters, images: Images, /) -> str | None:
+        """The prompt to draw from instead of the request's own; None if it asks for none.
+
+        The request's seed decides it.
         """
         ...
 
@@ -63,7 +80,13 @@ class DenoiserModel(Protocol):
         ...
 
     def prepare(self, parameters: GenerationParameters, conditioning: Tensors) -> DenoiserState:
-        """Draws the noise and lays out the schedule. Keeps no view of `conditioning`."""
+        """Draws the noise and lays out the schedule.
+
+        Args:
+            parameters: effective values.
+            conditioning: what the encoder gave, and the VAE's latents of input images under the
+                names of `image_latents_name`; no view of it may be kept.
+        """
         ...
 
     def step(self, state: DenoiserState) -> None:
@@ -83,6 +106,31 @@ class VaeModel(Protocol):
         """The loaded modules by their names in the model directory."""
         ...
 
-    def decode(self, parameters: GenerationParameters, latents: Tensors) -> Image.Image:
-        """The picture; pixels stay in this process until they are encoded."""
+    def decode(self, parameters: GenerationParameters, latents: Tensors) -> list[Image.Image]:
+        """The picture, or the layers or frames in their order.
+
+        Pixels stay in this process until they are compressed.
+        """
         ...
+
+
+@runtime_checkable
+class ImageEncodingVae(Protocol):
+    """A VAE of an editing model."""
+
+    def encode_image(
+        self, parameters: GenerationParameters, index: int, image: Image.Image
+    ) -> torch.Tensor:
+        """The latents the same family's denoiser takes for one of a request's pictures.
+
+        Args:
+            parameters: effective values.
+            index: which of parameters.images it is.
+            image: the picture, the right way up, in the mode its file has.
+        """
+        ...
+
+
+def image_latents_name(index: int) -> str:
+    """What the latents of one of a request's pictures are called among its conditioning."""
+    return f"image_latents_{index}"

@@ -32,12 +32,21 @@ class ServiceServer:
         settings: where to listen, whether to reflect, how long to drain.
         services: full names of the services, for health and reflection; their servicers are added
             to `grpc` before `start`.
+        max_message_bytes: larger messages are refused before they are read.
     """
 
-    def __init__(self, settings: ServerSettings, services: Sequence[str]) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        services: Sequence[str],
+        max_message_bytes: int = 4 * 1024 * 1024,
+    ) -> None:
         self._settings = settings
         self._services = ("", *services)
-        self.grpc = grpc.aio.server(interceptors=[CallInterceptor()], options=_OPTIONS)
+        self.grpc = grpc.aio.server(
+            interceptors=[CallInterceptor()],
+            options=[*_OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)],
+        )
         self._health = HealthService()
         self._stopping = asyncio.Event()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)

@@ -19,6 +19,8 @@ from services.domain.stages import (
     DenoiseRequest,
     DenoiseStarted,
     Encoded,
+    EncodedImage,
+    EncodeImageRequest,
     EncodeRequest,
     MediaChunk,
 )
@@ -39,6 +41,7 @@ from triptych.v1 import (
     denoiser_service_pb2_grpc,
     encoder_service_pb2,
     encoder_service_pb2_grpc,
+    generation_pb2,
     stage_service_pb2,
     stage_service_pb2_grpc,
     tensor_store_service_pb2,
@@ -110,7 +113,7 @@ class RemoteEncoder(RemoteReplica):
         message = encoder_service_pb2.EncodeRequest(
             request_id=request.request_id,
             tenant=request.tenant,
-            parameters=parameters_to_proto(request.parameters),
+            parameters=parameters_to_proto(request.parameters, request.images),
         )
         with self._errors():
             answer = await self._encoder.Encode(
@@ -121,6 +124,7 @@ class RemoteEncoder(RemoteReplica):
             return Encoded(
                 conditioning=tensor_ref_from_proto("conditioning", answer.conditioning),
                 timing=timing_from_proto(answer.timing),
+                written_prompt=answer.written_prompt if answer.HasField("written_prompt") else None,
             )
 
 
@@ -140,6 +144,7 @@ class RemoteDenoiser(RemoteReplica):
             tenant=request.tenant,
             parameters=parameters_to_proto(request.parameters),
             conditioning=tensor_ref_to_proto(request.conditioning),
+            image_latents=map(tensor_ref_to_proto, request.image_latents),
         )
         call = self._denoiser.Denoise(
             message, timeout=deadline.remaining_seconds(), metadata=_metadata(request.request_id)
@@ -153,11 +158,31 @@ class RemoteDenoiser(RemoteReplica):
 
 
 class RemoteVae(RemoteReplica):
-    """Latents to media, over gRPC."""
+    """Pictures to latents, and latents to media, over gRPC."""
 
     def __init__(self, target: str) -> None:
         super().__init__(Stage.VAE, target)
         self._vae = vae_service_pb2_grpc.VaeServiceStub(self._channel)
+
+    async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:
+        """Encodes one input image and stores its latents."""
+        message = vae_service_pb2.EncodeImageRequest(
+            request_id=request.request_id,
+            tenant=request.tenant,
+            parameters=parameters_to_proto(request.parameters),
+            image=generation_pb2.InputImage(data=request.image),
+            image_index=request.index,
+        )
+        with self._errors():
+            answer = await self._vae.EncodeImage(
+                message,
+                timeout=deadline.remaining_seconds(),
+                metadata=_metadata(request.request_id),
+            )
+            return EncodedImage(
+                latents=tensor_ref_from_proto("latents", answer.latents),
+                timing=timing_from_proto(answer.timing),
+            )
 
     async def decode(
         self, request: DecodeRequest, deadline: Deadline

@@ -8,11 +8,17 @@ from pydantic import SecretStr
 from services.domain.tensor_ref import Seal
 from services.tensor_store.tensor_store import open_store
 from tests.conformance.gallery import Gallery
+from tests.conformance.small_areas import shrink_areas
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _small_areas(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink_areas(monkeypatch)
 
 
 @pytest.fixture(scope="session")

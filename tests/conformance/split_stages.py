@@ -2,9 +2,12 @@
 
 import io
 import uuid
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import torch
 from PIL import Image
 
 from denoiser_service.commands import Finished
@@ -13,15 +16,23 @@ from encoder_service.stage import EncodeStage
 from services.domain.element_type import ElementType
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
 from services.domain.model import Stage
-from services.domain.stages import DecodeRequest, DenoiseRequest, EncodeRequest
+from services.domain.stages import DecodeRequest, DenoiseRequest, EncodeImageRequest, EncodeRequest
 from services.model_api.directory import ModelDirectory
 from services.model_api.stage_model import StageModel
-from services.model_api.stages import DenoiserModel, EncoderModel, Tensors, VaeModel
+from services.model_api.stages import (
+    DenoiserModel,
+    EncoderModel,
+    ImageEncodingVae,
+    Tensors,
+    VaeModel,
+    image_latents_name,
+)
 from services.model_families import find_family
 from services.model_families.loading import load_denoiser, load_encoder, load_vae
 from services.tensor_store.tensor_store import TensorStore
+from tests.conformance.pictures import described, encoded_of, pictures_of
 from tests.conformance.references import Drawn
-from vae_service.stage import DecodeStage
+from vae_service.stage import VaeStage
 
 TENANT = "someone"
 
@@ -36,23 +47,47 @@ class Split:
     store: TensorStore
 
     def parameters(self, **asked: object) -> GenerationParameters:
-        request = GenerationRequest.model_validate({"prompt": "a red circle", "seed": 7} | asked)
-        return resolve(request, self.denoiser.loaded.model, draw_seed=lambda: 0)
+        """Effective values for the fields of a case; `images` is how many pictures it carries."""
+        model = self.denoiser.loaded.model
+        fields: dict[str, object] = {"prompt": "a red circle", "seed": 7, **asked}
+        fields["images"] = described(
+            cast("int", asked.get("images", model.capabilities.min_images))
+        )
+        request = GenerationRequest.model_validate(fields)
+        return resolve(request, model, draw_seed=lambda: 0)
 
     def encoded(self, parameters: GenerationParameters) -> DenoiseRequest:
-        asked = EncodeRequest(uuid.uuid4().hex, TENANT, parameters)
+        request_id, pictures = uuid.uuid4().hex, encoded_of(parameters)
+        asked = EncodeRequest(request_id, TENANT, parameters, pictures)
         conditioning = EncodeStage(self.encoder, self.store).encode(asked).conditioning
-        return DenoiseRequest(asked.request_id, TENANT, parameters, conditioning)
+        vae = VaeStage(self.vae, self.store)
+        latents = [
+            vae.encode_image(EncodeImageRequest(request_id, TENANT, parameters, index, picture))
+            for index, picture in enumerate(pictures)
+        ]
+        return DenoiseRequest(
+            request_id, TENANT, parameters, conditioning, tuple(each.latents for each in latents)
+        )
+
+    def conditioned(self, parameters: GenerationParameters) -> dict[str, torch.Tensor]:
+        """All that the denoiser takes for a request, straight from the models."""
+        pictures = pictures_of(parameters)
+        conditioning = dict(self.encoder.model.encode(parameters, pictures))
+        for index, picture in enumerate(pictures):
+            vae = self.vae.model
+            assert isinstance(vae, ImageEncodingVae)
+            conditioning[image_latents_name(index)] = vae.encode_image(parameters, index, picture)
+        return conditioning
 
     def decoded(self, parameters: GenerationParameters, finished: Finished) -> Drawn:
         asked = DecodeRequest(finished.request_id, TENANT, parameters, finished.latents)
-        media = DecodeStage(self.vae, self.store).decode(asked)
+        media = VaeStage(self.vae, self.store).decode(asked)
         with self.store.get(
             finished.latents, tenant=TENANT, request_id=finished.request_id
         ) as tensors:
             latents = tensors["latents"].clone()
         self.store.release_request(TENANT, finished.request_id)
-        return Drawn(latents, Image.open(io.BytesIO(media.data)).tobytes())
+        return Drawn(latents, pixels_of(media.data))
 
     def draw(self, parameters: GenerationParameters) -> Drawn:
         request = self.encoded(parameters)
@@ -66,6 +101,14 @@ class Split:
         for _ in range(state.total_steps):
             self.denoiser.model.step(state)
         return self.denoiser.model.finish(state)
+
+
+def pixels_of(media: bytes) -> bytes:
+    """Of a picture, or one after the other of an archive."""
+    if not zipfile.is_zipfile(io.BytesIO(media)):
+        return Image.open(io.BytesIO(media)).tobytes()
+    with zipfile.ZipFile(io.BytesIO(media)) as archive:
+        return b"".join(pixels_of(archive.read(name)) for name in sorted(archive.namelist()))
 
 
 def load_split(checkpoint: Path, dtype: ElementType, store: TensorStore, parts: Path) -> Split:

@@ -1,6 +1,6 @@
 """What every model refuses, and that it does all that it does not refuse."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -10,33 +10,42 @@ from services.domain.errors import InvalidRequest, TriptychError
 from services.domain.generation import GenerationParameters
 from services.model_api.stages import Tensors
 from tests.conformance.gallery import Gallery
+from tests.conformance.pictures import pictures_of
 from tests.conformance.references import Reference, references
 from tests.conformance.split_stages import Split
 
-SMALL: dict[str, object] = {"width": 64, "height": 64, "steps": 2}
-
 
 @pytest.fixture(params=references(), ids=lambda reference: reference.model)
-def split(gallery: Gallery, request: pytest.FixtureRequest) -> Split:
+def reference(request: pytest.FixtureRequest) -> Reference:
     assert isinstance(request.param, Reference)
-    return gallery.split(request.param, ElementType.FLOAT32)
+    return request.param
 
 
 @pytest.fixture
-def parameters(split: Split) -> GenerationParameters:
-    return split.parameters(**SMALL)
+def split(gallery: Gallery, reference: Reference) -> Split:
+    return gallery.split(reference, ElementType.FLOAT32)
 
 
-def accepts(split: Split, digits: int) -> bool:
+@pytest.fixture
+def parameters(split: Split, reference: Reference) -> GenerationParameters:
+    return split.parameters(**reference.small)
+
+
+def encoded(split: Split, asked: Mapping[str, object], **changed: object) -> Tensors:
+    parameters = split.parameters(**{**asked, **changed})
+    return split.encoder.model.encode(parameters, pictures_of(parameters))
+
+
+def accepts(split: Split, asked: Mapping[str, object], digits: int) -> bool:
     try:
-        split.encoder.model.encode(split.parameters(**SMALL, prompt="7" * digits))
+        encoded(split, asked, prompt="7" * digits)
     except InvalidRequest:
         return False
     return True
 
 
 def test_a_prompt_with_too_many_tokens_is_refused_before_anything_is_encoded(
-    split: Split,
+    split: Split, reference: Reference
 ) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("a text encoder ran")
@@ -48,35 +57,38 @@ def test_a_prompt_with_too_many_tokens_is_refused_before_anything_is_encoded(
     hooks = [module.register_forward_pre_hook(fail) for module in modules]
     try:
         for field in fields:
-            asked = {**SMALL, "guidance_scale": limits.defaults.guidance_scale, field: "7" * 900}
+            scale = limits.defaults.guidance_scale
+            changed = {"guidance_scale": scale, field: "7" * (limits.max_prompt_tokens + 400)}
             with pytest.raises(InvalidRequest, match=f"^{field}: {refusal}"):
-                split.encoder.model.encode(split.parameters(**asked))
+                encoded(split, reference.small, **changed)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def test_the_longest_prompt_that_is_not_refused_is_read_to_its_end(split: Split) -> None:
+def test_the_longest_prompt_that_is_not_refused_is_read_to_its_end(
+    split: Split, reference: Reference
+) -> None:
+    asked = reference.small
     limit = split.encoder.loaded.model.capabilities.max_prompt_tokens
     # One token per digit; fewer digits than tokens, because of what stands around them.
     longest = max(
-        length for length in (limit - spare for spare in range(24)) if accepts(split, length)
+        length for length in (limit - spare for spare in range(24)) if accepts(split, asked, length)
     )
     with pytest.raises(InvalidRequest, match=f"has {limit + 1} tokens"):
-        split.encoder.model.encode(split.parameters(**SMALL, prompt="7" * (longest + 1)))
-    whole, other = (
-        split.encoder.model.encode(split.parameters(**SMALL, prompt="7" * (longest - 1) + last))
-        for last in "78"
-    )
+        encoded(split, asked, prompt="7" * (longest + 1))
+    whole, other = (encoded(split, asked, prompt="7" * (longest - 1) + last) for last in "78")
     assert not torch.equal(whole["prompt_embeds"], other["prompt_embeds"])
 
 
-def test_the_fewest_steps_draw_a_picture_and_fewer_are_refused(split: Split) -> None:
+def test_the_fewest_steps_draw_a_picture_and_fewer_are_refused(
+    split: Split, reference: Reference
+) -> None:
     fewest = split.denoiser.loaded.model.capabilities.min_steps
-    drawn = split.draw(split.parameters(**SMALL | {"steps": fewest}))
+    drawn = split.draw(split.parameters(**{**reference.small, "steps": fewest}))
     assert torch.isfinite(drawn.latents).all()
     with pytest.raises(InvalidRequest, match=f"steps: is {fewest - 1}; allowed are {fewest} to"):
-        split.parameters(**SMALL | {"steps": fewest - 1})
+        split.parameters(**{**reference.small, "steps": fewest - 1})
 
 
 WRONG: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -92,7 +104,7 @@ WRONG: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def test_conditioning_that_this_model_does_not_read_is_refused(
     split: Split, parameters: GenerationParameters, kind: str
 ) -> None:
-    right = split.encoder.model.encode(parameters)
+    right = split.conditioned(parameters)
     split.denoiser.model.prepare(parameters, right)
     for name, tensor in right.items():
         with pytest.raises(TriptychError, match=f"^conditioning: {name} "):
@@ -102,7 +114,7 @@ def test_conditioning_that_this_model_does_not_read_is_refused(
 def test_conditioning_that_lacks_a_tensor_or_has_another_is_refused(
     split: Split, parameters: GenerationParameters
 ) -> None:
-    right = split.encoder.model.encode(parameters)
+    right = split.conditioned(parameters)
     wrong: list[Tensors] = [{**right, "more": torch.zeros(1)}]
     wrong += [{name: right[name] for name in right if name != lacking} for lacking in right]
     for each in wrong:
@@ -113,7 +125,7 @@ def test_conditioning_that_lacks_a_tensor_or_has_another_is_refused(
 def test_latents_that_do_not_go_with_the_request_are_refused(
     split: Split, parameters: GenerationParameters
 ) -> None:
-    latents = split.denoise(parameters, split.encoder.model.encode(parameters))["latents"]
+    latents = split.denoise(parameters, split.conditioned(parameters))["latents"]
     wrong: list[Tensors] = [
         {},
         {"latents": latents[..., :-2]},
@@ -131,7 +143,7 @@ def test_latents_that_do_not_go_with_the_request_are_refused(
 def test_a_picture_that_is_not_finite_is_an_error_rather_than_black(
     split: Split, parameters: GenerationParameters
 ) -> None:
-    latents = split.denoise(parameters, split.encoder.model.encode(parameters))["latents"].clone()
+    latents = split.denoise(parameters, split.conditioned(parameters))["latents"].clone()
     latents.view(-1)[7] = torch.nan
     with pytest.raises(TriptychError, match="picture is not finite"):
         split.vae.model.decode(parameters, {"latents": latents})

@@ -18,7 +18,6 @@ from tests.conformance.references import Reference, references
 from tests.conformance.split_stages import Split
 
 REFERENCES = references()
-SMALL: dict[str, object] = {"width": 64, "height": 64, "steps": 2}
 
 
 @pytest.fixture(params=REFERENCES, ids=lambda reference: reference.model)
@@ -99,7 +98,7 @@ def test_a_prepared_request_needs_its_conditioning_no_longer(
     split: Split, reference: Reference
 ) -> None:
     parameters = richest(split, reference)
-    conditioning = split.encoder.model.encode(parameters)
+    conditioning = split.conditioned(parameters)
     right = split.denoise(parameters, conditioning)["latents"]
     state = split.denoiser.model.prepare(parameters, conditioning)
     for tensor in conditioning.values():
@@ -113,7 +112,7 @@ def test_every_tensor_that_reaches_the_denoiser_decides_the_latents(
     split: Split, reference: Reference
 ) -> None:
     parameters = richest(split, reference)
-    conditioning = split.encoder.model.encode(parameters)
+    conditioning = split.conditioned(parameters)
     right = split.denoise(parameters, conditioning)["latents"]
     for name, tensor in conditioning.items():
         flipped = split.denoise(parameters, {**conditioning, name: -tensor})["latents"]
@@ -124,29 +123,31 @@ def test_the_latents_that_reach_the_vae_decide_the_picture(
     split: Split, reference: Reference
 ) -> None:
     parameters = split.parameters(**reference.cases[-1])
-    latents = split.denoise(parameters, split.encoder.model.encode(parameters))
+    latents = split.denoise(parameters, split.conditioned(parameters))
     right = split.vae.model.decode(parameters, latents)
     flipped = split.vae.model.decode(parameters, {"latents": -latents["latents"]})
-    assert flipped.tobytes() != right.tobytes()
+    assert [each.tobytes() for each in flipped] != [each.tobytes() for each in right]
 
 
-def test_every_number_of_a_request_decides_the_latents(split: Split) -> None:
+def test_every_number_of_a_request_decides_the_latents(split: Split, reference: Reference) -> None:
     limits = split.denoiser.loaded.model.capabilities
     changes: list[dict[str, object]] = [{"seed": 8}, {"steps": 3}]
     if limits.supports_guidance:
         changes.append({"guidance_scale": limits.defaults.guidance_scale + 1})
-    first = split.draw(split.parameters(**SMALL))
-    again = split.draw(split.parameters(**SMALL))
+    first = split.draw(split.parameters(**reference.small))
+    again = split.draw(split.parameters(**reference.small))
     assert torch.equal(first.latents, again.latents)
     for change in changes:
-        other = split.draw(split.parameters(**SMALL | change))
+        other = split.draw(split.parameters(**{**reference.small, **change}))
         assert not torch.equal(first.latents, other.latents), change
 
 
-def test_events_tell_of_a_noise_level_that_falls_to_nothing(split: Split) -> None:
-    parameters = split.parameters(**SMALL)
+def test_events_tell_of_a_noise_level_that_falls_to_nothing(
+    split: Split, reference: Reference
+) -> None:
+    parameters = split.parameters(**reference.small)
     denoiser = split.denoiser.model
-    state = denoiser.prepare(parameters, split.encoder.model.encode(parameters))
+    state = denoiser.prepare(parameters, split.conditioned(parameters))
     sigmas = []
     while state.completed_steps < state.total_steps:
         sigmas.append(state.sigma)

@@ -22,6 +22,13 @@ class ParallelMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PARALLEL_METHOD_ULYSSES: _ClassVar[ParallelMethod]
     PARALLEL_METHOD_RING: _ClassVar[ParallelMethod]
     PARALLEL_METHOD_CFG: _ClassVar[ParallelMethod]
+
+class OptionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OPTION_KIND_UNSPECIFIED: _ClassVar[OptionKind]
+    OPTION_KIND_INTEGER: _ClassVar[OptionKind]
+    OPTION_KIND_NUMBER: _ClassVar[OptionKind]
+    OPTION_KIND_SWITCH: _ClassVar[OptionKind]
 CACHE_METHOD_UNSPECIFIED: CacheMethod
 CACHE_METHOD_NONE: CacheMethod
 CACHE_METHOD_TEA_CACHE: CacheMethod
@@ -30,6 +37,10 @@ PARALLEL_METHOD_UNSPECIFIED: ParallelMethod
 PARALLEL_METHOD_ULYSSES: ParallelMethod
 PARALLEL_METHOD_RING: ParallelMethod
 PARALLEL_METHOD_CFG: ParallelMethod
+OPTION_KIND_UNSPECIFIED: OptionKind
+OPTION_KIND_INTEGER: OptionKind
+OPTION_KIND_NUMBER: OptionKind
+OPTION_KIND_SWITCH: OptionKind
 
 class Model(_message.Message):
     __slots__ = ("name", "family", "capabilities", "dtype")
@@ -44,7 +55,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.ElementType, str]] = ...) -> None: ...
 
 class Capabilities(_message.Message):
-    __slots__ = ("max_prompt_characters", "max_prompt_tokens", "size_multiple", "min_side", "max_side", "max_pixels", "min_steps", "max_steps", "supports_guidance", "min_guidance_scale", "max_guidance_scale", "max_images", "supports_previews", "media_formats", "cache_methods", "parallel_methods", "defaults", "supports_negative_prompt", "guidance_off_scale")
+    __slots__ = ("max_prompt_characters", "max_prompt_tokens", "size_multiple", "min_side", "max_side", "max_pixels", "min_steps", "max_steps", "supports_guidance", "min_guidance_scale", "max_guidance_scale", "max_images", "supports_previews", "media_formats", "cache_methods", "parallel_methods", "defaults", "supports_negative_prompt", "guidance_off_scale", "min_images", "image_fit", "options")
     MAX_PROMPT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SIZE_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +75,9 @@ class Capabilities(_message.Message):
     DEFAULTS_FIELD_NUMBER: _ClassVar[int]
     SUPPORTS_NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_OFF_SCALE_FIELD_NUMBER: _ClassVar[int]
+    MIN_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIT_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     max_prompt_characters: int
     max_prompt_tokens: int
     size_multiple: int
@@ -83,7 +97,38 @@ class Capabilities(_message.Message):
     defaults: GenerationDefaults
     supports_negative_prompt: bool
     guidance_off_scale: float
-    def __init__(self, max_prompt_characters: _Optional[int] = ..., max_prompt_tokens: _Optional[int] = ..., size_multiple: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., max_pixels: _Optional[int] = ..., min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., supports_guidance: _Optional[bool] = ..., min_guidance_scale: _Optional[float] = ..., max_guidance_scale: _Optional[float] = ..., max_images: _Optional[int] = ..., supports_previews: _Optional[bool] = ..., media_formats: _Optional[_Iterable[_Union[_generation_pb2.MediaFormat, str]]] = ..., cache_methods: _Optional[_Iterable[_Union[CacheMethod, str]]] = ..., parallel_methods: _Optional[_Iterable[_Union[ParallelMethod, str]]] = ..., defaults: _Optional[_Union[GenerationDefaults, _Mapping]] = ..., supports_negative_prompt: _Optional[bool] = ..., guidance_off_scale: _Optional[float] = ...) -> None: ...
+    min_images: int
+    image_fit: ImageFit
+    options: _containers.RepeatedCompositeFieldContainer[OptionLimits]
+    def __init__(self, max_prompt_characters: _Optional[int] = ..., max_prompt_tokens: _Optional[int] = ..., size_multiple: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., max_pixels: _Optional[int] = ..., min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., supports_guidance: _Optional[bool] = ..., min_guidance_scale: _Optional[float] = ..., max_guidance_scale: _Optional[float] = ..., max_images: _Optional[int] = ..., supports_previews: _Optional[bool] = ..., media_formats: _Optional[_Iterable[_Union[_generation_pb2.MediaFormat, str]]] = ..., cache_methods: _Optional[_Iterable[_Union[CacheMethod, str]]] = ..., parallel_methods: _Optional[_Iterable[_Union[ParallelMethod, str]]] = ..., defaults: _Optional[_Union[GenerationDefaults, _Mapping]] = ..., supports_negative_prompt: _Optional[bool] = ..., guidance_off_scale: _Optional[float] = ..., min_images: _Optional[int] = ..., image_fit: _Optional[_Union[ImageFit, _Mapping]] = ..., options: _Optional[_Iterable[_Union[OptionLimits, _Mapping]]] = ...) -> None: ...
+
+class ImageFit(_message.Message):
+    __slots__ = ("area_pixels", "multiple", "rounds_up", "overridable")
+    AREA_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLE_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_UP_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDABLE_FIELD_NUMBER: _ClassVar[int]
+    area_pixels: int
+    multiple: int
+    rounds_up: bool
+    overridable: bool
+    def __init__(self, area_pixels: _Optional[int] = ..., multiple: _Optional[int] = ..., rounds_up: _Optional[bool] = ..., overridable: _Optional[bool] = ...) -> None: ...
+
+class OptionLimits(_message.Message):
+    __slots__ = ("field", "kind", "minimum", "maximum", "step", "default_value")
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MINIMUM_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    field: str
+    kind: OptionKind
+    minimum: float
+    maximum: float
+    step: float
+    default_value: float
+    def __init__(self, field: _Optional[str] = ..., kind: _Optional[_Union[OptionKind, str]] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., step: _Optional[float] = ..., default_value: _Optional[float] = ...) -> None: ...
 
 class GenerationDefaults(_message.Message):
     __slots__ = ("width", "height", "steps", "guidance_scale", "negative_prompt")

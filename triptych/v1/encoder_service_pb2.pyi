@@ -18,9 +18,11 @@ class EncodeRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., parameters: _Optional[_Union[_generation_pb2.GenerationParameters, _Mapping]] = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
-    __slots__ = ("conditioning", "timing")
+    __slots__ = ("conditioning", "timing", "written_prompt")
     CONDITIONING_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_PROMPT_FIELD_NUMBER: _ClassVar[int]
     conditioning: _tensor_pb2.TensorRef
     timing: _generation_pb2.StageTiming
-    def __init__(self, conditioning: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., timing: _Optional[_Union[_generation_pb2.StageTiming, _Mapping]] = ...) -> None: ...
+    written_prompt: str
+    def __init__(self, conditioning: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., timing: _Optional[_Union[_generation_pb2.StageTiming, _Mapping]] = ..., written_prompt: _Optional[str] = ...) -> None: ...

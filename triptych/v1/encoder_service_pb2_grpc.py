@@ -49,7 +49,7 @@ class EncoderServiceServicer:
     def Encode(self, request, context):
         """Encodes and stores the conditioning. Idempotent: repeating it makes an equal set of tensors under a new key.
         The caller releases the reference (TensorStoreService.Release); it expires otherwise.
-        Errors: INVALID_ARGUMENT (too many tokens), NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full),
+        Errors: INVALID_ARGUMENT (too many tokens, not a picture), NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full),
         UNAVAILABLE (draining), DEADLINE_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -36,7 +36,7 @@ class EncoderServiceStub:
     Encode: _grpc.UnaryUnaryMultiCallable[_encoder_service_pb2.EncodeRequest, _encoder_service_pb2.EncodeResponse]
     """Encodes and stores the conditioning. Idempotent: repeating it makes an equal set of tensors under a new key.
     The caller releases the reference (TensorStoreService.Release); it expires otherwise.
-    Errors: INVALID_ARGUMENT (too many tokens), NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full),
+    Errors: INVALID_ARGUMENT (too many tokens, not a picture), NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full),
     UNAVAILABLE (draining), DEADLINE_EXCEEDED.
     """
 
@@ -48,7 +48,7 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
     Encode: _aio.UnaryUnaryMultiCallable[_encoder_service_pb2.EncodeRequest, _encoder_service_pb2.EncodeResponse]  # type: ignore[assignment]
     """Encodes and stores the conditioning. Idempotent: repeating it makes an equal set of tensors under a new key.
     The caller releases the reference (TensorStoreService.Release); it expires otherwise.
-    Errors: INVALID_ARGUMENT (too many tokens), NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full),
+    Errors: INVALID_ARGUMENT (too many tokens, not a picture), NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full),
     UNAVAILABLE (draining), DEADLINE_EXCEEDED.
     """
 
@@ -63,7 +63,7 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_encoder_service_pb2.EncodeResponse, _abc.Awaitable[_encoder_service_pb2.EncodeResponse]]:
         """Encodes and stores the conditioning. Idempotent: repeating it makes an equal set of tensors under a new key.
         The caller releases the reference (TensorStoreService.Release); it expires otherwise.
-        Errors: INVALID_ARGUMENT (too many tokens), NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full),
+        Errors: INVALID_ARGUMENT (too many tokens, not a picture), NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full),
         UNAVAILABLE (draining), DEADLINE_EXCEEDED.
         """
 

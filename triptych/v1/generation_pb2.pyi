@@ -25,6 +25,14 @@ class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STAGE_ENCODER: _ClassVar[Stage]
     STAGE_DENOISER: _ClassVar[Stage]
     STAGE_VAE: _ClassVar[Stage]
+
+class StageTask(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STAGE_TASK_UNSPECIFIED: _ClassVar[StageTask]
+    STAGE_TASK_ENCODE_PROMPT: _ClassVar[StageTask]
+    STAGE_TASK_ENCODE_IMAGES: _ClassVar[StageTask]
+    STAGE_TASK_DENOISE: _ClassVar[StageTask]
+    STAGE_TASK_DECODE: _ClassVar[StageTask]
 MEDIA_FORMAT_UNSPECIFIED: MediaFormat
 MEDIA_FORMAT_PNG: MediaFormat
 MEDIA_FORMAT_MP4: MediaFormat
@@ -33,6 +41,11 @@ STAGE_UNSPECIFIED: Stage
 STAGE_ENCODER: Stage
 STAGE_DENOISER: Stage
 STAGE_VAE: Stage
+STAGE_TASK_UNSPECIFIED: StageTask
+STAGE_TASK_ENCODE_PROMPT: StageTask
+STAGE_TASK_ENCODE_IMAGES: StageTask
+STAGE_TASK_DENOISE: StageTask
+STAGE_TASK_DECODE: StageTask
 
 class GenerationParameters(_message.Message):
     __slots__ = ("model", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "dtype", "acceleration", "media_format", "images", "preview_every_steps", "video", "layered", "long_cat", "bagel")
@@ -73,12 +86,26 @@ class GenerationParameters(_message.Message):
     def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., dtype: _Optional[_Union[_tensor_pb2.ElementType, str]] = ..., acceleration: _Optional[_Union[_acceleration_pb2.Acceleration, _Mapping]] = ..., media_format: _Optional[_Union[MediaFormat, str]] = ..., images: _Optional[_Iterable[_Union[InputImage, _Mapping]]] = ..., preview_every_steps: _Optional[int] = ..., video: _Optional[_Union[VideoOptions, _Mapping]] = ..., layered: _Optional[_Union[LayeredOptions, _Mapping]] = ..., long_cat: _Optional[_Union[LongCatOptions, _Mapping]] = ..., bagel: _Optional[_Union[BagelOptions, _Mapping]] = ...) -> None: ...
 
 class InputImage(_message.Message):
-    __slots__ = ("data", "upload_id")
+    __slots__ = ("data", "upload_id", "description")
     DATA_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_ID_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     upload_id: str
-    def __init__(self, data: _Optional[bytes] = ..., upload_id: _Optional[str] = ...) -> None: ...
+    description: ImageDescription
+    def __init__(self, data: _Optional[bytes] = ..., upload_id: _Optional[str] = ..., description: _Optional[_Union[ImageDescription, _Mapping]] = ...) -> None: ...
+
+class ImageDescription(_message.Message):
+    __slots__ = ("width", "height", "size_bytes", "checksum_xxh3")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_XXH3_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    height: int
+    size_bytes: int
+    checksum_xxh3: int
+    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., size_bytes: _Optional[int] = ..., checksum_xxh3: _Optional[int] = ...) -> None: ...
 
 class VideoOptions(_message.Message):
     __slots__ = ("num_frames", "frames_per_second", "low_noise_guidance_scale")
@@ -135,31 +162,37 @@ class Artifact(_message.Message):
     def __init__(self, artifact_id: _Optional[str] = ..., media_format: _Optional[_Union[MediaFormat, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., num_frames: _Optional[int] = ..., size_bytes: _Optional[int] = ..., checksum_xxh3: _Optional[int] = ...) -> None: ...
 
 class StageTiming(_message.Message):
-    __slots__ = ("stage", "queue_duration", "run_duration", "transfer_duration", "total_duration")
+    __slots__ = ("stage", "queue_duration", "run_duration", "transfer_duration", "total_duration", "task", "writing_duration")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     QUEUE_DURATION_FIELD_NUMBER: _ClassVar[int]
     RUN_DURATION_FIELD_NUMBER: _ClassVar[int]
     TRANSFER_DURATION_FIELD_NUMBER: _ClassVar[int]
     TOTAL_DURATION_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    WRITING_DURATION_FIELD_NUMBER: _ClassVar[int]
     stage: Stage
     queue_duration: _duration_pb2.Duration
     run_duration: _duration_pb2.Duration
     transfer_duration: _duration_pb2.Duration
     total_duration: _duration_pb2.Duration
-    def __init__(self, stage: _Optional[_Union[Stage, str]] = ..., queue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., run_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., transfer_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    task: StageTask
+    writing_duration: _duration_pb2.Duration
+    def __init__(self, stage: _Optional[_Union[Stage, str]] = ..., queue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., run_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., transfer_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., task: _Optional[_Union[StageTask, str]] = ..., writing_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class GenerationResult(_message.Message):
-    __slots__ = ("parameters", "artifacts", "stage_timings", "cache_statistics", "latents_checksum_xxh3", "total_duration")
+    __slots__ = ("parameters", "artifacts", "stage_timings", "cache_statistics", "latents_checksum_xxh3", "total_duration", "written_prompt")
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
     STAGE_TIMINGS_FIELD_NUMBER: _ClassVar[int]
     CACHE_STATISTICS_FIELD_NUMBER: _ClassVar[int]
     LATENTS_CHECKSUM_XXH3_FIELD_NUMBER: _ClassVar[int]
     TOTAL_DURATION_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_PROMPT_FIELD_NUMBER: _ClassVar[int]
     parameters: GenerationParameters
     artifacts: _containers.RepeatedCompositeFieldContainer[Artifact]
     stage_timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
     cache_statistics: _acceleration_pb2.CacheStatistics
     latents_checksum_xxh3: int
     total_duration: _duration_pb2.Duration
-    def __init__(self, parameters: _Optional[_Union[GenerationParameters, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., stage_timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., cache_statistics: _Optional[_Union[_acceleration_pb2.CacheStatistics, _Mapping]] = ..., latents_checksum_xxh3: _Optional[int] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    written_prompt: str
+    def __init__(self, parameters: _Optional[_Union[GenerationParameters, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., stage_timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., cache_statistics: _Optional[_Union[_acceleration_pb2.CacheStatistics, _Mapping]] = ..., latents_checksum_xxh3: _Optional[int] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., written_prompt: _Optional[str] = ...) -> None: ...

@@ -28,17 +28,17 @@ from triptych.v1 import acceleration_pb2 as triptych_dot_v1_dot_acceleration__pb
 from triptych.v1 import generation_pb2 as triptych_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15triptych/v1/job.proto\x12\x0btriptych.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etriptych/v1/acceleration.proto\x1a\x1ctriptych/v1/generation.proto\"\xd6\x01\n\x11SchedulingOptions\x12\'\n\x08priority\x18\x01 \x01(\x0e\x32\x15.triptych.v1.Priority\x12,\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x12max_queue_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10max_run_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd2\x03\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.triptych.v1.JobState\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12\x32\n\nscheduling\x18\x04 \x01(\x0b\x32\x1e.triptych.v1.SchedulingOptions\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63ompleted_steps\x18\x08 \x01(\r\x12\x13\n\x0btotal_steps\x18\t \x01(\r\x12-\n\x06result\x18\n \x01(\x0b\x32\x1d.triptych.v1.GenerationResult\x12\'\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\x16.triptych.v1.JobFailed\x12\x15\n\rlast_sequence\x18\x0c \x01(\x04\"\xcc\x04\n\x08JobEvent\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x0b\x32\x18.triptych.v1.JobAcceptedH\x00\x12(\n\x06queued\x18\x05 \x01(\x0b\x32\x16.triptych.v1.JobQueuedH\x00\x12\x32\n\rstage_started\x18\x06 \x01(\x0b\x32\x19.triptych.v1.StageStartedH\x00\x12\x34\n\x0estep_completed\x18\x07 \x01(\x0b\x32\x1a.triptych.v1.StepCompletedH\x00\x12\x36\n\x0fstage_completed\x18\x08 \x01(\x0b\x32\x1b.triptych.v1.StageCompletedH\x00\x12\'\n\x07preview\x18\t \x01(\x0b\x32\x14.triptych.v1.PreviewH\x00\x12\x38\n\x10\x63heckpoint_saved\x18\n \x01(\x0b\x32\x1c.triptych.v1.CheckpointSavedH\x00\x12.\n\tcompleted\x18\x0b \x01(\x0b\x32\x19.triptych.v1.JobCompletedH\x00\x12(\n\x06\x66\x61iled\x18\x0c \x01(\x0b\x32\x16.triptych.v1.JobFailedH\x00\x12.\n\tcancelled\x18\r \x01(\x0b\x32\x19.triptych.v1.JobCancelledH\x00\x42\x07\n\x05\x65vent\"D\n\x0bJobAccepted\x12\x35\n\nparameters\x18\x01 \x01(\x0b\x32!.triptych.v1.GenerationParameters\"P\n\tJobQueued\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x31\n\x0e\x65stimated_wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"1\n\x0cStageStarted\x12!\n\x05stage\x18\x01 \x01(\x0e\x32\x12.triptych.v1.Stage\":\n\x0eStageCompleted\x12(\n\x06timing\x18\x01 \x01(\x0b\x32\x18.triptych.v1.StageTiming\"\xa4\x01\n\rStepCompleted\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x13\n\x0btotal_steps\x18\x02 \x01(\r\x12\r\n\x05sigma\x18\x03 \x01(\x01\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x0f\x63\x61\x63he_decisions\x18\x05 \x03(\x0b\x32\x1b.triptych.v1.BranchDecision\"D\n\x07Preview\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\"\x1f\n\x0f\x43heckpointSaved\x12\x0c\n\x04step\x18\x01 \x01(\r\"=\n\x0cJobCompleted\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.triptych.v1.GenerationResult\"O\n\tJobFailed\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\"\'\n\x0cJobCancelled\x12\x17\n\x0f\x63ompleted_steps\x18\x01 \x01(\r*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRIORITY_BATCH\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15triptych/v1/job.proto\x12\x0btriptych.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etriptych/v1/acceleration.proto\x1a\x1ctriptych/v1/generation.proto\"\xd6\x01\n\x11SchedulingOptions\x12\'\n\x08priority\x18\x01 \x01(\x0e\x32\x15.triptych.v1.Priority\x12,\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x12max_queue_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x10max_run_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xd2\x03\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.triptych.v1.JobState\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12\x32\n\nscheduling\x18\x04 \x01(\x0b\x32\x1e.triptych.v1.SchedulingOptions\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x63ompleted_steps\x18\x08 \x01(\r\x12\x13\n\x0btotal_steps\x18\t \x01(\r\x12-\n\x06result\x18\n \x01(\x0b\x32\x1d.triptych.v1.GenerationResult\x12\'\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\x16.triptych.v1.JobFailed\x12\x15\n\rlast_sequence\x18\x0c \x01(\x04\"\xcc\x04\n\x08JobEvent\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12.\n\nevent_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x61\x63\x63\x65pted\x18\x04 \x01(\x0b\x32\x18.triptych.v1.JobAcceptedH\x00\x12(\n\x06queued\x18\x05 \x01(\x0b\x32\x16.triptych.v1.JobQueuedH\x00\x12\x32\n\rstage_started\x18\x06 \x01(\x0b\x32\x19.triptych.v1.StageStartedH\x00\x12\x34\n\x0estep_completed\x18\x07 \x01(\x0b\x32\x1a.triptych.v1.StepCompletedH\x00\x12\x36\n\x0fstage_completed\x18\x08 \x01(\x0b\x32\x1b.triptych.v1.StageCompletedH\x00\x12\'\n\x07preview\x18\t \x01(\x0b\x32\x14.triptych.v1.PreviewH\x00\x12\x38\n\x10\x63heckpoint_saved\x18\n \x01(\x0b\x32\x1c.triptych.v1.CheckpointSavedH\x00\x12.\n\tcompleted\x18\x0b \x01(\x0b\x32\x19.triptych.v1.JobCompletedH\x00\x12(\n\x06\x66\x61iled\x18\x0c \x01(\x0b\x32\x16.triptych.v1.JobFailedH\x00\x12.\n\tcancelled\x18\r \x01(\x0b\x32\x19.triptych.v1.JobCancelledH\x00\x42\x07\n\x05\x65vent\"D\n\x0bJobAccepted\x12\x35\n\nparameters\x18\x01 \x01(\x0b\x32!.triptych.v1.GenerationParameters\"P\n\tJobQueued\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x31\n\x0e\x65stimated_wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"W\n\x0cStageStarted\x12!\n\x05stage\x18\x01 \x01(\x0e\x32\x12.triptych.v1.Stage\x12$\n\x04task\x18\x02 \x01(\x0e\x32\x16.triptych.v1.StageTask\":\n\x0eStageCompleted\x12(\n\x06timing\x18\x01 \x01(\x0b\x32\x18.triptych.v1.StageTiming\"\xa4\x01\n\rStepCompleted\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x13\n\x0btotal_steps\x18\x02 \x01(\r\x12\r\n\x05sigma\x18\x03 \x01(\x01\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x0f\x63\x61\x63he_decisions\x18\x05 \x03(\x0b\x32\x1b.triptych.v1.BranchDecision\"D\n\x07Preview\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\"\x1f\n\x0f\x43heckpointSaved\x12\x0c\n\x04step\x18\x01 \x01(\r\"=\n\x0cJobCompleted\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.triptych.v1.GenerationResult\"O\n\tJobFailed\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\"\'\n\x0cJobCancelled\x12\x17\n\x0f\x63ompleted_steps\x18\x01 \x01(\r*\x9a\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05*i\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x12\n\x0ePRIORITY_BATCH\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.v1.job_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=2161
-  _globals['_JOBSTATE']._serialized_end=2315
-  _globals['_PRIORITY']._serialized_start=2317
-  _globals['_PRIORITY']._serialized_end=2422
+  _globals['_JOBSTATE']._serialized_start=2199
+  _globals['_JOBSTATE']._serialized_end=2353
+  _globals['_PRIORITY']._serialized_start=2355
+  _globals['_PRIORITY']._serialized_end=2460
   _globals['_SCHEDULINGOPTIONS']._serialized_start=166
   _globals['_SCHEDULINGOPTIONS']._serialized_end=380
   _globals['_JOB']._serialized_start=383
@@ -50,19 +50,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBQUEUED']._serialized_start=1512
   _globals['_JOBQUEUED']._serialized_end=1592
   _globals['_STAGESTARTED']._serialized_start=1594
-  _globals['_STAGESTARTED']._serialized_end=1643
-  _globals['_STAGECOMPLETED']._serialized_start=1645
-  _globals['_STAGECOMPLETED']._serialized_end=1703
-  _globals['_STEPCOMPLETED']._serialized_start=1706
-  _globals['_STEPCOMPLETED']._serialized_end=1870
-  _globals['_PREVIEW']._serialized_start=1872
-  _globals['_PREVIEW']._serialized_end=1940
-  _globals['_CHECKPOINTSAVED']._serialized_start=1942
-  _globals['_CHECKPOINTSAVED']._serialized_end=1973
-  _globals['_JOBCOMPLETED']._serialized_start=1975
-  _globals['_JOBCOMPLETED']._serialized_end=2036
-  _globals['_JOBFAILED']._serialized_start=2038
-  _globals['_JOBFAILED']._serialized_end=2117
-  _globals['_JOBCANCELLED']._serialized_start=2119
-  _globals['_JOBCANCELLED']._serialized_end=2158
+  _globals['_STAGESTARTED']._serialized_end=1681
+  _globals['_STAGECOMPLETED']._serialized_start=1683
+  _globals['_STAGECOMPLETED']._serialized_end=1741
+  _globals['_STEPCOMPLETED']._serialized_start=1744
+  _globals['_STEPCOMPLETED']._serialized_end=1908
+  _globals['_PREVIEW']._serialized_start=1910
+  _globals['_PREVIEW']._serialized_end=1978
+  _globals['_CHECKPOINTSAVED']._serialized_start=1980
+  _globals['_CHECKPOINTSAVED']._serialized_end=2011
+  _globals['_JOBCOMPLETED']._serialized_start=2013
+  _globals['_JOBCOMPLETED']._serialized_end=2074
+  _globals['_JOBFAILED']._serialized_start=2076
+  _globals['_JOBFAILED']._serialized_end=2155
+  _globals['_JOBCANCELLED']._serialized_start=2157
+  _globals['_JOBCANCELLED']._serialized_end=2196
 # @@protoc_insertion_point(module_scope)

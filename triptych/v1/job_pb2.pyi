@@ -124,10 +124,12 @@ class JobQueued(_message.Message):
     def __init__(self, position: _Optional[int] = ..., estimated_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class StageStarted(_message.Message):
-    __slots__ = ("stage",)
+    __slots__ = ("stage", "task")
     STAGE_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     stage: _generation_pb2.Stage
-    def __init__(self, stage: _Optional[_Union[_generation_pb2.Stage, str]] = ...) -> None: ...
+    task: _generation_pb2.StageTask
+    def __init__(self, stage: _Optional[_Union[_generation_pb2.Stage, str]] = ..., task: _Optional[_Union[_generation_pb2.StageTask, str]] = ...) -> None: ...
 
 class StageCompleted(_message.Message):
     __slots__ = ("timing",)

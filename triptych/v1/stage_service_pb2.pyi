@@ -1,5 +1,6 @@
 from triptych.v1 import capabilities_pb2 as _capabilities_pb2
 from triptych.v1 import generation_pb2 as _generation_pb2
+from triptych.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -43,14 +44,16 @@ class LoadedModel(_message.Message):
     def __init__(self, model: _Optional[_Union[_capabilities_pb2.Model, _Mapping]] = ..., components: _Optional[_Iterable[_Union[Component, _Mapping]]] = ...) -> None: ...
 
 class Component(_message.Message):
-    __slots__ = ("name", "parameter_count", "size_bytes")
+    __slots__ = ("name", "parameter_count", "size_bytes", "dtype")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PARAMETER_COUNT_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
     name: str
     parameter_count: int
     size_bytes: int
-    def __init__(self, name: _Optional[str] = ..., parameter_count: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    dtype: _tensor_pb2.ElementType
+    def __init__(self, name: _Optional[str] = ..., parameter_count: _Optional[int] = ..., size_bytes: _Optional[int] = ..., dtype: _Optional[_Union[_tensor_pb2.ElementType, str]] = ...) -> None: ...
 
 class RankGroup(_message.Message):
     __slots__ = ("ranks", "generation", "completed_steps", "ulysses_degree", "ring_degree", "cfg_degree")

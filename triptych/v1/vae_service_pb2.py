@@ -26,7 +26,7 @@ from triptych.v1 import generation_pb2 as triptych_dot_v1_dot_generation__pb2
 from triptych.v1 import tensor_pb2 as triptych_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriptych/v1/vae_service.proto\x12\x0btriptych.v1\x1a\x1ctriptych/v1/generation.proto\x1a\x18triptych/v1/tensor.proto\"\x97\x01\n\x12\x45ncodeImageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12&\n\x05image\x18\x04 \x01(\x0b\x32\x17.triptych.v1.InputImage\"h\n\x13\x45ncodeImageResponse\x12\'\n\x07latents\x18\x01 \x01(\x0b\x32\x16.triptych.v1.TensorRef\x12(\n\x06timing\x18\x02 \x01(\x0b\x32\x18.triptych.v1.StageTiming\"\x93\x01\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12\'\n\x07latents\x18\x04 \x01(\x0b\x32\x16.triptych.v1.TensorRef\"\x82\x01\n\x0e\x44\x65\x63odeResponse\x12)\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x15.triptych.v1.ArtifactH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12*\n\x06timing\x18\x03 \x01(\x0b\x32\x18.triptych.v1.StageTimingH\x00\x42\t\n\x07payload2\xa3\x01\n\nVaeService\x12P\n\x0b\x45ncodeImage\x12\x1f.triptych.v1.EncodeImageRequest\x1a .triptych.v1.EncodeImageResponse\x12\x43\n\x06\x44\x65\x63ode\x12\x1a.triptych.v1.DecodeRequest\x1a\x1b.triptych.v1.DecodeResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriptych/v1/vae_service.proto\x12\x0btriptych.v1\x1a\x1ctriptych/v1/generation.proto\x1a\x18triptych/v1/tensor.proto\"\xac\x01\n\x12\x45ncodeImageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12&\n\x05image\x18\x04 \x01(\x0b\x32\x17.triptych.v1.InputImage\x12\x13\n\x0bimage_index\x18\x05 \x01(\r\"h\n\x13\x45ncodeImageResponse\x12\'\n\x07latents\x18\x01 \x01(\x0b\x32\x16.triptych.v1.TensorRef\x12(\n\x06timing\x18\x02 \x01(\x0b\x32\x18.triptych.v1.StageTiming\"\x93\x01\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12\'\n\x07latents\x18\x04 \x01(\x0b\x32\x16.triptych.v1.TensorRef\"\x82\x01\n\x0e\x44\x65\x63odeResponse\x12)\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x15.triptych.v1.ArtifactH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12*\n\x06timing\x18\x03 \x01(\x0b\x32\x18.triptych.v1.StageTimingH\x00\x42\t\n\x07payload2\xa3\x01\n\nVaeService\x12P\n\x0b\x45ncodeImage\x12\x1f.triptych.v1.EncodeImageRequest\x1a .triptych.v1.EncodeImageResponse\x12\x43\n\x06\x44\x65\x63ode\x12\x1a.triptych.v1.DecodeRequest\x1a\x1b.triptych.v1.DecodeResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +34,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.v1.vae_service_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENCODEIMAGEREQUEST']._serialized_start=103
-  _globals['_ENCODEIMAGEREQUEST']._serialized_end=254
-  _globals['_ENCODEIMAGERESPONSE']._serialized_start=256
-  _globals['_ENCODEIMAGERESPONSE']._serialized_end=360
-  _globals['_DECODEREQUEST']._serialized_start=363
-  _globals['_DECODEREQUEST']._serialized_end=510
-  _globals['_DECODERESPONSE']._serialized_start=513
-  _globals['_DECODERESPONSE']._serialized_end=643
-  _globals['_VAESERVICE']._serialized_start=646
-  _globals['_VAESERVICE']._serialized_end=809
+  _globals['_ENCODEIMAGEREQUEST']._serialized_end=275
+  _globals['_ENCODEIMAGERESPONSE']._serialized_start=277
+  _globals['_ENCODEIMAGERESPONSE']._serialized_end=381
+  _globals['_DECODEREQUEST']._serialized_start=384
+  _globals['_DECODEREQUEST']._serialized_end=531
+  _globals['_DECODERESPONSE']._serialized_start=534
+  _globals['_DECODERESPONSE']._serialized_end=664
+  _globals['_VAESERVICE']._serialized_start=667
+  _globals['_VAESERVICE']._serialized_end=830
 # @@protoc_insertion_point(module_scope)

@@ -8,16 +8,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EncodeImageRequest(_message.Message):
-    __slots__ = ("request_id", "tenant", "parameters", "image")
+    __slots__ = ("request_id", "tenant", "parameters", "image", "image_index")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_INDEX_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     tenant: str
     parameters: _generation_pb2.GenerationParameters
     image: _generation_pb2.InputImage
-    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., parameters: _Optional[_Union[_generation_pb2.GenerationParameters, _Mapping]] = ..., image: _Optional[_Union[_generation_pb2.InputImage, _Mapping]] = ...) -> None: ...
+    image_index: int
+    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., parameters: _Optional[_Union[_generation_pb2.GenerationParameters, _Mapping]] = ..., image: _Optional[_Union[_generation_pb2.InputImage, _Mapping]] = ..., image_index: _Optional[int] = ...) -> None: ...
 
 class EncodeImageResponse(_message.Message):
     __slots__ = ("latents", "timing")

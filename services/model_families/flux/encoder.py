@@ -10,7 +10,7 @@ from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module, load_part
 from services.model_api.prompts import counted_prompts
-from services.model_api.stages import Tensors
+from services.model_api.stages import Images, Tensors
 from services.model_families.flux.spec import PROMPT_TOKENS
 
 
@@ -33,7 +33,7 @@ class FluxEncoder:
         }
 
     @torch.no_grad()
-    def encode(self, parameters: GenerationParameters) -> Tensors:
+    def encode(self, parameters: GenerationParameters, _: Images = (), /) -> Tensors:
         """Returns `prompt_embeds` [1, PROMPT_TOKENS, width], `pooled_prompt_embeds` [1, width].
 
         Raises:

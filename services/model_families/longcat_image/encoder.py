@@ -10,7 +10,7 @@ from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module, load_part
 from services.model_api.prompt_encoder import PromptEncoder
-from services.model_api.stages import Tensors
+from services.model_api.stages import Images, Tensors
 from services.model_families.longcat_image.spec import PROMPT_TOKENS
 
 
@@ -32,7 +32,7 @@ class LongCatImageEncoder(PromptEncoder):
             transformer=None,
         )
 
-    def encode(self, parameters: GenerationParameters) -> Tensors:
+    def encode(self, parameters: GenerationParameters, _: Images = (), /) -> Tensors:
         """As PromptEncoder.encode.
 
         Raises:

@@ -30,7 +30,7 @@ class QwenImageVae:
         return {"vae": self._vae}
 
     @torch.no_grad()
-    def decode(self, parameters: GenerationParameters, latents: Tensors) -> Image.Image:
+    def decode(self, parameters: GenerationParameters, latents: Tensors) -> list[Image.Image]:
         """Decodes `latents` [1, C, 1, height / scale, width / scale] from QwenImageDenoiser.finish.
 
         Raises:
@@ -45,7 +45,7 @@ class QwenImageVae:
         )
         normalised = take_latents(latents, shape).to(self._device, self._vae.dtype)
         (frames,) = self._vae.decode(self._unnormalise(normalised), return_dict=False)
-        return picture_of(frames[:, :, 0])
+        return [picture_of(frames[:, :, 0])]
 
     def _unnormalise(self, latents: torch.Tensor) -> torch.Tensor:
         # The published order of operations, with the reciprocal: anything else loses bits.

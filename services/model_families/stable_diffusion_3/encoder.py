@@ -15,7 +15,7 @@ from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module, load_part
 from services.model_api.prompts import counted_prompts
-from services.model_api.stages import Tensors
+from services.model_api.stages import Images, Tensors
 from services.model_families.stable_diffusion_3.spec import MAX_PROMPT_TOKENS
 
 _TENSORS = (
@@ -47,7 +47,7 @@ class StableDiffusion3Encoder:
         }
 
     @torch.no_grad()
-    def encode(self, parameters: GenerationParameters) -> Tensors:
+    def encode(self, parameters: GenerationParameters, _: Images = (), /) -> Tensors:
         """Returns `prompt_embeds` [1, 333, width] and `pooled_prompt_embeds` [1, pooled width].
 
         When guided, both exist a second time with `negative_` before their names.

@@ -6,7 +6,9 @@ from typing import Generic, TypeVar
 from services.domain.acceleration import CacheMethod, ParallelMethod
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
+from services.domain.family_options import OptionKind
 from services.domain.model import MediaFormat, Stage
+from services.domain.stages import StageTask
 from triptych.v1 import capabilities_pb2, generation_pb2, tensor_pb2
 
 E = TypeVar("E", bound=StrEnum)
@@ -63,11 +65,26 @@ STAGES = EnumTable(
         Stage.VAE: generation_pb2.STAGE_VAE,
     }
 )
+STAGE_TASKS = EnumTable(
+    {
+        StageTask.ENCODE_PROMPT: generation_pb2.STAGE_TASK_ENCODE_PROMPT,
+        StageTask.ENCODE_IMAGES: generation_pb2.STAGE_TASK_ENCODE_IMAGES,
+        StageTask.DENOISE: generation_pb2.STAGE_TASK_DENOISE,
+        StageTask.DECODE: generation_pb2.STAGE_TASK_DECODE,
+    }
+)
 MEDIA_FORMATS = EnumTable(
     {
         MediaFormat.PNG: generation_pb2.MEDIA_FORMAT_PNG,
         MediaFormat.MP4: generation_pb2.MEDIA_FORMAT_MP4,
         MediaFormat.PNG_ARCHIVE: generation_pb2.MEDIA_FORMAT_PNG_ARCHIVE,
+    }
+)
+OPTION_KINDS = EnumTable(
+    {
+        OptionKind.INTEGER: capabilities_pb2.OPTION_KIND_INTEGER,
+        OptionKind.NUMBER: capabilities_pb2.OPTION_KIND_NUMBER,
+        OptionKind.SWITCH: capabilities_pb2.OPTION_KIND_SWITCH,
     }
 )
 CACHE_METHODS = EnumTable(

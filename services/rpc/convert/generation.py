@@ -1,11 +1,14 @@
 """Requests and parameters on the wire."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from services.domain.acceleration import CacheMethod
 from services.domain.errors import FieldViolation, InvalidRequest
 from services.domain.generation import GenerationParameters, GenerationRequest
+from services.domain.input_image import InputImage
 from services.rpc.convert.enums import ELEMENT_TYPES, MEDIA_FORMATS
+from services.rpc.convert.family_options import options_from_proto, write_options
+from services.rpc.convert.images import images_from_proto, write_images
 from triptych.v1 import acceleration_pb2, generation_pb2, job_pb2
 
 _CACHE_METHODS = {
@@ -17,9 +20,16 @@ _CACHE_FIELDS = {method: field for field, method in _CACHE_METHODS.items()}
 
 
 def request_from_proto(
-    message: generation_pb2.GenerationParameters, scheduling: job_pb2.SchedulingOptions
+    message: generation_pb2.GenerationParameters,
+    scheduling: job_pb2.SchedulingOptions,
+    images: Sequence[InputImage] = (),
 ) -> GenerationRequest:
     """What the client asked.
+
+    Args:
+        message: what came.
+        scheduling: what came with it.
+        images: what the headers of the message's images say.
 
     Raises:
         InvalidRequest: an enum is unknown, or a field is set that no served model honours.
@@ -38,22 +48,18 @@ def request_from_proto(
         dtype=ELEMENT_TYPES.optional_from_wire("dtype", message.dtype),
         cache=_cache_from_proto(message.acceleration),
         media_format=MEDIA_FORMATS.optional_from_wire("media_format", message.media_format),
+        images=tuple(images),
+        options=options_from_proto(message),
     )
 
 
 def _unsupported(
     message: generation_pb2.GenerationParameters, scheduling: job_pb2.SchedulingOptions
 ) -> Iterator[FieldViolation]:
-    if message.images:
-        yield FieldViolation(
-            "images", f"has {len(message.images)} entries; no served model takes pictures"
-        )
     if message.preview_every_steps:
         yield FieldViolation(
             "preview_every_steps", f"is {message.preview_every_steps}; allowed is only 0 (none)"
         )
-    if family := message.WhichOneof("family_options"):
-        yield FieldViolation(family, "belongs to a model family that is not served")
     if message.acceleration.replica_class:
         yield FieldViolation("acceleration.replica_class", "must be empty: there is one class")
     for option, _ in scheduling.ListFields():
@@ -73,9 +79,16 @@ def _cache_to_proto(method: CacheMethod) -> acceleration_pb2.Acceleration:
     return message
 
 
-def parameters_to_proto(parameters: GenerationParameters) -> generation_pb2.GenerationParameters:
-    """Effective values."""
-    return generation_pb2.GenerationParameters(
+def parameters_to_proto(
+    parameters: GenerationParameters, image_data: Sequence[bytes] = ()
+) -> generation_pb2.GenerationParameters:
+    """Effective values.
+
+    Args:
+        parameters: the values.
+        image_data: the encoded bytes of their images, where whoever reads them needs them.
+    """
+    message = generation_pb2.GenerationParameters(
         model=parameters.model,
         prompt=parameters.prompt,
         negative_prompt=parameters.negative_prompt,
@@ -88,6 +101,9 @@ def parameters_to_proto(parameters: GenerationParameters) -> generation_pb2.Gene
         acceleration=_cache_to_proto(parameters.cache),
         media_format=MEDIA_FORMATS.to_wire(parameters.media_format),
     )
+    write_images(parameters.images, message, image_data)
+    write_options(parameters.options, message)
+    return message
 
 
 def parameters_from_proto(message: generation_pb2.GenerationParameters) -> GenerationParameters:
@@ -111,4 +127,6 @@ def parameters_from_proto(message: generation_pb2.GenerationParameters) -> Gener
         dtype=ELEMENT_TYPES.from_wire("dtype", message.dtype),
         cache=_cache_from_proto(message.acceleration) or CacheMethod.NONE,
         media_format=MEDIA_FORMATS.from_wire("media_format", message.media_format),
+        images=images_from_proto(message),
+        options=options_from_proto(message),
     )

@@ -14,7 +14,7 @@ from services.domain.job_event import (
 )
 from services.domain.stages import StepCompleted
 from services.rpc.convert.durations import duration_to_proto
-from services.rpc.convert.enums import STAGES
+from services.rpc.convert.enums import STAGE_TASKS, STAGES
 from services.rpc.convert.generation import parameters_to_proto
 from services.rpc.convert.stages import artifact_to_proto, step_to_proto, timing_to_proto
 from triptych.v1 import generation_pb2, generation_service_pb2, job_pb2
@@ -62,7 +62,9 @@ def _(event: JobAccepted) -> job_pb2.JobEvent:
 
 @_event_to_proto.register
 def _(event: StageStarted) -> job_pb2.JobEvent:
-    started = job_pb2.StageStarted(stage=STAGES.to_wire(event.stage))
+    started = job_pb2.StageStarted(
+        stage=STAGES.to_wire(event.stage), task=STAGE_TASKS.to_wire(event.task)
+    )
     return job_pb2.JobEvent(stage_started=started)
 
 
@@ -85,5 +87,6 @@ def _(event: JobCompleted) -> job_pb2.JobEvent:
         stage_timings=map(timing_to_proto, event.stage_timings),
         latents_checksum_xxh3=event.latents_checksum_xxh3,
         total_duration=duration_to_proto(event.total_seconds),
+        written_prompt=event.written_prompt,
     )
     return job_pb2.JobEvent(completed=job_pb2.JobCompleted(result=result))

@@ -1,5 +1,7 @@
 """Models and replicas on the wire."""
 
+from services.domain.family_options import OptionLimits
+from services.domain.image_fit import ImageFit
 from services.domain.model import (
     Capabilities,
     Component,
@@ -12,6 +14,7 @@ from services.rpc.convert.enums import (
     CACHE_METHODS,
     ELEMENT_TYPES,
     MEDIA_FORMATS,
+    OPTION_KINDS,
     PARALLEL_METHODS,
     STAGES,
 )
@@ -31,6 +34,7 @@ _SAME_NAMED = (
     "max_guidance_scale",
     "supports_negative_prompt",
     "guidance_off_scale",
+    "min_images",
     "max_images",
     "supports_previews",
 )
@@ -49,6 +53,8 @@ def model_to_proto(model: Model) -> capabilities_pb2.Model:
             cache_methods=map(CACHE_METHODS.to_wire, capabilities.cache_methods),
             parallel_methods=map(PARALLEL_METHODS.to_wire, capabilities.parallel_methods),
             defaults=capabilities_pb2.GenerationDefaults(**capabilities.defaults.model_dump()),
+            image_fit=_image_fit_to_proto(capabilities.image_fit),
+            options=map(_option_to_proto, capabilities.options),
         ),
     )
 
@@ -79,7 +85,53 @@ def model_from_proto(message: capabilities_pb2.Model) -> Model:
                 guidance_scale=defaults.guidance_scale,
                 negative_prompt=defaults.negative_prompt,
             ),
+            image_fit=_image_fit_from_proto(limits.image_fit)
+            if limits.HasField("image_fit")
+            else None,
+            options=tuple(map(_option_from_proto, limits.options)),
         ),
+    )
+
+
+def _image_fit_to_proto(fit: ImageFit | None) -> capabilities_pb2.ImageFit | None:
+    if fit is None:
+        return None
+    return capabilities_pb2.ImageFit(
+        area_pixels=fit.area,
+        multiple=fit.multiple,
+        rounds_up=fit.rounds_up,
+        overridable=fit.overridable,
+    )
+
+
+def _image_fit_from_proto(message: capabilities_pb2.ImageFit) -> ImageFit:
+    return ImageFit(
+        area=message.area_pixels,
+        multiple=message.multiple,
+        rounds_up=message.rounds_up,
+        overridable=message.overridable,
+    )
+
+
+def _option_to_proto(limits: OptionLimits) -> capabilities_pb2.OptionLimits:
+    return capabilities_pb2.OptionLimits(
+        field=limits.field,
+        kind=OPTION_KINDS.to_wire(limits.kind),
+        minimum=limits.minimum,
+        maximum=limits.maximum,
+        step=limits.step,
+        default_value=limits.default,
+    )
+
+
+def _option_from_proto(message: capabilities_pb2.OptionLimits) -> OptionLimits:
+    return OptionLimits(
+        field=message.field,
+        kind=OPTION_KINDS.from_wire("options.kind", message.kind),
+        minimum=message.minimum,
+        maximum=message.maximum,
+        step=message.step,
+        default=message.default_value,
     )
 
 
@@ -93,7 +145,13 @@ def capacity_to_proto(capacity: Capacity) -> stage_service_pb2.GetCapacityRespon
             stage_service_pb2.LoadedModel(
                 model=model_to_proto(loaded.model),
                 components=[
-                    stage_service_pb2.Component(**part.model_dump()) for part in loaded.components
+                    stage_service_pb2.Component(
+                        name=part.name,
+                        parameter_count=part.parameter_count,
+                        size_bytes=part.size_bytes,
+                        dtype=ELEMENT_TYPES.to_wire(part.dtype),
+                    )
+                    for part in loaded.components
                 ],
             )
             for loaded in capacity.models
@@ -130,6 +188,7 @@ def capacity_from_proto(message: stage_service_pb2.GetCapacityResponse) -> Capac
                         name=part.name,
                         parameter_count=part.parameter_count,
                         size_bytes=part.size_bytes,
+                        dtype=ELEMENT_TYPES.from_wire("dtype", part.dtype),
                     )
                     for part in loaded.components
                 ),

@@ -2,7 +2,7 @@
 
 from services.domain.stages import Artifact, Denoised, StageTiming, StepCompleted
 from services.rpc.convert.durations import duration_to_proto, seconds_from_proto
-from services.rpc.convert.enums import MEDIA_FORMATS, STAGES
+from services.rpc.convert.enums import MEDIA_FORMATS, STAGE_TASKS, STAGES
 from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
 from triptych.v1 import denoiser_service_pb2, generation_pb2, job_pb2
 
@@ -11,10 +11,14 @@ def timing_to_proto(timing: StageTiming) -> generation_pb2.StageTiming:
     """Where the time of one stage went."""
     return generation_pb2.StageTiming(
         stage=STAGES.to_wire(timing.stage),
+        task=STAGE_TASKS.to_wire(timing.task),
         queue_duration=duration_to_proto(timing.queue_seconds),
         run_duration=duration_to_proto(timing.run_seconds),
         transfer_duration=duration_to_proto(timing.transfer_seconds),
         total_duration=duration_to_proto(timing.total_seconds),
+        writing_duration=duration_to_proto(timing.writing_seconds)
+        if timing.writing_seconds
+        else None,
     )
 
 
@@ -22,10 +26,12 @@ def timing_from_proto(message: generation_pb2.StageTiming) -> StageTiming:
     """Where the time of one stage went."""
     return StageTiming(
         stage=STAGES.from_wire("timing.stage", message.stage),
+        task=STAGE_TASKS.from_wire("timing.task", message.task),
         queue_seconds=seconds_from_proto(message.queue_duration),
         run_seconds=seconds_from_proto(message.run_duration),
         transfer_seconds=seconds_from_proto(message.transfer_duration),
         total_seconds=seconds_from_proto(message.total_duration),
+        writing_seconds=seconds_from_proto(message.writing_duration),
     )
 
 

@@ -2,8 +2,8 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ class Drawn:
 
     Attributes:
         latents: as the denoiser hands them to the VAE: unpacked, and not yet unnormalised.
-        pixels: of the picture, row by row.
+        pixels: of the picture, row by row; of layers or frames, one after the other.
     """
 
     latents: torch.Tensor
@@ -33,9 +33,11 @@ class Reference:
     Attributes:
         model: the name of a checkpoint in tests/checkpoints.
         pipeline: the published class.
-        cases: fields of requests; both with and without guidance where the model has it.
+        cases: fields of requests; both with and without guidance where the model has it. Their
+            `images` are a number: how many of the suite's pictures the request carries.
         draw: draws with a loaded pipeline, without any of the project's code.
         build: writes a model directory that is not one of tests/checkpoints.
+        small: fields of a request that takes little work.
     """
 
     model: str
@@ -43,6 +45,9 @@ class Reference:
     cases: Sequence[dict[str, object]]
     draw: Callable[[Any, GenerationParameters], Drawn]
     build: Callable[[Path], object] | None = None
+    small: Mapping[str, object] = field(
+        default_factory=lambda: {"width": 64, "height": 64, "steps": 2}
+    )
 
 
 def references() -> list[Reference]:

@@ -12,7 +12,7 @@ from services.domain.model import (
     Model,
     Stage,
 )
-from services.domain.stages import Artifact, Capacity, StageTiming
+from services.domain.stages import Artifact, Capacity, StageTask, StageTiming
 from services.domain.tensor_ref import TensorRef, TensorSpec
 
 REQUEST_ID = "0123456789abcdef" * 2
@@ -78,12 +78,22 @@ ARTIFACT = Artifact(
 
 
 def loaded(name: str = "painter") -> LoadedModel:
-    part = Component(name="transformer", parameter_count=10, size_bytes=40)
+    part = Component(
+        name="transformer", parameter_count=10, size_bytes=40, dtype=ElementType.FLOAT32
+    )
     return LoadedModel(model=MODEL.model_copy(update={"name": name}), components=(part,))
 
 
-def timing(stage: Stage) -> StageTiming:
-    return StageTiming(stage, queue_seconds=0.25, run_seconds=1.5, transfer_seconds=0.125)
+TASKS = {
+    Stage.ENCODER: StageTask.ENCODE_PROMPT,
+    Stage.DENOISER: StageTask.DENOISE,
+    Stage.VAE: StageTask.DECODE,
+}
+
+
+def timing(stage: Stage, task: StageTask | None = None) -> StageTiming:
+    task = task or TASKS[stage]
+    return StageTiming(stage, task, queue_seconds=0.25, run_seconds=1.5, transfer_seconds=0.125)
 
 
 def capacity(stage: Stage, *models: str, store: str = STORE, **changes: object) -> Capacity:

@@ -16,14 +16,18 @@ from services.domain.stages import (
     DenoiseRequest,
     DenoiseStarted,
     Encoded,
+    EncodedImage,
+    EncodeImageRequest,
     EncodeRequest,
     MediaChunk,
+    StageTask,
     StepCompleted,
 )
 from tests.unit.domain.examples import ARTIFACT, TENSOR_REF, capacity, timing
 
 CONDITIONING = TENSOR_REF.model_copy(update={"key": "1" * 32})
 LATENTS = TENSOR_REF.model_copy(update={"key": "2" * 32})
+IMAGE_LATENTS = [TENSOR_REF.model_copy(update={"key": str(each) * 32}) for each in (3, 4)]
 MEDIA = (b"abcd", b"ef")
 
 
@@ -88,11 +92,12 @@ class ScriptedEncoder(ScriptedStage):
     def __init__(self, *models: str) -> None:
         super().__init__(Stage.ENCODER, models or ("painter",))
         self.requests: list[EncodeRequest] = []
+        self.written_prompt: str | None = None
 
     async def encode(self, request: EncodeRequest, deadline: Deadline) -> Encoded:
         self.requests.append(request)
         await self._middle(deadline)
-        return Encoded(CONDITIONING, timing(Stage.ENCODER))
+        return Encoded(CONDITIONING, timing(Stage.ENCODER), self.written_prompt)
 
 
 class ScriptedDenoiser(ScriptedStage):
@@ -121,7 +126,15 @@ class ScriptedVae(ScriptedStage):
     def __init__(self, *models: str) -> None:
         super().__init__(Stage.VAE, models or ("painter",))
         self.requests: list[DecodeRequest] = []
+        self.image_requests: list[EncodeImageRequest] = []
         self.media: tuple[bytes, ...] = MEDIA
+
+    async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:
+        self.image_requests.append(request)
+        await self._middle(deadline)
+        return EncodedImage(
+            IMAGE_LATENTS[request.index], timing(Stage.VAE, StageTask.ENCODE_IMAGES)
+        )
 
     async def decode(
         self, request: DecodeRequest, deadline: Deadline

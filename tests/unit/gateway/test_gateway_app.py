@@ -19,7 +19,7 @@ from tests.unit.gateway.scripted_stages import ScriptedCluster
 from triptych.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
 
 SERVICE = generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"]
-SERVED = {"Generate", "ListModels", "GetModel"}
+SERVED = {"Generate", "ListModels", "GetModel", "UploadImage"}
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 

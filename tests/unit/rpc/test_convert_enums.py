@@ -7,14 +7,18 @@ from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from services.domain.acceleration import CacheMethod, ParallelMethod
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
+from services.domain.family_options import OptionKind
 from services.domain.model import MediaFormat, Stage
+from services.domain.stages import StageTask
 from services.rpc.convert import enums
 from triptych.v1 import capabilities_pb2, generation_pb2, tensor_pb2
 
 PAIRS = [
     (enums.ELEMENT_TYPES, ElementType, tensor_pb2.ElementType),
     (enums.STAGES, Stage, generation_pb2.Stage),
+    (enums.STAGE_TASKS, StageTask, generation_pb2.StageTask),
     (enums.MEDIA_FORMATS, MediaFormat, generation_pb2.MediaFormat),
+    (enums.OPTION_KINDS, OptionKind, capabilities_pb2.OptionKind),
     (enums.CACHE_METHODS, CacheMethod, capabilities_pb2.CacheMethod),
     (enums.PARALLEL_METHODS, ParallelMethod, capabilities_pb2.ParallelMethod),
 ]

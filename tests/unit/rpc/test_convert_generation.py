@@ -10,13 +10,21 @@ from hypothesis import strategies as st
 from services.domain.acceleration import CacheMethod
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
+from services.domain.family_options import (
+    BagelOptions,
+    LayeredOptions,
+    LongCatOptions,
+    VideoOptions,
+)
 from services.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest
+from services.domain.input_image import InputImage
 from services.domain.model import MediaFormat
 from services.rpc.convert.generation import (
     parameters_from_proto,
     parameters_to_proto,
     request_from_proto,
 )
+from services.rpc.convert.images import image_data
 from tests.unit.domain.examples import PARAMETERS
 from triptych.v1 import acceleration_pb2, generation_pb2, job_pb2, tensor_pb2
 
@@ -37,7 +45,16 @@ HONOURED: dict[str, tuple[Any, str, Any]] = {
     "seed": (0, "seed", 0),
     "dtype": (tensor_pb2.ELEMENT_TYPE_BFLOAT16, "dtype", ElementType.BFLOAT16),
     "media_format": (generation_pb2.MEDIA_FORMAT_MP4, "media_format", MediaFormat.MP4),
+    "video": (generation_pb2.VideoOptions(num_frames=5), "options", VideoOptions(num_frames=5)),
+    "layered": (generation_pb2.LayeredOptions(layers=0), "options", LayeredOptions(layers=0)),
+    "long_cat": (generation_pb2.LongCatOptions(), "options", LongCatOptions()),
+    "bagel": (
+        generation_pb2.BagelOptions(image_guidance_scale=1.5),
+        "options",
+        BagelOptions(image_guidance_scale=1.5),
+    ),
 }
+IMAGE = InputImage(width=640, height=480, size_bytes=7, checksum_xxh3=2**64 - 1)
 HONOURED_ACCELERATION = {
     "none": CacheMethod.NONE,
     "tea_cache": CacheMethod.TEA_CACHE,
@@ -74,7 +91,7 @@ def test_an_empty_request_leaves_everything_to_the_defaults() -> None:
     assert request_from_proto(Parameters(), SCHEDULING()) == GenerationRequest(prompt="")
 
 
-@pytest.mark.parametrize("field", _fields(Parameters, "acceleration"))
+@pytest.mark.parametrize("field", _fields(Parameters, "acceleration", "images"))
 def test_every_field_is_honoured_or_refused_but_never_ignored(field: str) -> None:
     if field in HONOURED:
         value, name, expected = HONOURED[field]
@@ -104,12 +121,19 @@ def test_every_scheduling_option_is_refused(field: str) -> None:
     assert _refused(lambda: request_from_proto(Parameters(), scheduling)) == [f"scheduling.{field}"]
 
 
+def test_images_are_what_their_headers_say_rather_than_what_the_client_does() -> None:
+    forged = generation_pb2.ImageDescription(width=1, height=1)
+    message = Parameters(images=[generation_pb2.InputImage(data=b"picture", description=forged)])
+    assert request_from_proto(message, SCHEDULING(), [IMAGE]).images == (IMAGE,)
+
+
 def test_all_that_is_unsupported_is_reported_together() -> None:
-    message = Parameters(preview_every_steps=2, images=[generation_pb2.InputImage()])
+    message = Parameters(preview_every_steps=2)
+    message.acceleration.replica_class = "large"
     refused = _refused(
         lambda: request_from_proto(message, SCHEDULING(priority=job_pb2.PRIORITY_BATCH))
     )
-    assert refused == ["images", "preview_every_steps", "scheduling.priority"]
+    assert refused == ["preview_every_steps", "acceleration.replica_class", "scheduling.priority"]
 
 
 @pytest.mark.parametrize("field", ["dtype", "media_format"])
@@ -119,6 +143,20 @@ def test_an_enum_of_a_later_release_is_refused_by_its_field(field: str) -> None:
     assert _refused(lambda: request_from_proto(message, SCHEDULING())) == [field]
 
 
+_images = st.builds(
+    InputImage,
+    width=uint32,
+    height=uint32,
+    size_bytes=uint32,
+    checksum_xxh3=st.integers(0, 2**64 - 1),
+)
+_options = (
+    st.none()
+    | st.builds(VideoOptions, num_frames=uint32, frames_per_second=st.none() | uint32)
+    | st.builds(LayeredOptions, layers=uint32, caption_image=st.booleans())
+    | st.builds(LongCatOptions, rewrite_prompt=st.none() | st.booleans())
+    | st.builds(BagelOptions, image_guidance_scale=st.floats(allow_nan=False))
+)
 _parameters = st.builds(
     GenerationParameters,
     model=wire_text,
@@ -132,6 +170,8 @@ _parameters = st.builds(
     dtype=st.sampled_from(ElementType),
     cache=st.sampled_from(CacheMethod),
     media_format=st.sampled_from(MediaFormat),
+    images=st.lists(_images, max_size=3).map(tuple),
+    options=_options,
 )
 
 
@@ -139,6 +179,21 @@ _parameters = st.builds(
 def test_parameters_survive_the_wire(parameters: GenerationParameters) -> None:
     sent = Parameters.FromString(parameters_to_proto(parameters).SerializeToString())
     assert parameters_from_proto(sent) == parameters
+
+
+@given(st.lists(_images, max_size=3).map(tuple))
+def test_the_bytes_of_images_travel_only_where_they_are_given(
+    images: tuple[InputImage, ...],
+) -> None:
+    parameters = PARAMETERS.model_copy(update={"images": images})
+    data = tuple(bytes([number]) for number in range(len(images)))
+    assert image_data(parameters_to_proto(parameters, data)) == data
+    assert not any(each.data for each in parameters_to_proto(parameters).images)
+
+
+def test_images_without_bytes_are_refused_where_they_are_needed() -> None:
+    message = parameters_to_proto(PARAMETERS.model_copy(update={"images": (IMAGE,)}))
+    assert _refused(lambda: image_data(message)) == ["images[0].data"]
 
 
 @pytest.mark.parametrize("field", ["width", "height", "steps", "guidance_scale", "seed"])

@@ -5,11 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.domain.acceleration import CacheMethod, ParallelMethod
+from services.domain.family_options import OptionKind, OptionLimits
+from services.domain.image_fit import ImageFit
 from services.domain.model import MediaFormat, Stage
 from services.domain.stages import (
     Artifact,
     Denoised,
     RankGroupInfo,
+    StageTask,
     StageTiming,
     StepCompleted,
 )
@@ -52,11 +55,23 @@ def test_rounding_a_duration_up_carries_into_the_seconds(value: float) -> None:
     assert duration_to_proto(value).nanos == 0
 
 
-@given(st.builds(StageTiming, st.sampled_from(Stage), seconds, seconds, seconds, seconds))
+@given(
+    st.builds(
+        StageTiming,
+        st.sampled_from(Stage),
+        st.sampled_from(StageTask),
+        seconds,
+        seconds,
+        seconds,
+        seconds,
+        seconds,
+    )
+)
 def test_a_timing_survives_the_wire(each: StageTiming) -> None:
     back = timing_from_proto(timing_to_proto(each))
-    assert back.stage is each.stage
-    for field in ("queue_seconds", "run_seconds", "transfer_seconds", "total_seconds"):
+    assert (back.stage, back.task) == (each.stage, each.task)
+    for part in ("queue", "run", "transfer", "total", "writing"):
+        field = f"{part}_seconds"
         assert getattr(back, field) == pytest.approx(getattr(each, field), abs=1e-9)
 
 
@@ -89,7 +104,19 @@ def test_denoised_latents_survive_the_wire() -> None:
 def test_every_field_of_a_models_capabilities_survives_the_wire() -> None:
     everything = CAPABILITIES.model_copy(
         update={
+            "min_images": 1,
             "max_images": 3,
+            "image_fit": ImageFit(area=2**20, multiple=32, rounds_up=True, overridable=True),
+            "options": (
+                OptionLimits(
+                    field="video.num_frames",
+                    kind=OptionKind.INTEGER,
+                    minimum=1,
+                    maximum=81,
+                    step=4,
+                    default=5,
+                ),
+            ),
             "supports_previews": True,
             "media_formats": tuple(MediaFormat),
             "cache_methods": tuple(CacheMethod),

@@ -14,15 +14,27 @@ from denoiser_service.servicer import DenoiserServicer
 from encoder_service.servicer import EncoderServicer
 from services.domain.deadline import Deadline
 from services.domain.errors import NotFound, TriptychError
+from services.domain.input_image import InputImage
 from services.domain.model import Stage
 from services.domain.settings import StageSettings
-from services.domain.stages import DecodeRequest, DenoiseRequest, EncodeRequest
+from services.domain.stages import (
+    DecodeRequest,
+    DenoiseRequest,
+    EncodeImageRequest,
+    EncodeRequest,
+)
+from services.pictures.input_picture import MAX_BYTES
 from services.rpc.channels import open_channel
 from services.rpc.stage_clients import RemoteDenoiser, RemoteEncoder, RemoteVae
 from services.rpc.stage_host import StageHost
 from services.rpc.status import error_of
 from tests.unit.domain.examples import PARAMETERS, REQUEST_ID, TENSOR_REF, loaded
-from tests.unit.gateway.scripted_stages import ScriptedDenoiser, ScriptedEncoder, ScriptedVae
+from tests.unit.gateway.scripted_stages import (
+    IMAGE_LATENTS,
+    ScriptedDenoiser,
+    ScriptedEncoder,
+    ScriptedVae,
+)
 from tests.unit.rpc.scripted_store import STATS, ScriptedStore
 from triptych.v1 import (
     denoiser_service_pb2,
@@ -33,7 +45,6 @@ from triptych.v1 import (
     stage_service_pb2_grpc,
     tensor_store_service_pb2,
     tensor_store_service_pb2_grpc,
-    vae_service_pb2,
     vae_service_pb2_grpc,
 )
 from vae_service.servicer import VaeServicer
@@ -41,6 +52,10 @@ from vae_service.servicer import VaeServicer
 SOON = Deadline.after(3600)
 ENCODE = EncodeRequest(REQUEST_ID, "default", PARAMETERS)
 DENOISE = DenoiseRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
+PICTURED = PARAMETERS.model_copy(
+    update={"images": (InputImage(width=64, height=48, size_bytes=7, checksum_xxh3=5),) * 2}
+)
+ENCODE_IMAGE = EncodeImageRequest(REQUEST_ID, "default", PICTURED, 1, b"picture")
 DECODE = DecodeRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
 
 
@@ -223,7 +238,7 @@ async def test_a_denoising_can_be_cancelled_by_name(tmp_path: Path) -> None:
         assert error.status == "NOT_FOUND"
 
 
-DENOISE_FIELDS = {"request_id", "tenant", "parameters", "conditioning"}
+DENOISE_FIELDS = {"request_id", "tenant", "parameters", "conditioning", "image_latents"}
 
 
 @pytest.mark.parametrize(
@@ -277,11 +292,34 @@ async def test_names_that_could_leave_their_place_are_refused(
         assert panel.replica.requests == []
 
 
-async def test_encoding_of_pictures_is_not_served(tmp_path: Path) -> None:
-    async with _vae(tmp_path) as panel, open_channel(panel.told.listen) as channel:
-        stub: Any = vae_service_pb2_grpc.VaeServiceStub(channel)
-        error = await _refused(stub.EncodeImage(vae_service_pb2.EncodeImageRequest(), timeout=20))
-    assert error.status == "UNIMPLEMENTED"
+async def test_pictures_reach_every_stage_over_the_wire(tmp_path: Path) -> None:
+    pictures = (b"one", b"other")
+    encode = replace(ENCODE, parameters=PICTURED, images=pictures)
+    async with _encoder(tmp_path) as panel:
+        await panel.remote.encode(encode, SOON)
+        assert panel.replica.requests == [encode]
+    async with _vae(tmp_path) as panel:
+        encoded = await panel.remote.encode_image(ENCODE_IMAGE, SOON)
+        assert encoded == await ScriptedVae().encode_image(ENCODE_IMAGE, SOON)
+        assert panel.replica.image_requests == [ENCODE_IMAGE]
+    denoise = replace(DENOISE, parameters=PICTURED, image_latents=tuple(IMAGE_LATENTS))
+    async with _denoiser(tmp_path) as panel:
+        await _all(panel.remote.denoise(denoise, SOON))
+        assert panel.replica.requests == [denoise]
+
+
+async def test_a_stage_takes_all_pictures_of_a_request_at_their_largest(tmp_path: Path) -> None:
+    large = replace(ENCODE, parameters=PICTURED, images=(bytes(MAX_BYTES),) * 2)
+    async with _encoder(tmp_path) as panel:
+        await panel.remote.encode(large, SOON)
+        assert panel.replica.requests == [large]
+
+
+async def test_what_a_language_model_wrote_comes_back_over_the_wire(tmp_path: Path) -> None:
+    async with _encoder(tmp_path) as panel:
+        panel.replica.written_prompt = "a red circle, in oil"
+        encoded = await panel.remote.encode(ENCODE, SOON)
+        assert encoded.written_prompt == "a red circle, in oil"
 
 
 async def test_a_malformed_answer_is_the_stages_failure_and_not_the_requests(

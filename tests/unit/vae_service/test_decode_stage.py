@@ -16,7 +16,7 @@ from services.model_api.stage_model import StageModel
 from services.model_api.stages import Tensors
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.model_api.fake_model import LOADED, parameters
-from vae_service.stage import DecodeStage
+from vae_service.stage import VaeStage
 
 TENANT = "someone"
 REQUEST = "1" * 32
@@ -30,10 +30,10 @@ class GreyVae:
     def __init__(self, scale: int = 1) -> None:
         self._scale = scale
 
-    def decode(self, parameters: GenerationParameters, latents: Tensors) -> Image.Image:
+    def decode(self, parameters: GenerationParameters, latents: Tensors) -> list[Image.Image]:
         grey = int(latents["latents"].item())
         size = (parameters.width * self._scale, parameters.height * self._scale)
-        return Image.new("RGB", size, (grey, grey, grey))
+        return [Image.new("RGB", size, (grey, grey, grey))]
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def store() -> Iterator[TensorStore]:
         yield store
 
 
-def stage(store: TensorStore, vae: GreyVae) -> DecodeStage:
-    return DecodeStage(StageModel(LOADED, vae), store)
+def stage(store: TensorStore, vae: GreyVae) -> VaeStage:
+    return VaeStage(StageModel(LOADED, vae), store)
 
 
 def asked(store: TensorStore, **change: object) -> DecodeRequest:
@@ -71,7 +71,9 @@ def test_decoding_again_gives_the_same_artifact(store: TensorStore) -> None:
 
 
 def test_a_picture_of_another_size_is_an_error(store: TensorStore) -> None:
-    with pytest.raises(TriptychError, match="drew 128 x 64 pixels instead of 64 x 32"):
+    with pytest.raises(
+        TriptychError, match=r"drew 1 pictures of \[\(128, 64\)\] pixels instead of 1 of 64 x 32"
+    ):
         stage(store, GreyVae(scale=2)).decode(asked(store))
 
 

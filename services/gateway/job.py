@@ -1,0 +1,177 @@
+"""One request on its way through the stages."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from services.domain.deadline import Deadline
+from services.domain.errors import TriptychError
+from services.domain.generation import GenerationParameters
+from services.domain.job_event import (
+    ArtifactChunk,
+    JobCompleted,
+    JobEvent,
+    StageCompleted,
+    StageStarted,
+)
+from services.domain.model import Stage
+from services.domain.stages import (
+    Artifact,
+    DecodeRequest,
+    Denoised,
+    DenoiseRequest,
+    DenoiseStarted,
+    Encoded,
+    EncodedImage,
+    EncodeImageRequest,
+    EncodeRequest,
+    MediaChunk,
+    StageTask,
+    StageTiming,
+    StepCompleted,
+)
+from services.gateway.replicas import Route
+
+# What a hop keeps of the deadline, so that it can still answer when the next one runs out of time.
+HOP_SECONDS = 0.05
+
+
+class Job:
+    """Holds what each stage gave until the next one has read it.
+
+    Args:
+        route: the replicas that work on it.
+        parameters: effective values.
+        images: the encoded bytes of their images.
+        tenant: whose job it is.
+        job_id: 32 hexadecimal digits, never used before.
+        deadline: when the result stops being worth anything.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        parameters: GenerationParameters,
+        images: tuple[bytes, ...],
+        tenant: str,
+        job_id: str,
+        deadline: Deadline,
+    ) -> None:
+        self.route = route
+        self.tenant = tenant
+        self.job_id = job_id
+        self._parameters = parameters
+        self._images = images
+        self._deadline = deadline.earlier(HOP_SECONDS)
+        self._began = time.monotonic()
+        self._timings: list[StageTiming] = []
+        self._encoded: Encoded | None = None
+        self._image_latents: list[EncodedImage] = []
+        self._denoised: Denoised | None = None
+        self._artifact: Artifact | None = None
+
+    async def run(self) -> AsyncGenerator[JobEvent, None]:
+        """Yields what happens, the artifact's bytes, and JobCompleted."""
+        for stage in (self._encode(), self._denoise(), self._decode()):
+            async with aclosing(stage) as events:
+                async for event in events:
+                    yield event
+        assert self._encoded is not None
+        assert self._denoised is not None
+        assert self._artifact is not None
+        yield JobCompleted(
+            parameters=self._parameters,
+            artifacts=(self._artifact,),
+            stage_timings=tuple(self._timings),
+            latents_checksum_xxh3=self._denoised.latents_checksum_xxh3,
+            total_seconds=time.monotonic() - self._began,
+            written_prompt=self._encoded.written_prompt,
+        )
+
+    async def _encode(self) -> AsyncGenerator[JobEvent, None]:
+        """Prompt and pictures at once: different stages read them."""
+        began = time.monotonic()
+        yield StageStarted(Stage.ENCODER, StageTask.ENCODE_PROMPT)
+        if self._images:
+            yield StageStarted(Stage.VAE, StageTask.ENCODE_IMAGES)
+        work = [asyncio.create_task(self._encode_prompt())]
+        if self._images:
+            work.append(asyncio.create_task(self._encode_images()))
+        pending = set(work)
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in [each for each in work if each in done]:
+                    yield self._completed(task.result(), began)
+        finally:
+            for task in pending:
+                task.cancel()
+            # Their failures are looked at, so that nobody reports them as forgotten.
+            await asyncio.gather(*work, return_exceptions=True)
+
+    async def _encode_prompt(self) -> StageTiming:
+        asked = EncodeRequest(self.job_id, self.tenant, self._parameters, self._images)
+        self._encoded = await self.route.encoder.encode(asked, self._deadline)
+        return self._encoded.timing
+
+    async def _encode_images(self) -> StageTiming:
+        for index, image in enumerate(self._images):
+            asked = EncodeImageRequest(self.job_id, self.tenant, self._parameters, index, image)
+            self._image_latents.append(await self.route.vae.encode_image(asked, self._deadline))
+        timings = [each.timing for each in self._image_latents]
+        return replace(
+            timings[0],
+            queue_seconds=sum(each.queue_seconds for each in timings),
+            run_seconds=sum(each.run_seconds for each in timings),
+            transfer_seconds=sum(each.transfer_seconds for each in timings),
+        )
+
+    async def _denoise(self) -> AsyncGenerator[JobEvent, None]:
+        began = time.monotonic()
+        assert self._encoded is not None
+        asked = DenoiseRequest(
+            request_id=self.job_id,
+            tenant=self.tenant,
+            parameters=self._parameters,
+            conditioning=self._encoded.conditioning,
+            image_latents=tuple(each.latents for each in self._image_latents),
+        )
+        async with aclosing(self.route.denoiser.denoise(asked, self._deadline)) as events:
+            async for event in events:
+                if isinstance(event, DenoiseStarted):
+                    yield StageStarted(Stage.DENOISER, StageTask.DENOISE)
+                elif isinstance(event, StepCompleted):
+                    yield event
+                else:
+                    self._denoised = event
+        if self._denoised is None:
+            raise TriptychError("the denoiser ended without latents")
+        yield self._completed(self._denoised.timing, began)
+
+    async def _decode(self) -> AsyncGenerator[JobEvent, None]:
+        began = time.monotonic()
+        assert self._denoised is not None
+        yield StageStarted(Stage.VAE, StageTask.DECODE)
+        asked = DecodeRequest(self.job_id, self.tenant, self._parameters, self._denoised.latents)
+        offset = 0
+        timing = None
+        async with aclosing(self.route.vae.decode(asked, self._deadline)) as events:
+            async for event in events:
+                if isinstance(event, Artifact):
+                    self._artifact = event
+                elif isinstance(event, MediaChunk):
+                    # Only the first chunk says what the bytes are.
+                    yield ArtifactChunk(None if offset else self._artifact, offset, event.data)
+                    offset += len(event.data)
+                else:
+                    timing = event.timing
+        if timing is None or self._artifact is None or offset != self._artifact.size_bytes:
+            raise TriptychError("the VAE ended before the artifact was complete")
+        yield self._completed(timing, began)
+
+    def _completed(self, timing: StageTiming, began: float) -> StageCompleted:
+        whole = replace(timing, total_seconds=time.monotonic() - began)
+        self._timings.append(whole)
+        return StageCompleted(whole)

@@ -1,0 +1,43 @@
+"""The input images of a request, whichever way they came."""
+
+from dataclasses import dataclass
+
+from services.domain.errors import InvalidRequest
+from services.domain.input_image import InputImage
+from services.gateway.uploads import Uploads
+from services.pictures.input_picture import describe_picture
+from triptych.v1 import generation_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedImage:
+    """An encoded picture and what its header says."""
+
+    data: bytes
+    described: InputImage
+
+
+def receive_images(
+    message: generation_pb2.GenerationParameters, uploads: Uploads, tenant: str
+) -> list[ReceivedImage]:
+    """A request's images in its order, their headers checked.
+
+    Raises:
+        InvalidRequest: one is no picture, is too large, or names an upload that is not here.
+    """
+    return [
+        _receive(f"images[{number}]", each, uploads, tenant)
+        for number, each in enumerate(message.images)
+    ]
+
+
+def _receive(
+    field: str, message: generation_pb2.InputImage, uploads: Uploads, tenant: str
+) -> ReceivedImage:
+    match message.WhichOneof("source"):
+        case "data":
+            return ReceivedImage(message.data, describe_picture(field, message.data))
+        case "upload_id":
+            upload = uploads.find(tenant, f"{field}.upload_id", message.upload_id)
+            return ReceivedImage(upload.data, upload.described)
+    raise InvalidRequest.of(field, "is empty; give its data or its upload_id")

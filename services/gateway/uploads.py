@@ -1,0 +1,106 @@
+"""Input images that came before their requests."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from services.domain.errors import InvalidRequest, ResourceExhausted
+from services.domain.input_image import InputImage
+from services.pictures.input_picture import MAX_BYTES, describe_picture
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One picture, kept until its time is over: several requests may name it."""
+
+    tenant: str
+    data: bytes
+    described: InputImage
+    expires_at: float
+
+
+class Uploads:
+    """Keeps uploads in this gateway's memory: another gateway does not know them.
+
+    Args:
+        quota_bytes: of all of them together; more are refused.
+        ttl_seconds: how long each is kept.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        quota_bytes: int,
+        ttl_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._quota_bytes = quota_bytes
+        self._ttl_seconds = ttl_seconds
+        self._clock = clock
+        self._uploads: dict[str, Upload] = {}
+        # Of uploads that are still coming in, which count as well.
+        self._arriving_bytes = 0
+
+    async def take(self, tenant: str, chunks: AsyncIterator[bytes]) -> tuple[str, InputImage]:
+        """Takes a picture in; returns the id that requests name it by, and what its header says.
+
+        Raises:
+            InvalidRequest: not a picture, or too large a one.
+            ResourceExhausted: no room for it now.
+        """
+        data = bytearray()
+        try:
+            async for chunk in chunks:
+                self._reserve(len(data), len(chunk))
+                data += chunk
+            # All of it is here, so it counts as kept in the same breath as no longer arriving.
+            return self._keep(tenant, bytes(data))
+        finally:
+            self._arriving_bytes -= len(data)
+
+    def find(self, tenant: str, field: str, upload_id: str) -> Upload:
+        """An upload of a tenant's own.
+
+        Args:
+            tenant: whose request names it.
+            field: what the request calls it, for messages.
+            upload_id: what `take` returned.
+
+        Raises:
+            InvalidRequest: there is no such upload, or no longer.
+        """
+        self._expire()
+        upload = self._uploads.get(upload_id)
+        if upload is None or upload.tenant != tenant:
+            raise InvalidRequest.of(
+                field, f"is {upload_id!r}, which is not here (any more); upload the image again"
+            )
+        return upload
+
+    def _reserve(self, arrived: int, arriving: int) -> None:
+        if arrived + arriving > MAX_BYTES:
+            raise InvalidRequest.of(
+                "data", f"has more than {MAX_BYTES} bytes; allowed are at most so many"
+            )
+        self._expire()
+        kept = sum(len(each.data) for each in self._uploads.values())
+        if kept + self._arriving_bytes + arriving > self._quota_bytes:
+            raise ResourceExhausted(
+                f"uploaded images fill the gateway's {self._quota_bytes} bytes for them;"
+                " repeat the upload later"
+            )
+        self._arriving_bytes += arriving
+
+    def _keep(self, tenant: str, data: bytes) -> tuple[str, InputImage]:
+        described = describe_picture("data", data)
+        upload_id = uuid.uuid4().hex
+        expires_at = self._clock() + self._ttl_seconds
+        self._uploads[upload_id] = Upload(tenant, data, described, expires_at)
+        return upload_id, described
+
+    def _expire(self) -> None:
+        now = self._clock()
+        self._uploads = {
+            upload_id: each for upload_id, each in self._uploads.items() if each.expires_at > now
+        }

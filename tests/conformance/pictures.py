@@ -1,0 +1,45 @@
+"""Pictures that requests of the conformance suite carry, the same in every run."""
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from services.domain.generation import GenerationParameters
+from services.domain.input_image import InputImage
+from services.pictures.input_picture import decode_picture, describe_picture
+
+# Width, height and mode: upright, lying, and with transparent parts.
+_KINDS = ((120, 72, "RGB"), (64, 96, "RGBA"), (88, 88, "RGB"))
+
+
+def _drawn() -> Iterator[bytes]:
+    for number, (width, height, mode) in enumerate(_KINDS):
+        across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+        noise = np.random.default_rng(number).integers(0, 255, (height, width))
+        channels = [across, down, noise, 255 - across]
+        pixels = np.stack(channels[: len(mode)], axis=-1).astype(np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(pixels, mode).save(stream, "PNG")
+        yield stream.getvalue()
+
+
+ENCODED = tuple(_drawn())
+DESCRIBED = tuple(describe_picture("images", data) for data in ENCODED)
+_BY_CHECKSUM = {each.checksum_xxh3: data for each, data in zip(DESCRIBED, ENCODED, strict=True)}
+
+
+def described(count: int) -> tuple[InputImage, ...]:
+    """What the first pictures' headers say."""
+    return DESCRIBED[:count]
+
+
+def encoded_of(parameters: GenerationParameters) -> tuple[bytes, ...]:
+    """The bytes of a request's pictures."""
+    return tuple(_BY_CHECKSUM[each.checksum_xxh3] for each in parameters.images)
+
+
+def pictures_of(parameters: GenerationParameters) -> list[Image.Image]:
+    """A request's pictures, the right way up, as their files have them."""
+    return [decode_picture("images", data) for data in encoded_of(parameters)]

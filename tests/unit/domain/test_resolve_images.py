@@ -1,0 +1,127 @@
+from typing import Any
+
+import pytest
+
+from services.domain.errors import InvalidRequest
+from services.domain.family_options import (
+    LayeredOptions,
+    OptionKind,
+    OptionLimits,
+    VideoOptions,
+    switch,
+)
+from services.domain.generation import GenerationParameters, GenerationRequest, resolve
+from services.domain.image_fit import ImageFit
+from services.domain.input_image import InputImage
+from services.domain.model import Model
+from tests.unit.domain.examples import CAPABILITIES, MODEL
+
+FIT = ImageFit(area=128 * 128, multiple=16)
+LAYERED = (
+    OptionLimits(
+        field="layered.resolution",
+        kind=OptionKind.INTEGER,
+        minimum=64,
+        maximum=128,
+        step=64,
+        default=64,
+    ),
+    switch("layered.caption_image", default=False),
+)
+
+
+def image(width: int = 64, height: int = 64) -> InputImage:
+    return InputImage(width=width, height=height, size_bytes=1, checksum_xxh3=0)
+
+
+def editing(**limits: object) -> Model:
+    told = {"min_images": 1, "max_images": 2, "image_fit": FIT, "max_pixels": 256 * 256, **limits}
+    return MODEL.model_copy(update={"capabilities": CAPABILITIES.model_copy(update=told)})
+
+
+def resolved(model: Model, *images: InputImage, **asked: Any) -> GenerationParameters:
+    request = GenerationRequest.model_validate({"prompt": "a cat", "images": images} | asked)
+    return resolve(request, model, lambda: 1)
+
+
+def said(model: Model, *images: InputImage, **asked: Any) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        resolved(model, *images, **asked)
+    return {each.field: each.description for each in caught.value.violations}
+
+
+def test_a_model_that_takes_no_pictures_refuses_them() -> None:
+    assert said(MODEL, image()) == {"images": "are 1; this model takes none"}
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_too_few_or_too_many_pictures_are_refused(count: int) -> None:
+    assert said(editing(), *[image()] * count) == {
+        "images": f"are {count}; this model takes 1 to 2"
+    }
+
+
+def test_a_model_that_needs_exactly_one_says_so() -> None:
+    assert said(editing(max_images=1)) == {"images": "are 0; this model takes 1"}
+
+
+@pytest.mark.parametrize("size", [(1700, 100), (100, 1700)])
+def test_pictures_that_are_far_longer_than_wide_are_refused(size: tuple[int, int]) -> None:
+    assert said(editing(), image(), image(*size)) == {
+        "images[1]": f"is {size[0]} x {size[1]} pixels; allowed is at most 16 times as long as wide"
+    }
+
+
+def test_the_size_follows_from_the_last_picture() -> None:
+    parameters = resolved(editing(), image(100, 400), image(400, 100))
+    assert (parameters.width, parameters.height) == (256, 64)
+    assert parameters.images == (image(100, 400), image(400, 100))
+
+
+def test_a_request_may_ask_for_another_size_where_the_model_allows_it() -> None:
+    parameters = resolved(editing(), image(400, 100), width=64)
+    assert (parameters.width, parameters.height) == (64, 64)
+
+
+def test_a_size_that_is_fixed_by_the_picture_cannot_be_asked_for() -> None:
+    fixed = editing(image_fit=FIT.model_copy(update={"overridable": False}))
+    assert said(fixed, image(), width=64) == {
+        "width": "is 64; it follows from the input image: 128"
+    }
+
+
+def test_a_fitted_size_must_be_within_the_models_limits() -> None:
+    assert said(editing(max_pixels=1000), image()) == {
+        "width": "times height is 16384 pixels; allowed are at most 1000"
+    }
+
+
+def test_a_layered_models_resolution_decides_its_size() -> None:
+    model = editing(options=LAYERED)
+    assert resolved(model, image()).width == 64
+    assert resolved(model, image(), options=LayeredOptions(resolution=128)).width == 128
+
+
+def test_options_of_another_family_are_refused_along_with_everything_else() -> None:
+    model = editing(options=LAYERED)
+    assert said(model, image(), options=VideoOptions(num_frames=5), steps=1).keys() == {
+        "video",
+        "steps",
+    }
+
+
+def test_a_prompt_may_be_empty_only_if_the_picture_is_captioned() -> None:
+    model, captioned = editing(options=LAYERED), LayeredOptions(caption_image=True)
+    assert resolved(model, image(), prompt="", options=captioned).prompt == ""
+    assert said(model, image(), prompt="") == {"prompt": "is empty; say what to draw"}
+    assert said(model, image(), options=captioned) == {
+        "layered.caption_image": "is on; leave the prompt empty, or it off"
+    }
+
+
+def test_resolving_effective_values_again_changes_nothing() -> None:
+    fixed = FIT.model_copy(update={"overridable": False})
+    for model in (editing(), editing(options=LAYERED), editing(options=LAYERED, image_fit=fixed)):
+        once = resolved(model, image(300, 100))
+        again = GenerationRequest.model_validate(once.model_dump())
+        assert resolve(again, model, lambda: 1) == once
