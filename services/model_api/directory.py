@@ -73,6 +73,15 @@ class ModelDirectory:
         """The family's published defaults under those of this directory."""
         return published.model_copy(update=self._manifest.defaults.model_dump(exclude_none=True))
 
+    @property
+    def index_path(self) -> Path:
+        """Where the pipeline itself is configured."""
+        return self.path / _INDEX
+
+    def setting(self, name: str) -> object:
+        """A value of the pipeline's own configuration, as JSON; None if it says nothing."""
+        return self._index.get(name)
+
     def config(self, subfolder: str) -> Mapping[str, Any]:
         """The configuration of one component, as JSON values.
 

@@ -1,7 +1,7 @@
 """From noise to latents: which noise levels a request goes through."""
 
 import copy
-from typing import Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -13,8 +13,22 @@ from services.model_api.modules import load_part
 from services.model_api.runtime import wait_for
 
 
+class Scheduler(Protocol):
+    """What the published schedulers of flow models have in common."""
+
+    config: Any
+    timesteps: torch.Tensor
+    sigmas: torch.Tensor
+
+    def set_begin_index(self, begin_index: int) -> None: ...
+
+    def step(
+        self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, **_: object
+    ) -> tuple[torch.Tensor]: ...
+
+
 class Schedule:
-    """The steps of one request. The scheduler is a copy, since it counts steps.
+    """The steps of one request. The scheduler is a copy, since it counts steps and remembers.
 
     Args:
         scheduler: as loaded; left as it is.
@@ -25,7 +39,7 @@ class Schedule:
 
     def __init__(
         self,
-        scheduler: FlowMatchEulerDiscreteScheduler,
+        scheduler: Scheduler,
         steps: int,
         device: torch.device,
         **options: object,

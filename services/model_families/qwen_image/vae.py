@@ -8,6 +8,7 @@ from PIL import Image
 
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
+from services.model_api.latent_statistics import unnormalise
 from services.model_api.modules import load_module
 from services.model_api.pictures import picture_of, take_latents
 from services.model_api.stages import Tensors
@@ -44,17 +45,8 @@ class QwenImageVae:
             parameters.width // self._scale_factor,
         )
         normalised = take_latents(latents, shape).to(self._device, self._vae.dtype)
-        (frames,) = self._vae.decode(self._unnormalise(normalised), return_dict=False)
+        (frames,) = self._vae.decode(unnormalise(normalised, self._vae.config), return_dict=False)
         return [picture_of(frames[:, :, 0])]
-
-    def _unnormalise(self, latents: torch.Tensor) -> torch.Tensor:
-        # The published order of operations, with the reciprocal: anything else loses bits.
-        config = self._vae.config
-        mean = torch.tensor(config.latents_mean).view(1, config.z_dim, 1, 1, 1)
-        scale = 1.0 / torch.tensor(config.latents_std).view(1, config.z_dim, 1, 1, 1).to(
-            latents.device, latents.dtype
-        )
-        return latents / scale + mean.to(latents.device, latents.dtype)
 
 
 def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> QwenImageVae:

@@ -1,0 +1,161 @@
+"""Wan's denoising loop, one step at a time, by the expert for its noise level.
+
+Shapes: C latent channels; T latent frames; H, W latent sides; L prompt tokens; D prompt width. The
+batch is always one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+
+from services.domain.generation import GenerationParameters
+from services.model_api.conditioning import prompt_shapes, take_conditioning
+from services.model_api.directory import ModelDirectory
+from services.model_api.modules import load_module, load_part
+from services.model_api.scheduled_state import ScheduledState
+from services.model_api.schedules import Schedule
+from services.model_api.stages import Tensors
+from services.model_families.wan.spec import (
+    PROMPT_TOKENS,
+    LatentGrid,
+    boundary_ratio,
+    video_options,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """One of the two transformers, and how closely it is to follow the prompt."""
+
+    transformer: WanTransformer3DModel
+    guidance_scale: float
+
+
+@dataclass(slots=True)
+class WanState(ScheduledState):
+    """One request inside the loop; latents are float32 [1, C, T, H, W].
+
+    Attributes:
+        prompt: conditioning of the wanted branch [1, L, D].
+        negative_prompt: that of the unwanted branch [1, L, D]; None without guidance.
+        high_noise, low_noise: the experts as this request uses them.
+    """
+
+    prompt: torch.Tensor
+    negative_prompt: torch.Tensor | None
+    high_noise: Expert
+    low_noise: Expert
+
+
+class WanDenoiser:
+    """The published loop, bit for bit, with all that belongs to a request in its state."""
+
+    def __init__(
+        self,
+        pipeline: WanPipeline,
+        scheduler: UniPCMultistepScheduler,
+        grid: LatentGrid,
+        device: torch.device,
+    ) -> None:
+        self._pipeline = pipeline
+        # Without its VAE the pipeline guesses.
+        pipeline.vae_scale_factor_spatial = grid.pixels
+        pipeline.vae_scale_factor_temporal = grid.frames
+        self._scheduler = scheduler
+        self._device = device
+        self._boundary = pipeline.config.boundary_ratio * scheduler.config.num_train_timesteps
+
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]:
+        """Both transformers."""
+        return {
+            "transformer": self._pipeline.transformer,
+            "transformer_2": self._pipeline.transformer_2,
+        }
+
+    @torch.no_grad()
+    def prepare(self, parameters: GenerationParameters, conditioning: Tensors) -> WanState:
+        """Draws the noise on the host, so that a seed means the same on every device.
+
+        Args:
+            parameters: effective values.
+            conditioning: what WanEncoder.encode gave for them; copied.
+
+        Raises:
+            TriptychError: the conditioning does not go with the parameters or this model.
+        """
+        transformer = self._pipeline.transformer
+        shapes = prompt_shapes(parameters, (1, PROMPT_TOKENS, transformer.config.text_dim))
+        taken = take_conditioning(conditioning, shapes, transformer.dtype, self._device)
+        video = video_options(parameters)
+        # In float32 whatever the transformers compute in: the solver's small steps add up.
+        latents = self._pipeline.prepare_latents(
+            1,
+            transformer.config.in_channels,
+            parameters.height,
+            parameters.width,
+            video.num_frames,
+            torch.float32,
+            self._device,
+            torch.Generator("cpu").manual_seed(parameters.seed),
+        )
+        return WanState(
+            latents=latents,
+            schedule=Schedule(self._scheduler, parameters.steps, self._device),
+            prompt=taken["prompt_embeds"],
+            negative_prompt=taken.get("negative_prompt_embeds"),
+            high_noise=Expert(transformer, parameters.guidance_scale),
+            low_noise=Expert(self._pipeline.transformer_2, video.low_noise_guidance_scale),
+        )
+
+    @torch.no_grad()
+    def step(self, state: WanState) -> None:
+        """Advances the request by one step, and returns when the device has done it."""
+        noisy = state.schedule.timestep >= self._boundary
+        expert = state.high_noise if noisy else state.low_noise
+        velocity = _velocity(expert, state, state.prompt)
+        if state.negative_prompt is not None:
+            unwanted = _velocity(expert, state, state.negative_prompt)
+            velocity = unwanted + expert.guidance_scale * (velocity - unwanted)
+        state.latents = state.schedule.advance(velocity, state.latents)
+
+    @torch.no_grad()
+    def finish(self, state: WanState) -> Tensors:
+        """Returns `latents` float32 [1, C, T, H, W], normalised as the transformers see them."""
+        return {"latents": state.latents}
+
+
+def _velocity(expert: Expert, state: WanState, prompt: torch.Tensor) -> torch.Tensor:
+    (velocity,) = expert.transformer(
+        hidden_states=state.latents.to(expert.transformer.dtype),
+        timestep=state.schedule.timestep.expand(1),
+        encoder_hidden_states=prompt,
+        return_dict=False,
+    )
+    assert isinstance(velocity, torch.Tensor)
+    return velocity
+
+
+def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> WanDenoiser:
+    """Loads both transformers and the scheduler.
+
+    Raises:
+        ConfigurationError: they cannot be loaded, or need what this loop does not do.
+    """
+    scheduler = load_part(UniPCMultistepScheduler, directory, "scheduler")
+    high_noise, low_noise = (
+        load_module(WanTransformer3DModel, directory, subfolder, dtype, device)
+        for subfolder in ("transformer", "transformer_2")
+    )
+    pipeline = WanPipeline(
+        transformer=high_noise,
+        transformer_2=low_noise,
+        boundary_ratio=boundary_ratio(directory),
+        scheduler=None,
+        vae=None,
+        text_encoder=None,
+        tokenizer=None,
+    )
+    return WanDenoiser(pipeline, scheduler, LatentGrid.of(directory), device)

@@ -1,0 +1,59 @@
+"""Wan's VAE: latents to the frames of a video."""
+
+from collections.abc import Mapping
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.video_processor import VideoProcessor
+from PIL import Image
+
+from services.domain.errors import TriptychError
+from services.domain.generation import GenerationParameters
+from services.model_api.directory import ModelDirectory
+from services.model_api.latent_statistics import unnormalise
+from services.model_api.modules import load_module
+from services.model_api.pictures import take_latents
+from services.model_api.stages import Tensors
+from services.model_families.wan.spec import LatentGrid, video_options
+
+
+class WanVae:
+    """Decodes in float32 whatever the model computes in, as its card asks."""
+
+    def __init__(self, vae: AutoencoderKLWan, grid: LatentGrid, device: torch.device) -> None:
+        self._vae = vae
+        self._grid = grid
+        self._device = device
+        self._frames = VideoProcessor(vae_scale_factor=grid.pixels)
+
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]:
+        """The VAE."""
+        return {"vae": self._vae}
+
+    @torch.no_grad()
+    def decode(self, parameters: GenerationParameters, latents: Tensors) -> list[Image.Image]:
+        """Decodes `latents` [1, C, T, H, W] from WanDenoiser.finish to 4 * (T - 1) + 1 frames.
+
+        Raises:
+            TriptychError: latents of another shape, or a frame that is not finite.
+        """
+        frames = video_options(parameters).num_frames
+        shape = (1, self._vae.config.z_dim, *self._grid.shape(parameters, frames))
+        normalised = take_latents(latents, shape).to(self._device, self._vae.dtype)
+        (video,) = self._vae.decode(unnormalise(normalised, self._vae.config), return_dict=False)
+        if not torch.isfinite(video).all():
+            raise TriptychError("the VAE's picture is not finite")
+        (pictures,) = self._frames.postprocess_video(video, output_type="pil")
+        assert isinstance(pictures, list)
+        return pictures
+
+
+def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> WanVae:
+    """Loads the VAE from its float32 weights; rounding them first would show.
+
+    Raises:
+        ConfigurationError: it cannot be loaded.
+    """
+    vae = load_module(AutoencoderKLWan, directory, "vae", torch.float32, device)
+    return WanVae(vae, LatentGrid.of(directory), device)
