@@ -38,7 +38,14 @@ if TYPE_CHECKING:
         StageStarted,
         StepCompleted,
     )
+    from triptych.family_options import (
+        BagelOptions,
+        LayeredOptions,
+        LongCatOptions,
+        VideoOptions,
+    )
     from triptych.generation import Generation, GenerationParameters, StageTiming
+    from triptych.input_image import ImageDescription, UploadedImage
     from triptych.model_info import ModelInfo
     from triptych.request import GenerationRequest
     from triptych.status import Failure, FieldViolation
@@ -49,6 +56,7 @@ __all__ = [
     "Accepted",
     "ArtifactCorruptedError",
     "AsyncClient",
+    "BagelOptions",
     "CancelledError",
     "Client",
     "Completed",
@@ -59,8 +67,11 @@ __all__ = [
     "Generation",
     "GenerationParameters",
     "GenerationRequest",
+    "ImageDescription",
     "InternalError",
     "InvalidRequestError",
+    "LayeredOptions",
+    "LongCatOptions",
     "ModelInfo",
     "ModelNotFoundError",
     "NotFoundError",
@@ -73,9 +84,22 @@ __all__ = [
     "TriptychError",
     "UnavailableError",
     "UnimplementedError",
+    "UploadedImage",
+    "VideoOptions",
 ]
 
-_HOMES = ("aio", "client", "errors", "events", "generation", "model_info", "request", "status")
+_HOMES = (
+    "aio",
+    "client",
+    "errors",
+    "events",
+    "family_options",
+    "generation",
+    "input_image",
+    "model_info",
+    "request",
+    "status",
+)
 
 
 def __getattr__(name: str) -> object:

@@ -9,12 +9,15 @@ import grpc
 
 from triptych import wire
 from triptych.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, channel_options
+from triptych.deadline import Deadline
 from triptych.errors import error_from
 from triptych.event_reader import EventReader
 from triptych.events import Completed, Event
 from triptych.generation import Generation
+from triptych.input_image import ImageFile, UploadedImage, read_image
 from triptych.model_info import ModelInfo
 from triptych.request import GenerationRequest, RequestOptions
+from triptych.request_writer import RequestWriter, upload_chunks
 from triptych.status import failure_of
 from triptych.v1 import generation_service_pb2 as messages
 from triptych.v1.generation_service_pb2_grpc import GenerationServiceStub
@@ -102,9 +105,24 @@ class Client:
             timeout: seconds the whole generation may take.
             **options: see GenerationRequest.
         """
-        request = GenerationRequest(prompt=prompt, **options)
-        message = messages.GenerateRequest(parameters=wire.request_to_proto(request))
-        return self._events(message, self._or_default(timeout))
+        writer = RequestWriter(GenerationRequest(prompt=prompt, **options))
+        return self._events(writer, self._or_default(timeout))
+
+    def upload_image(self, image: ImageFile, *, timeout: float | None = None) -> UploadedImage:
+        """Sends a picture ahead of the requests that take it in.
+
+        Large pictures are uploaded by `generate` and `stream` themselves; this is for a picture
+        that several requests take in.
+
+        Args:
+            image: the bytes of a PNG, JPEG or WebP file, or the path of one.
+            timeout: seconds the upload may take.
+
+        Raises:
+            OSError: its file cannot be read.
+        """
+        data = read_image(image)
+        return self._upload(data, self._or_default(timeout))
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """The models a request may name now."""
@@ -126,11 +144,13 @@ class Client:
             )
         return wire.model_from_proto(response.model)
 
-    def _events(
-        self, message: messages.GenerateRequest, timeout: float
-    ) -> Generator[Event, None, None]:
+    def _events(self, writer: RequestWriter, timeout: float) -> Generator[Event, None, None]:
+        deadline = Deadline(timeout)
+        for upload in writer.uploads():
+            with upload.named():
+                upload.done(self._upload(upload.data, deadline.remaining_seconds))
         reader = EventReader()
-        call = self._stub.Generate(message, timeout=timeout)
+        call = self._stub.Generate(writer.message, timeout=deadline.remaining_seconds)
         try:
             with self._translated():
                 for response in call:
@@ -140,6 +160,11 @@ class Client:
             reader.finish()
         finally:
             call.cancel()
+
+    def _upload(self, data: bytes, timeout: float) -> UploadedImage:
+        with self._translated():
+            response = self._stub.UploadImage(upload_chunks(data), timeout=timeout)
+        return wire.uploaded_image_from_proto(response)
 
     def _or_default(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else timeout

@@ -66,7 +66,9 @@ class EventReader:
                 wait_seconds = wire.seconds_from_proto(event.queued.estimated_wait)
                 return Queued(event.queued.position, wait_seconds)
             case "stage_started":
-                return StageStarted(wire.stage_from_proto(event.stage_started.stage))
+                started = event.stage_started
+                stage = wire.stage_from_proto(started.stage)
+                return StageStarted(stage, wire.task_from_proto(started.task))
             case "step_completed":
                 step = event.step_completed
                 seconds = wire.seconds_from_proto(step.duration)
@@ -109,9 +111,11 @@ class EventReader:
             media_format=wire.media_format_from_proto(artifact.media_format),
             width=artifact.width,
             height=artifact.height,
+            num_frames=artifact.num_frames,
             checksum_xxh3=checksum,
             parameters=wire.parameters_from_proto(result.parameters),
             stage_timings=tuple(wire.timing_from_proto(each) for each in result.stage_timings),
             latents_checksum_xxh3=result.latents_checksum_xxh3,
             total_seconds=wire.seconds_from_proto(result.total_duration),
+            written_prompt=result.written_prompt if result.HasField("written_prompt") else None,
         )

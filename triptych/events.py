@@ -23,9 +23,15 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A stage ("encoder", "denoiser", "vae") began to work."""
+    """A stage began to work.
+
+    Attributes:
+        stage: "encoder", "denoiser" or "vae".
+        task: "encode_prompt", "encode_images", "denoise" or "decode".
+    """
 
     stage: str
+    task: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,51 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFit:
+    """A size of nearly a given area with the last input image's proportions.
+
+    Attributes:
+        area_pixels: nearly this.
+        multiple: sides are multiples of this many pixels.
+        rounds_up: to the next multiple rather than to the nearest.
+        overridable: whether a request may ask for another width and height.
+    """
+
+    area_pixels: int
+    multiple: int
+    rounds_up: bool
+    overridable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptionLimits:
+    """One knob of a model's family; bounds are inclusive.
+
+    Attributes:
+        name: its path in a request, for example "video.num_frames".
+        kind: "integer", "number" or "switch"; for a switch, 0 is off and 1 is on.
+        step: allowed are the minimum and so much more, and so on; 0 for anything between.
+    """
+
+    name: str
+    kind: str
+    minimum: float
+    maximum: float
+    step: float
+    default: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLimits:
-    """What a request may ask of a model; bounds are inclusive, sides are in pixels."""
+    """What a request may ask of a model; bounds are inclusive, sides are in pixels.
+
+    Attributes:
+        media_formats: the first one is the default.
+        min_images: input images that a request must carry.
+        max_images: input images that a request may carry.
+        image_fit: how the size follows from the last input image; None where it does not.
+        options: knobs of the model's family.
+    """
 
     max_prompt_characters: int
     max_prompt_tokens: int
@@ -21,6 +64,10 @@ class ModelLimits:
     supports_negative_prompt: bool
     guidance_off_scale: float
     media_formats: tuple[str, ...]
+    min_images: int
+    max_images: int
+    image_fit: ImageFit | None
+    options: tuple[OptionLimits, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

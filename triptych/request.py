@@ -1,9 +1,14 @@
 """What to generate, as a caller asks for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+from triptych.family_options import FamilyOptions
+from triptych.input_image import InputImage
+
 DType = Literal["float32", "bfloat16", "float16"]
+MediaFormat = Literal["png", "mp4", "png_archive"]
 
 
 class RequestOptions(TypedDict, total=False):
@@ -17,6 +22,9 @@ class RequestOptions(TypedDict, total=False):
     guidance_scale: float | None
     seed: int | None
     dtype: DType | None
+    images: Sequence[InputImage]
+    media_format: MediaFormat | None
+    options: FamilyOptions | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +41,10 @@ class GenerationRequest:
         guidance_scale: classifier-free guidance; 1 switches it off.
         seed: 0 to 2**63 - 1; drawn by the cluster if None, and reported.
         dtype: refuses the request unless the model runs in this type.
+        images: pictures to start from, in order: each one the bytes of a PNG, JPEG or WebP file,
+            the path of one (never a URL), or what `upload_image` returned.
+        media_format: "png"; "mp4" for a video; "png_archive" for layers or frames in a ZIP file.
+        options: knobs of the model's family, for example VideoOptions.
     """
 
     prompt: str
@@ -44,3 +56,6 @@ class GenerationRequest:
     guidance_scale: float | None = None
     seed: int | None = None
     dtype: DType | None = None
+    images: Sequence[InputImage] = ()
+    media_format: MediaFormat | None = None
+    options: FamilyOptions | None = None

@@ -1,69 +1,25 @@
-"""Between the messages of triptych.v1 and the client's own values."""
+"""From the messages of triptych.v1 to the client's own values."""
 
-from typing import Final, Protocol
+from typing import Protocol
 
 from google.protobuf.duration_pb2 import Duration
 
-from triptych.errors import InvalidRequestError
+from triptych.family_options import GROUPS, FamilyOptions
 from triptych.generation import GenerationParameters, StageTiming
-from triptych.model_info import ModelDefaults, ModelInfo, ModelLimits
-from triptych.request import DType, GenerationRequest
-from triptych.status import Failure, FieldViolation
-from triptych.v1 import capabilities_pb2, generation_pb2, job_pb2, tensor_pb2
-
-_UINT32_MAX = 2**32 - 1
-_LARGEST: Final = {
-    "width": _UINT32_MAX,
-    "height": _UINT32_MAX,
-    "steps": _UINT32_MAX,
-    "seed": 2**63 - 1,
-}
-_ELEMENT_TYPES: Final[dict[DType, tensor_pb2.ElementType]] = {
-    "float32": tensor_pb2.ELEMENT_TYPE_FLOAT32,
-    "bfloat16": tensor_pb2.ELEMENT_TYPE_BFLOAT16,
-    "float16": tensor_pb2.ELEMENT_TYPE_FLOAT16,
-}
-_PLAIN_FIELDS: Final = (
-    "prompt",
-    "model",
-    "negative_prompt",
-    "width",
-    "height",
-    "steps",
-    "guidance_scale",
-    "seed",
+from triptych.input_image import ImageDescription, UploadedImage
+from triptych.model_info import ImageFit, ModelDefaults, ModelInfo, ModelLimits, OptionLimits
+from triptych.status import Failure
+from triptych.v1 import (
+    capabilities_pb2,
+    generation_pb2,
+    generation_service_pb2,
+    job_pb2,
+    tensor_pb2,
 )
 
 
 class _Enum(Protocol):
     def Name(self, number: int) -> str: ...  # noqa: N802 - protobuf's own name
-
-
-def request_to_proto(request: GenerationRequest) -> generation_pb2.GenerationParameters:
-    """Fills in what the caller gave, and nothing else: limits and defaults are the cluster's.
-
-    Raises:
-        InvalidRequestError: a value that the wire cannot carry.
-        TypeError: a value of the wrong type.
-    """
-    message = generation_pb2.GenerationParameters()
-    violations = []
-    for field in _PLAIN_FIELDS:
-        value = getattr(request, field)
-        try:
-            if value is not None:
-                setattr(message, field, value)
-        except ValueError as error:
-            violations.append(FieldViolation(field, _unsendable(field, value, error)))
-    if request.dtype is not None:
-        if request.dtype in _ELEMENT_TYPES:
-            message.dtype = _ELEMENT_TYPES[request.dtype]
-        else:
-            allowed = ", ".join(_ELEMENT_TYPES)
-            violations.append(FieldViolation("dtype", f"is {request.dtype}; allowed are {allowed}"))
-    if violations:
-        raise _invalid(violations)
-    return message
 
 
 def parameters_from_proto(message: generation_pb2.GenerationParameters) -> GenerationParameters:
@@ -79,17 +35,26 @@ def parameters_from_proto(message: generation_pb2.GenerationParameters) -> Gener
         seed=message.seed,
         dtype=_name(tensor_pb2.ElementType, message.dtype, "ELEMENT_TYPE_"),
         media_format=media_format_from_proto(message.media_format),
+        images=tuple(_description(each.description) for each in message.images),
+        options=_options(message),
     )
+
+
+def uploaded_image_from_proto(message: generation_service_pb2.UploadImageResponse) -> UploadedImage:
+    """What requests name an upload by."""
+    return UploadedImage(message.upload_id, message.width, message.height)
 
 
 def timing_from_proto(message: generation_pb2.StageTiming) -> StageTiming:
     """Durations become seconds."""
     return StageTiming(
         stage=stage_from_proto(message.stage),
+        task=task_from_proto(message.task),
         queue_seconds=seconds_from_proto(message.queue_duration),
         run_seconds=seconds_from_proto(message.run_duration),
         transfer_seconds=seconds_from_proto(message.transfer_duration),
         total_seconds=seconds_from_proto(message.total_duration),
+        writing_seconds=seconds_from_proto(message.writing_duration),
     )
 
 
@@ -115,6 +80,10 @@ def model_from_proto(message: capabilities_pb2.Model) -> ModelInfo:
             supports_negative_prompt=limits.supports_negative_prompt,
             guidance_off_scale=limits.guidance_off_scale,
             media_formats=tuple(media_format_from_proto(each) for each in limits.media_formats),
+            min_images=limits.min_images,
+            max_images=limits.max_images,
+            image_fit=_image_fit(limits.image_fit) if limits.HasField("image_fit") else None,
+            options=tuple(map(_option_limits, limits.options)),
         ),
         defaults=ModelDefaults(
             width=defaults.width,
@@ -136,6 +105,11 @@ def stage_from_proto(number: int) -> str:
     return _name(generation_pb2.Stage, number, "STAGE_")
 
 
+def task_from_proto(number: int) -> str:
+    """For example "encode_images"."""
+    return _name(generation_pb2.StageTask, number, "STAGE_TASK_")
+
+
 def media_format_from_proto(number: int) -> str:
     """For example "png"."""
     return _name(generation_pb2.MediaFormat, number, "MEDIA_FORMAT_")
@@ -146,21 +120,46 @@ def seconds_from_proto(duration: Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
+def _description(message: generation_pb2.ImageDescription) -> ImageDescription:
+    return ImageDescription(
+        width=message.width,
+        height=message.height,
+        size_bytes=message.size_bytes,
+        checksum_xxh3=message.checksum_xxh3,
+    )
+
+
+def _options(message: generation_pb2.GenerationParameters) -> FamilyOptions | None:
+    group = message.WhichOneof("family_options")
+    if group is None:
+        return None
+    given = getattr(message, group).ListFields()
+    return GROUPS[group](**{field.name: value for field, value in given})
+
+
+def _image_fit(message: capabilities_pb2.ImageFit) -> ImageFit:
+    return ImageFit(
+        area_pixels=message.area_pixels,
+        multiple=message.multiple,
+        rounds_up=message.rounds_up,
+        overridable=message.overridable,
+    )
+
+
+def _option_limits(message: capabilities_pb2.OptionLimits) -> OptionLimits:
+    return OptionLimits(
+        name=message.field,
+        kind=_name(capabilities_pb2.OptionKind, message.kind, "OPTION_KIND_"),
+        minimum=message.minimum,
+        maximum=message.maximum,
+        step=message.step,
+        default=message.default_value,
+    )
+
+
 def _name(enum: _Enum, number: int, prefix: str) -> str:
     try:
         return enum.Name(number).removeprefix(prefix).lower()
     except ValueError:
         # A newer cluster may use values that this client has no name for.
         return f"unknown_{number}"
-
-
-def _unsendable(field: str, value: object, error: ValueError) -> str:
-    if field in _LARGEST:
-        return f"is {value}; allowed are 0 to {_LARGEST[field]}"
-    return f"is {value!r}; allowed is text in Unicode ({error})"
-
-
-def _invalid(violations: list[FieldViolation]) -> InvalidRequestError:
-    message = "; ".join(f"{each.field}: {each.description}" for each in violations)
-    failure = Failure("INVALID_ARGUMENT", "INVALID_REQUEST", message, tuple(violations))
-    return InvalidRequestError(failure)

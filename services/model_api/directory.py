@@ -1,4 +1,4 @@
-"""A model directory in the published diffusers layout, read without torch."""
+"""A model directory as published, with a subfolder for each component or with none."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,11 +9,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.domain.errors import ConfigurationError
 from services.domain.model import GenerationDefaults
-from services.model_api.weights import check_weights
+from services.model_api.weights import check_weight_file, check_weights
 
-_INDEX = "model_index.json"
-_MANIFEST = "triptych.json"
-_CONFIGURATIONS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
+INDEX = "model_index.json"
+MANIFEST = "triptych.json"
+VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt")
+"""A tokenizer needs the first, or both of the others."""
+
+# Says what a model is that has no subfolders to index.
+_ROOT_CONFIGURATION = "config.json"
+_CONFIGURATIONS = (
+    "config.json",
+    "scheduler_config.json",
+    "preprocessor_config.json",
+    "tokenizer_config.json",
+)
 
 
 class DefaultOverrides(BaseModel):
@@ -29,7 +39,7 @@ class DefaultOverrides(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The optional triptych.json beside model_index.json.
+    """The optional triptych.json in a model's own folder.
 
     Attributes:
         name: what requests call the model; the folder's name if absent.
@@ -42,16 +52,19 @@ class Manifest(BaseModel):
 
 
 class ModelDirectory:
-    """One model on disk; a host may hold only the subfolders of the stages it runs.
+    """One model on disk; a host may hold only the files of the stages it runs.
 
     Attributes:
         path: the directory.
-        pipeline_class: `_class_name` of model_index.json, for example "QwenImagePipeline".
+        index_path: where the model says what it is: model_index.json, or config.json if it has no
+            subfolders.
+        pipeline_class: `_class_name` of the former, for example "QwenImagePipeline", or the first
+            of the latter's `architectures`.
         name: what requests call the model unless the process was told otherwise.
     """
 
     def __init__(self, path: Path) -> None:
-        """Reads model_index.json and triptych.json.
+        """Reads the model's index and triptych.json.
 
         Raises:
             ConfigurationError: not a directory, or one of the two cannot be used.
@@ -59,27 +72,19 @@ class ModelDirectory:
         if not path.is_dir():
             raise ConfigurationError(f"model: {path} is not a directory")
         self.path = path
-        self._index = _read_json(path / _INDEX)
-        pipeline_class = self._index.get("_class_name")
-        if not isinstance(pipeline_class, str):
-            raise ConfigurationError(
-                f"{path / _INDEX}: _class_name is {pipeline_class!r}, not a name"
-            )
-        self.pipeline_class = pipeline_class
-        self._manifest = _read_manifest(path / _MANIFEST)
+        whole = not (path / INDEX).exists() and (path / _ROOT_CONFIGURATION).exists()
+        self.index_path = path / (_ROOT_CONFIGURATION if whole else INDEX)
+        self._index = _read_json(self.index_path)
+        self.pipeline_class = self._architecture() if whole else self._class_name()
+        self._manifest = _read_manifest(path / MANIFEST)
         self.name = self._manifest.name or path.resolve().name
 
     def defaults(self, published: GenerationDefaults) -> GenerationDefaults:
         """The family's published defaults under those of this directory."""
         return published.model_copy(update=self._manifest.defaults.model_dump(exclude_none=True))
 
-    @property
-    def index_path(self) -> Path:
-        """Where the pipeline itself is configured."""
-        return self.path / _INDEX
-
     def setting(self, name: str) -> object:
-        """A value of the pipeline's own configuration, as JSON; None if it says nothing."""
+        """A value of the model's index, as JSON; None if it says nothing."""
         return self._index.get(name)
 
     def config(self, subfolder: str) -> Mapping[str, Any]:
@@ -108,6 +113,27 @@ class ModelDirectory:
             library, _ = self._component(subfolder)
             check_weights(self.path / subfolder, library)
 
+    def check_files(self, names: Iterable[str]) -> None:
+        """Checks files of a model without subfolders, without loading them.
+
+        Args:
+            names: configurations and weights, by their suffixes; next to a tokenizer's
+                configuration there must be its vocabulary.
+
+        Raises:
+            ConfigurationError: naming the first that is missing or not whole.
+        """
+        for name in names:
+            file = self.path / name
+            if not file.is_file():
+                raise ConfigurationError(f"{file}: is missing")
+            if file.suffix == ".safetensors":
+                check_weight_file(file)
+            else:
+                _read_json(file)
+            if name == "tokenizer_config.json":
+                self._check_vocabulary(".")
+
     def check_class(self, subfolder: str, expected: str) -> None:
         """Checks which class model_index.json names for a component.
 
@@ -117,7 +143,7 @@ class ModelDirectory:
         _, named = self._component(subfolder)
         if named != expected:
             raise ConfigurationError(
-                f"{self.path / _INDEX}: {subfolder} is a {named}; {self.pipeline_class} is served"
+                f"{self.index_path}: {subfolder} is a {named}; {self.pipeline_class} is served"
                 f" with {expected}"
             )
 
@@ -130,13 +156,28 @@ class ModelDirectory:
         if self.config(subfolder).get(option):
             raise ConfigurationError(f"{self.path / subfolder}: {option} is true; {why}")
 
+    def _class_name(self) -> str:
+        name = self._index.get("_class_name")
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{self.index_path}: _class_name is {name!r}, not a name")
+        return name
+
+    def _architecture(self) -> str:
+        match self._index.get("architectures"):
+            case [str(name), *_]:
+                return name
+            case other:
+                raise ConfigurationError(
+                    f"{self.index_path}: architectures are {other!r}, not a list of names"
+                )
+
     def _component(self, subfolder: str) -> tuple[str, str]:
         match self._index.get(subfolder):
             case [str(library), str(class_name)]:
                 return library, class_name
             case other:
                 raise ConfigurationError(
-                    f"{self.path / _INDEX}: {subfolder} is {other!r}, not [library, class]"
+                    f"{self.index_path}: {subfolder} is {other!r}, not [library, class]"
                 )
 
     def _configuration(self, subfolder: str) -> Path:

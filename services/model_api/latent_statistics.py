@@ -14,19 +14,26 @@ class LatentStatistics(Protocol):
     latents_std: Sequence[float]
 
 
+def normalise(latents: torch.Tensor, config: LatentStatistics) -> torch.Tensor:
+    """The denoiser's latents from the VAE's own [1, C, T, H, W], by the published arithmetic."""
+    mean, deviation = _per_channel(config, latents)
+    return (latents - mean) / deviation
+
+
 def unnormalise(latents: torch.Tensor, config: LatentStatistics) -> torch.Tensor:
     """The VAE's own latents from the denoiser's [1, C, T, H, W].
 
     The order of operations is the published one, with the reciprocal: anything else loses bits.
     """
-    mean, reciprocal = _per_channel(config, latents)
-    return latents / reciprocal + mean
+    mean, deviation = _per_channel(config, latents)
+    return latents / (1.0 / deviation) + mean
 
 
 def _per_channel(
     config: LatentStatistics, latents: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    shape = (1, config.z_dim, 1, 1, 1)
-    mean = torch.tensor(config.latents_mean).view(shape).to(latents.device, latents.dtype)
-    deviation = torch.tensor(config.latents_std).view(shape).to(latents.device, latents.dtype)
-    return mean, 1.0 / deviation
+    mean, deviation = (
+        torch.tensor(each).view(1, config.z_dim, 1, 1, 1).to(latents.device, latents.dtype)
+        for each in (config.latents_mean, config.latents_std)
+    )
+    return mean, deviation

@@ -7,7 +7,11 @@ from services.domain.errors import ConfigurationError, InvalidRequest
 from services.domain.generation import GenerationRequest, resolve
 from services.domain.input_image import InputImage
 from services.domain.model import Capabilities, Model, Stage
-from services.model_api.directory import ModelDirectory
+from services.model_api.directory import INDEX, MANIFEST, VOCABULARY, ModelDirectory
+from services.model_api.weights import weight_patterns
+
+# Of a subfolder's configurations, vocabularies and templates.
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +20,15 @@ class FamilySpec:
 
     Attributes:
         name: for example "qwen-image".
-        pipeline_classes: `_class_name` values of model_index.json that this family serves.
-        classes: by subfolder, the class that model_index.json must name.
+        pipeline_classes: what directories of this family name as their pipeline class.
+        classes: by component, its class; where components have subfolders, model_index.json must
+            name the same.
         capabilities: reads a directory's configuration (never its weights).
-        weights: by stage, the subfolders whose weights it loads.
+        weights: by stage, the components whose weights it loads, each from its own subfolder.
         configs: by stage, further subfolders of which it needs only the configuration. Every stage
             needs vae/config.json: it says which sizes can be drawn.
+        files: by stage, the files it needs of a model that has no subfolders; None where
+            components have theirs.
     """
 
     name: str
@@ -42,6 +49,30 @@ class FamilySpec:
             Stage.VAE: (),
         }
     )
+    files: Mapping[Stage, tuple[str, ...]] | None = None
+
+    def patterns(self, stage: Stage) -> tuple[str, ...]:
+        """What one stage reads of a model, as patterns of paths inside its directory.
+
+        No pattern matches weights of another stage, unless both read the same file, nor weights in
+        a form that is never loaded.
+        """
+        if self.files is not None:
+            named = self.files[stage]
+            # Which of them there are is the model's choice.
+            vocabulary = VOCABULARY if "tokenizer_config.json" in named else ()
+            return (MANIFEST, *named, *vocabulary)
+        weights = self.weights[stage]
+        return (
+            INDEX,
+            MANIFEST,
+            *(
+                f"{subfolder}/{name}"
+                for subfolder in (*weights, *self.configs[stage])
+                for name in _SMALL_FILES
+            ),
+            *(pattern for subfolder in weights for pattern in weight_patterns(subfolder)),
+        )
 
     def check(self, directory: ModelDirectory, stage: Stage) -> None:
         """Checks that a directory has what one stage needs.
@@ -49,6 +80,9 @@ class FamilySpec:
         Raises:
             ConfigurationError: naming the first thing that is wrong and what to do.
         """
+        if self.files is not None:
+            directory.check_files(self.files[stage])
+            return
         weights, configs = self.weights[stage], self.configs[stage]
         for subfolder in (*weights, *configs):
             directory.check_class(subfolder, self.classes[subfolder])

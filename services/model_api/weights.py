@@ -11,6 +11,18 @@ _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
+def weight_patterns(subfolder: str) -> tuple[str, ...]:
+    """What weight files of a component are called, whichever library reads them.
+
+    Variants (fp16 beside the usual) and pickles are called otherwise.
+    """
+    return tuple(
+        f"{subfolder}/{stem}{shard}.safetensors"
+        for stem in _STEMS.values()
+        for shard in ("", "-*-of-*")
+    )
+
+
 def check_weights(folder: Path, library: str) -> None:
     """Checks that a component's weights are whole safetensors files, named as its library reads.
 
@@ -29,7 +41,7 @@ def check_weights(folder: Path, library: str) -> None:
     if not files:
         raise ConfigurationError(_what_is_missing(folder, stem))
     for file in files:
-        _check_file(file)
+        check_weight_file(file)
 
 
 def _files(folder: Path, stem: str) -> Iterator[Path]:
@@ -63,7 +75,12 @@ def _what_is_missing(folder: Path, stem: str) -> str:
     return f"{folder}: has no weights; needed is {wanted}"
 
 
-def _check_file(file: Path) -> None:
+def check_weight_file(file: Path) -> None:
+    """Checks that a safetensors file is whole.
+
+    Raises:
+        ConfigurationError: it is not, or not there.
+    """
     # Deferred: a process without the stages' dependencies may still read configurations.
     from safetensors import SafetensorError, safe_open
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
+from services.model_api.still_image_processor import StillImageProcessor
 from tests.checkpoints.directory import write_directory
-from tests.checkpoints.processor import StillImageProcessor
 from tests.checkpoints.qwen_image import TEMPLATE, transformer
 from tests.checkpoints.schedulers import qwen_image_scheduler
 from tests.checkpoints.text_encoders import qwen_vl_model

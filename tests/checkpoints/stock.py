@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from tests.checkpoints.processor import StillImageProcessor
+from services.model_api.still_image_processor import StillImageProcessor
 
 _FLOAT32_VAES = ("AutoencoderKLWan",)
 
@@ -20,7 +20,7 @@ def stock_pipeline(directory: Path, dtype: torch.dtype = torch.float32) -> Diffu
     """
     index = json.loads((directory / "model_index.json").read_bytes())
     parts = {
-        subfolder: StillImageProcessor.load(directory / subfolder)
+        subfolder: StillImageProcessor.from_pretrained(directory / subfolder, local_files_only=True)
         for subfolder, entry in index.items()
         if entry == ["transformers", "Qwen2VLProcessor"]
     }

@@ -10,12 +10,16 @@ from transformers import (
     Qwen2VLProcessor,
 )
 
+from services.model_api.directory import ModelDirectory
+from services.model_api.modules import load_part
+
 
 class StillImageProcessor(Qwen2VLProcessor):  # type: ignore[misc]  # published without types
     """Stands in for the published class, which cannot be made without torchvision.
 
     Its part for videos needs torchvision, and no pipeline here uses it. Transformers reads from a
-    constructor's signature which parts there are: this one has no video part.
+    constructor's signature which parts there are: this one has no video part. Pictures are scaled
+    by Pillow, whether torchvision is there or not: the two differ by up to a tenth per pixel value.
     """
 
     def __init__(
@@ -36,13 +40,22 @@ class StillImageProcessor(Qwen2VLProcessor):  # type: ignore[misc]  # published 
         return cls(Qwen2VLImageProcessorPil(size=size), tokenizer, tokenizer.chat_template)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def from_pretrained(cls, path: Path, **options: object) -> Self:
         """Reads what `save_pretrained` or the published class wrote."""
-        tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
-        images = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        tokenizer = Qwen2Tokenizer.from_pretrained(path, **options)
+        images = Qwen2VLImageProcessorPil.from_pretrained(path, **options)
         return cls(images, tokenizer, tokenizer.chat_template)
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes the published layout, where every part has files of its own."""
         self.image_processor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def load_processor(directory: ModelDirectory, subfolder: str) -> StillImageProcessor:
+    """Loads a processor from local files.
+
+    Raises:
+        ConfigurationError: it cannot be loaded.
+    """
+    return load_part(StillImageProcessor, directory, subfolder)

@@ -1,0 +1,73 @@
+"""Qwen-Image's VAE: latents to a picture, and a picture to latents."""
+
+from collections.abc import Mapping
+
+import torch
+from diffusers import AutoencoderKLQwenImage
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image
+
+from services.domain.generation import GenerationParameters
+from services.model_api.latent_statistics import normalise, unnormalise
+from services.model_api.pictures import picture_of, take_latents
+from services.model_api.qwen_image import PATCH_SIZE
+from services.model_api.stages import Tensors
+
+
+class QwenImageVae:
+    """A video VAE that is given one frame.
+
+    Args:
+        vae: with 3 channels for colours, or 4 with an alpha channel.
+        scale_factor: pixels per latent, on each side.
+        device: where the VAE is.
+    """
+
+    def __init__(
+        self, vae: AutoencoderKLQwenImage, scale_factor: int, device: torch.device
+    ) -> None:
+        self._vae = vae
+        self._scale_factor = scale_factor
+        self._device = device
+        self._images = VaeImageProcessor(vae_scale_factor=scale_factor * PATCH_SIZE)
+
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]:
+        """The VAE."""
+        return {"vae": self._vae}
+
+    @torch.no_grad()
+    def decode(self, parameters: GenerationParameters, latents: Tensors) -> list[Image.Image]:
+        """Decodes `latents` [1, C, 1, height / scale, width / scale] as the denoiser left them.
+
+        Raises:
+            TriptychError: latents of another shape, or a picture that is not finite.
+        """
+        taken = take_latents(latents, self.latent_shape(parameters, frames=1))
+        return [picture_of(self.decode_frame(taken))]
+
+    def latent_shape(self, parameters: GenerationParameters, frames: int) -> tuple[int, ...]:
+        """The shape of a request's latents."""
+        rows, columns = (
+            side // self._scale_factor for side in (parameters.height, parameters.width)
+        )
+        return (1, self._vae.config.z_dim, frames, rows, columns)
+
+    def decode_frame(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pixels [1, 3 or 4, height, width] from -1 to 1 of latents [1, C, 1, H, W]."""
+        normalised = latents.to(self._device, self._vae.dtype)
+        (frames,) = self._vae.decode(unnormalise(normalised, self._vae.config), return_dict=False)
+        first = frames[:, :, 0]
+        assert isinstance(first, torch.Tensor)
+        return first
+
+    @torch.no_grad()
+    def encode_picture(self, picture: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+        """Latents [1, C, 1, H, W] of a picture that is scaled to a width and height first.
+
+        They are the most likely ones: nothing is drawn at random.
+        """
+        width, height = size
+        pixels = self._images.preprocess(picture, height, width).unsqueeze(2)
+        posterior = self._vae.encode(pixels.to(self._device, self._vae.dtype)).latent_dist
+        return normalise(posterior.mode(), self._vae.config)

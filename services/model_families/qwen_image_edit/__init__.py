@@ -1,0 +1,1 @@
+"""Qwen-Image-Edit, for one picture, and Qwen-Image-Edit-2509, for up to three."""

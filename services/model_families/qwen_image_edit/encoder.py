@@ -1,0 +1,107 @@
+"""Qwen-Image-Edit's encoder: a prompt and its pictures through Qwen2.5-VL."""
+
+from collections.abc import Mapping
+
+import torch
+from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline
+from diffusers.image_processor import VaeImageProcessor
+from PIL import Image
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from services.domain.errors import TriptychError
+from services.domain.generation import GenerationParameters
+from services.domain.image_fit import ImageFit
+from services.model_api.directory import ModelDirectory
+from services.model_api.modules import load_module, load_part
+from services.model_api.prompts import counted_prompts
+from services.model_api.stages import Images, Tensors
+from services.model_api.still_image_processor import load_processor
+from services.model_families.qwen_image_edit.spec import (
+    CONDITION_FITS,
+    MAX_PROMPT_TOKENS,
+    ONE_PICTURE,
+)
+
+
+class QwenImageEditEncoder:
+    """Runs the published pipeline's own `encode_prompt`; its other components are absent.
+
+    Args:
+        pipeline: with its encoder components.
+        fit: the size that pictures are scaled to.
+        device: where the text encoder is.
+    """
+
+    def __init__(
+        self,
+        pipeline: QwenImageEditPipeline | QwenImageEditPlusPipeline,
+        fit: ImageFit,
+        device: torch.device,
+    ) -> None:
+        self._pipeline = pipeline
+        self._fit = fit
+        self._device = device
+        self._images = VaeImageProcessor()
+
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]:
+        """The text encoder."""
+        return {"text_encoder": self._pipeline.text_encoder}
+
+    @torch.no_grad()
+    def encode(self, parameters: GenerationParameters, images: Images = (), /) -> Tensors:
+        """Returns `prompt_embeds` [1, tokens, width]; when guided, `negative_prompt_embeds` too.
+
+        The pictures' tokens are among them, in both.
+
+        Raises:
+            InvalidRequest: a prompt has more tokens than the model reads.
+        """
+        prompts = counted_prompts(parameters, self._count, MAX_PROMPT_TOKENS)
+        scaled = [self._scaled(image) for image in images]
+        return {f"{field}_embeds": self._embed(prompt, scaled) for field, prompt in prompts.items()}
+
+    def _count(self, prompt: str) -> int:
+        pipeline = self._pipeline
+        text = pipeline.prompt_template_encode.format(prompt)
+        return len(pipeline.tokenizer(text).input_ids) - int(
+            pipeline.prompt_template_encode_start_idx
+        )
+
+    def _scaled(self, image: Image.Image) -> Image.Image:
+        width, height = self._fit.size(*image.size)
+        scaled = self._images.resize(image.convert("RGB"), height, width)
+        assert isinstance(scaled, Image.Image)
+        return scaled
+
+    def _embed(self, prompt: str, images: list[Image.Image]) -> torch.Tensor:
+        embeds, mask = self._pipeline.encode_prompt(
+            prompt=prompt, image=images, device=self._device, max_sequence_length=MAX_PROMPT_TOKENS
+        )
+        if mask is not None:
+            raise TriptychError("the text encoder padded a single prompt; its mask would be lost")
+        assert isinstance(embeds, torch.Tensor)
+        return embeds
+
+
+def load(
+    directory: ModelDirectory, dtype: torch.dtype, device: torch.device
+) -> QwenImageEditEncoder:
+    """Loads tokenizer, processor and text encoder.
+
+    Raises:
+        ConfigurationError: they cannot be loaded.
+    """
+    kind = directory.pipeline_class
+    pipeline_class = QwenImageEditPipeline if kind == ONE_PICTURE else QwenImageEditPlusPipeline
+    pipeline = pipeline_class(
+        tokenizer=load_part(Qwen2Tokenizer, directory, "tokenizer"),
+        processor=load_processor(directory, "processor"),
+        text_encoder=load_module(
+            Qwen2_5_VLForConditionalGeneration, directory, "text_encoder", dtype, device
+        ),
+        scheduler=None,
+        vae=None,
+        transformer=None,
+    )
+    return QwenImageEditEncoder(pipeline, CONDITION_FITS[kind], device)

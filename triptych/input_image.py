@@ -1,0 +1,61 @@
+"""Pictures that a request takes in."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedImage:
+    """A picture that the cluster keeps for a while; several requests may take it in.
+
+    Attributes:
+        upload_id: what requests name it by.
+        width: in pixels, the right way up.
+        height: in pixels, the right way up.
+    """
+
+    upload_id: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDescription:
+    """An input picture as the cluster read it from its header.
+
+    Attributes:
+        width: in pixels, the right way up.
+        height: in pixels, the right way up.
+        size_bytes: of the encoded picture.
+        checksum_xxh3: XXH3-64 of the encoded picture.
+    """
+
+    width: int
+    height: int
+    size_bytes: int
+    checksum_xxh3: int
+
+
+ImageFile = bytes | str | os.PathLike[str]
+"""An encoded picture (PNG, JPEG or WebP), or the path of a file that holds one."""
+
+InputImage = ImageFile | UploadedImage
+
+
+def read_image(image: ImageFile) -> bytes:
+    """The encoded picture.
+
+    Raises:
+        OSError: its file cannot be read.
+    """
+    return image if isinstance(image, bytes) else Path(image).read_bytes()
+
+
+def is_url(image: str) -> bool:
+    """Whether it names something that would have to be fetched, which nobody here does."""
+    return _URL.match(image) is not None
