@@ -6,6 +6,9 @@ from services.model_api.directory import ModelDirectory
 PATCH_SIZE = 2
 """Latents per token, on each side."""
 
+MAX_PROMPT_TOKENS = 512
+"""What is read of a prompt without pictures, its template's closing tokens included."""
+
 CLASSES = {
     "text_encoder": "Qwen2_5_VLForConditionalGeneration",
     "tokenizer": "Qwen2Tokenizer",

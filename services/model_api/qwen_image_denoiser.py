@@ -35,6 +35,7 @@ class QwenImageState(ScheduledState):
         prompt: conditioning of the wanted branch [1, L, D].
         negative_prompt: that of the unwanted branch [1, L', D]; None without guidance.
         grids: of each frame that is drawn, then of each input picture.
+        frames: how many are drawn.
         images: packed latents of the input pictures [1, M, 4C]; None without any.
         size: width and height in pixels.
     """
@@ -43,6 +44,7 @@ class QwenImageState(ScheduledState):
     negative_prompt: torch.Tensor | None
     guidance_scale: float
     grids: list[Grid]
+    frames: int
     images: torch.Tensor | None
     size: tuple[int, int]
 
@@ -107,14 +109,15 @@ class QwenImageDenoiser:
         latents = self.draw(parameters)
         images = [_packed(taken[name]) for name in pictures]
         packed = torch.cat(images, dim=1) if images else None
-        size = (parameters.width, parameters.height)
+        size, frames = (parameters.width, parameters.height), self.frames(parameters)
         return QwenImageState(
             latents=latents,
             schedule=self.schedule(parameters, latents, packed),
             prompt=taken["prompt_embeds"],
             negative_prompt=taken.get("negative_prompt_embeds"),
             guidance_scale=parameters.guidance_scale,
-            grids=[self._grid(each) for each in [size] * self.frames(parameters) + sizes],
+            grids=[self._grid(each) for each in [size] * frames + sizes],
+            frames=frames,
             images=packed,
             size=size,
         )

@@ -3,11 +3,13 @@
 from services.domain.model import Capabilities, GenerationDefaults
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
-from services.model_api.qwen_image import CLASSES, PATCH_SIZE, vae_scale_factor
+from services.model_api.qwen_image import (
+    CLASSES,
+    MAX_PROMPT_TOKENS,
+    PATCH_SIZE,
+    vae_scale_factor,
+)
 from services.model_api.spec import FamilySpec
-
-MAX_PROMPT_TOKENS = 512
-"""What the published pipeline reads of a prompt, its template's closing tokens included."""
 
 _DEFAULTS = GenerationDefaults(width=1024, height=1024, steps=50, guidance_scale=4.0)
 

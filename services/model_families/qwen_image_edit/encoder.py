@@ -8,12 +8,12 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from services.domain.errors import TriptychError
 from services.domain.generation import GenerationParameters
 from services.domain.image_fit import ImageFit
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module, load_part
 from services.model_api.prompts import counted_prompts
+from services.model_api.qwen_image_encoder import prompt_tokens, unpadded
 from services.model_api.stages import Images, Tensors
 from services.model_api.still_image_processor import load_processor
 from services.model_families.qwen_image_edit.spec import (
@@ -57,16 +57,11 @@ class QwenImageEditEncoder:
         Raises:
             InvalidRequest: a prompt has more tokens than the model reads.
         """
-        prompts = counted_prompts(parameters, self._count, MAX_PROMPT_TOKENS)
+        prompts = counted_prompts(
+            parameters, lambda prompt: prompt_tokens(self._pipeline, prompt), MAX_PROMPT_TOKENS
+        )
         scaled = [self._scaled(image) for image in images]
         return {f"{field}_embeds": self._embed(prompt, scaled) for field, prompt in prompts.items()}
-
-    def _count(self, prompt: str) -> int:
-        pipeline = self._pipeline
-        text = pipeline.prompt_template_encode.format(prompt)
-        return len(pipeline.tokenizer(text).input_ids) - int(
-            pipeline.prompt_template_encode_start_idx
-        )
 
     def _scaled(self, image: Image.Image) -> Image.Image:
         width, height = self._fit.size(*image.size)
@@ -78,10 +73,7 @@ class QwenImageEditEncoder:
         embeds, mask = self._pipeline.encode_prompt(
             prompt=prompt, image=images, device=self._device, max_sequence_length=MAX_PROMPT_TOKENS
         )
-        if mask is not None:
-            raise TriptychError("the text encoder padded a single prompt; its mask would be lost")
-        assert isinstance(embeds, torch.Tensor)
-        return embeds
+        return unpadded(embeds, mask)
 
 
 def load(

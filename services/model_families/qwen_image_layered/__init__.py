@@ -1,0 +1,1 @@
+"""Qwen-Image-Layered: takes a picture apart into layers with an alpha channel."""

@@ -1,0 +1,88 @@
+"""What Qwen-Image-Layered accepts, read from a directory's configuration."""
+
+from services.domain.errors import TriptychError
+from services.domain.family_options import LayeredOptions, OptionKind, OptionLimits, switch
+from services.domain.generation import GenerationParameters
+from services.domain.image_fit import ImageFit
+from services.domain.model import Capabilities, GenerationDefaults, MediaFormat, Stage
+from services.model_api.directory import ModelDirectory
+from services.model_api.picture_limits import picture_limits
+from services.model_api.qwen_image import (
+    CLASSES,
+    MAX_PROMPT_TOKENS,
+    PATCH_SIZE,
+    vae_scale_factor,
+)
+from services.model_api.spec import FamilySpec
+
+_RESOLUTION = 640
+_DEFAULTS = GenerationDefaults(width=_RESOLUTION, height=_RESOLUTION, steps=50, guidance_scale=4.0)
+_OPTIONS = (
+    OptionLimits(
+        field="layered.layers",
+        kind=OptionKind.INTEGER,
+        minimum=1,
+        maximum=10,
+        step=1,
+        default=4,
+    ),
+    # The two that the published pipeline knows.
+    OptionLimits(
+        field="layered.resolution",
+        kind=OptionKind.INTEGER,
+        minimum=_RESOLUTION,
+        maximum=1024,
+        step=1024 - _RESOLUTION,
+        default=_RESOLUTION,
+    ),
+    switch("layered.caption_image", default=False),
+)
+
+
+def picture_fit(parameters: GenerationParameters) -> ImageFit:
+    """The size that the picture is scaled to and the layers are drawn in."""
+    match parameters.options:
+        case LayeredOptions(resolution=int(resolution)):
+            return ImageFit(area=resolution**2, multiple=32)
+    raise TriptychError(f"options: are {parameters.options!r}, not those of a layered model")
+
+
+def layers(parameters: GenerationParameters) -> int:
+    """How many layers a request asks for."""
+    match parameters.options:
+        case LayeredOptions(layers=int(count)):
+            return count
+    raise TriptychError(f"options: are {parameters.options!r}, not those of a layered model")
+
+
+def _capabilities(directory: ModelDirectory) -> Capabilities:
+    return Capabilities(
+        **picture_limits(vae_scale_factor(directory) * PATCH_SIZE),
+        max_prompt_tokens=MAX_PROMPT_TOKENS,
+        # One step divides zero by zero: the schedule is stretched to end at shift_terminal.
+        min_steps=2,
+        supports_guidance=True,
+        min_guidance_scale=1.0,
+        max_guidance_scale=20.0,
+        min_images=1,
+        max_images=1,
+        # The area is the option's.
+        image_fit=ImageFit(area=_RESOLUTION**2, multiple=32, overridable=False),
+        options=_OPTIONS,
+        # Layers do not fit into one PNG.
+        media_formats=(MediaFormat.PNG_ARCHIVE,),
+        defaults=directory.defaults(_DEFAULTS),
+    )
+
+
+SPEC = FamilySpec(
+    name="qwen-image-layered",
+    pipeline_classes=frozenset({"QwenImageLayeredPipeline"}),
+    classes={**CLASSES, "processor": "Qwen2VLProcessor"},
+    capabilities=_capabilities,
+    configs={
+        Stage.ENCODER: ("processor", "tokenizer", "vae"),
+        Stage.DENOISER: ("scheduler", "vae"),
+        Stage.VAE: (),
+    },
+)
