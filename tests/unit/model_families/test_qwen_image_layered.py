@@ -155,6 +155,7 @@ def test_a_caption_is_what_the_published_pipeline_draws_from_when_it_has_no_prom
     stock(
         picture,
         prompt=None,
+        use_en_prompt=True,
         layers=1,
         num_inference_steps=2,
         callback_on_step_end=keep,
