@@ -11,15 +11,16 @@ import grpc.aio
 
 from triptych import wire
 from triptych.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, channel_options
+from triptych.client import Client
 from triptych.deadline import Deadline
 from triptych.errors import error_from
 from triptych.event_reader import EventReader
 from triptych.events import Completed, Event
 from triptych.generation import Generation
-from triptych.input_image import ImageFile, UploadedImage, read_image
+from triptych.input_image import ImageFile, UploadedImage
 from triptych.model_info import ModelInfo
 from triptych.request import GenerationRequest, RequestOptions
-from triptych.request_writer import RequestWriter, upload_chunks
+from triptych.request_writer import RequestWriter
 from triptych.status import failure_of
 from triptych.v1 import generation_service_pb2 as messages
 from triptych.v1.generation_service_pb2_grpc import GenerationServiceStub
@@ -47,6 +48,7 @@ class AsyncClient:
         """
         self._target = target
         self._timeout = timeout
+        self._credentials = credentials
         self._channel = (
             grpc.aio.insecure_channel(target, channel_options(target))
             if credentials is None
@@ -126,8 +128,10 @@ class AsyncClient:
         Raises:
             OSError: its file cannot be read.
         """
-        data = await asyncio.to_thread(read_image, image)
-        return await self._upload(data, self._or_default(timeout))
+        # Not by grpc.aio, which loses the status of a call that is refused while it is written.
+        with Client(self._target, credentials=self._credentials) as client:
+            seconds = self._or_default(timeout)
+            return await asyncio.to_thread(client.upload_image, image, timeout=seconds)
 
     async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """The models a request may name now."""
@@ -153,7 +157,8 @@ class AsyncClient:
         deadline = Deadline(timeout)
         for upload in await asyncio.to_thread(writer.uploads):
             with upload.named():
-                upload.done(await self._upload(upload.data, deadline.remaining_seconds))
+                seconds = deadline.remaining_seconds
+                upload.done(await self.upload_image(upload.data, timeout=seconds))
         reader = EventReader()
         call = self._stub.Generate(writer.message, timeout=deadline.remaining_seconds)
         try:
@@ -165,11 +170,6 @@ class AsyncClient:
             reader.finish()
         finally:
             call.cancel()
-
-    async def _upload(self, data: bytes, timeout: float) -> UploadedImage:
-        with self._translated():
-            response = await self._stub.UploadImage(upload_chunks(data), timeout=timeout)
-        return wire.uploaded_image_from_proto(response)
 
     def _or_default(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else timeout

@@ -14,10 +14,10 @@ from triptych.errors import error_from
 from triptych.event_reader import EventReader
 from triptych.events import Completed, Event
 from triptych.generation import Generation
-from triptych.input_image import ImageFile, UploadedImage, read_image
+from triptych.input_image import ImageFile, UploadedImage
 from triptych.model_info import ModelInfo
 from triptych.request import GenerationRequest, RequestOptions
-from triptych.request_writer import RequestWriter, upload_chunks
+from triptych.request_writer import RequestWriter, read_upload, upload_chunks
 from triptych.status import failure_of
 from triptych.v1 import generation_service_pb2 as messages
 from triptych.v1.generation_service_pb2_grpc import GenerationServiceStub
@@ -121,8 +121,10 @@ class Client:
         Raises:
             OSError: its file cannot be read.
         """
-        data = read_image(image)
-        return self._upload(data, self._or_default(timeout))
+        chunks = upload_chunks(read_upload(image))
+        with self._translated():
+            response = self._stub.UploadImage(chunks, timeout=self._or_default(timeout))
+        return wire.uploaded_image_from_proto(response)
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """The models a request may name now."""
@@ -148,7 +150,8 @@ class Client:
         deadline = Deadline(timeout)
         for upload in writer.uploads():
             with upload.named():
-                upload.done(self._upload(upload.data, deadline.remaining_seconds))
+                seconds = deadline.remaining_seconds
+                upload.done(self.upload_image(upload.data, timeout=seconds))
         reader = EventReader()
         call = self._stub.Generate(writer.message, timeout=deadline.remaining_seconds)
         try:
@@ -160,11 +163,6 @@ class Client:
             reader.finish()
         finally:
             call.cancel()
-
-    def _upload(self, data: bytes, timeout: float) -> UploadedImage:
-        with self._translated():
-            response = self._stub.UploadImage(upload_chunks(data), timeout=timeout)
-        return wire.uploaded_image_from_proto(response)
 
     def _or_default(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else timeout

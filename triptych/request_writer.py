@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from triptych.errors import InvalidRequestError
 from triptych.family_options import GROUPS, FamilyOptions
-from triptych.input_image import UploadedImage, is_url, read_image
+from triptych.input_image import ImageFile, UploadedImage, is_url, read_image
 from triptych.request import GenerationRequest
 from triptych.status import Failure, FieldViolation
 from triptych.v1 import generation_pb2, generation_service_pb2, tensor_pb2
@@ -73,8 +73,10 @@ class Upload:
         try:
             yield
         except InvalidRequestError as error:
-            violations = tuple(replace(each, field=self.field) for each in error.violations)
-            raise InvalidRequestError(replace(error.failure, violations=violations)) from error
+            if not error.violations:
+                raise
+            violations = [replace(each, field=self.field) for each in error.violations]
+            raise _invalid(violations) from error
 
 
 class RequestWriter:
@@ -122,6 +124,19 @@ class RequestWriter:
         return generation_service_pb2.GenerateRequest(parameters=self._message)
 
 
+def read_upload(image: ImageFile) -> bytes:
+    """The encoded picture of one UploadImage call.
+
+    Raises:
+        InvalidRequestError: it is a URL.
+        TypeError: it is no picture at all.
+        OSError: its file cannot be read.
+    """
+    if violations := list(_image_violations("image", image)):
+        raise _invalid(violations)
+    return read_image(image)
+
+
 def upload_chunks(data: bytes) -> Iterator[generation_service_pb2.UploadImageRequest]:
     """The messages of one UploadImage call."""
     for offset in range(0, len(data), _CHUNK_BYTES):
@@ -149,16 +164,21 @@ def _fill_images(
     message: generation_pb2.GenerationParameters, images: Sequence[object]
 ) -> Iterator[FieldViolation]:
     for number, image in enumerate(images):
-        place, field = message.images.add(), f"images[{number}]"
+        place = message.images.add()
         if isinstance(image, UploadedImage):
             place.upload_id = image.upload_id
-        elif isinstance(image, str) and is_url(image):
-            yield FieldViolation(
-                field, f"is the URL {image}; allowed are bytes and paths of files: download it"
-            )
-        elif not isinstance(image, bytes | str | PathLike):
-            kinds = "bytes, the path of a file or an UploadedImage"
-            raise TypeError(f"{field} is of type {type(image).__name__}; a picture is {kinds}")
+        else:
+            yield from _image_violations(f"images[{number}]", image)
+
+
+def _image_violations(field: str, image: object) -> Iterator[FieldViolation]:
+    if not isinstance(image, bytes | str | PathLike):
+        kinds = "the bytes or the path of a file, or in a request an UploadedImage"
+        raise TypeError(f"{field} is of type {type(image).__name__}; a picture is {kinds}")
+    if isinstance(image, str) and is_url(image):
+        yield FieldViolation(
+            field, f"is the URL {image}; allowed are bytes and paths of files: download it first"
+        )
 
 
 def _fill_options(

@@ -20,6 +20,7 @@ from triptych import (
     Event,
     Generation,
     ModelInfo,
+    UploadedImage,
 )
 from triptych.v1 import generation_service_pb2 as messages
 from triptych.v1 import job_pb2
@@ -52,6 +53,13 @@ class BlockingFlavour:
             await asyncio.to_thread(leave, client)
             await left()
 
+    async def upload(self, target: str, image: object) -> UploadedImage:
+        def upload() -> UploadedImage:
+            with Client(target) as client:
+                return client.upload_image(image)
+
+        return await asyncio.to_thread(upload)
+
     async def model(self, target: str, name: str) -> tuple[list[ModelInfo], ModelInfo]:
         def model() -> tuple[list[ModelInfo], ModelInfo]:
             with Client(target) as client:
@@ -76,6 +84,10 @@ class AsyncioFlavour:
             async with aclosing(client.stream("a red circle")) as events:
                 await anext(events)
             await left()
+
+    async def upload(self, target: str, image: object) -> UploadedImage:
+        async with AsyncClient(target) as client:
+            return await client.upload_image(image)
 
     async def model(self, target: str, name: str) -> tuple[list[ModelInfo], ModelInfo]:
         async with AsyncClient(target) as client:

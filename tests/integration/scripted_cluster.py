@@ -1,7 +1,7 @@
 """A gateway that does as it is told: real sockets, real messages, no stages."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import grpc
@@ -23,18 +23,35 @@ from triptych.v1.generation_service_pb2_grpc import (
 JOB_ID = "0" * 32
 PICTURE = bytes(range(256)) * 40
 LATENTS_CHECKSUM = 0xFEDCBA9876543210
+TASKS = {
+    generation_pb2.STAGE_ENCODER: generation_pb2.STAGE_TASK_ENCODE_PROMPT,
+    generation_pb2.STAGE_DENOISER: generation_pb2.STAGE_TASK_DENOISE,
+    generation_pb2.STAGE_VAE: generation_pb2.STAGE_TASK_DECODE,
+}
 
 Script = Callable[
     [messages.GenerateRequest, grpc.aio.ServicerContext], AsyncIterator[messages.GenerateResponse]
 ]
+UploadScript = Callable[[grpc.aio.ServicerContext], Awaitable[None]]
+
+
+async def takes_it(context: grpc.aio.ServicerContext) -> None:
+    """Has nothing against an upload."""
 
 
 class ScriptedGateway(GenerationServiceServicer):
-    """Answers Generate by a script, and remembers what it was asked."""
+    """Answers Generate by a script, and remembers what it was asked.
 
-    def __init__(self, script: Script) -> None:
+    Args:
+        script: answers Generate.
+        on_upload: called when the first bytes of an upload are there; may refuse it.
+    """
+
+    def __init__(self, script: Script, on_upload: UploadScript = takes_it) -> None:
         self._script = script
+        self._on_upload = on_upload
         self.requests: list[messages.GenerateRequest] = []
+        self.uploads: dict[str, list[bytes]] = {}
         self.cancelled = asyncio.Event()
         self.finished = asyncio.Event()
 
@@ -50,18 +67,36 @@ class ScriptedGateway(GenerationServiceServicer):
             raise
         self.finished.set()
 
+    async def UploadImage(  # noqa: N802
+        self,
+        request: AsyncIterator[messages.UploadImageRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> messages.UploadImageResponse:
+        chunks: list[bytes] = []
+        try:
+            async for each in request:
+                if not chunks:
+                    await self._on_upload(context)
+                chunks.append(each.data)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        upload_id = f"upload-{len(self.uploads)}"
+        self.uploads[upload_id] = chunks
+        return messages.UploadImageResponse(upload_id=upload_id, width=640, height=480)
+
     async def ListModels(  # noqa: N802
         self, request: messages.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> messages.ListModelsResponse:
-        return messages.ListModelsResponse(models=[demo_model()])
+        return messages.ListModelsResponse(models=MODELS.values())
 
     async def GetModel(  # noqa: N802
         self, request: messages.GetModelRequest, context: grpc.aio.ServicerContext
     ) -> messages.GetModelResponse:
-        if request.name != "demo":
+        if request.name not in MODELS:
             message = f"model: {request.name!r} is not served here; served models: demo"
             await refuse(context, grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", message)
-        return messages.GetModelResponse(model=demo_model())
+        return messages.GetModelResponse(model=MODELS[request.name])
 
 
 @asynccontextmanager
@@ -98,7 +133,7 @@ def successful_run(steps: int = 3, seed: int = 7) -> Iterator[messages.GenerateR
     yield event(accepted=job_pb2.JobAccepted(parameters=parameters(steps, seed)))
     yield event(queued=job_pb2.JobQueued(position=2, estimated_wait=duration(1.5)))
     for stage in (1, 2, 3):
-        yield event(stage_started=job_pb2.StageStarted(stage=stage))
+        yield event(stage_started=job_pb2.StageStarted(stage=stage, task=TASKS[stage]))
         if stage == generation_pb2.STAGE_DENOISER:
             for step in range(1, steps + 1):
                 sigma = 1 - (step - 1) / steps
@@ -154,21 +189,26 @@ def parameters(steps: int, seed: int) -> generation_pb2.GenerationParameters:
     )
 
 
-def artifact() -> generation_pb2.Artifact:
+def artifact(
+    data: bytes = PICTURE,
+    media_format: generation_pb2.MediaFormat = generation_pb2.MEDIA_FORMAT_PNG,
+    num_frames: int = 1,
+) -> generation_pb2.Artifact:
     return generation_pb2.Artifact(
         artifact_id=JOB_ID,
-        media_format=generation_pb2.MEDIA_FORMAT_PNG,
+        media_format=media_format,
         width=128,
         height=64,
-        num_frames=1,
-        size_bytes=len(PICTURE),
-        checksum_xxh3=xxhash.xxh3_64_intdigest(PICTURE),
+        num_frames=num_frames,
+        size_bytes=len(data),
+        checksum_xxh3=xxhash.xxh3_64_intdigest(data),
     )
 
 
 def timing(stage: int) -> generation_pb2.StageTiming:
     return generation_pb2.StageTiming(
         stage=stage,
+        task=TASKS[stage],
         queue_duration=duration(0.25),
         run_duration=duration(stage),
         transfer_duration=duration(0.125),
@@ -204,3 +244,42 @@ def demo_model() -> capabilities_pb2.Model:
             ),
         ),
     )
+
+
+def editing_model() -> capabilities_pb2.Model:
+    """Takes pictures in, and has an option of every kind."""
+    model = demo_model()
+    model.name = "editor"
+    model.capabilities.MergeFrom(
+        capabilities_pb2.Capabilities(
+            min_images=1,
+            max_images=3,
+            image_fit=capabilities_pb2.ImageFit(
+                area_pixels=409600, multiple=32, rounds_up=True, overridable=True
+            ),
+            media_formats=[generation_pb2.MEDIA_FORMAT_PNG_ARCHIVE],
+            options=[
+                option("layered.layers", capabilities_pb2.OPTION_KIND_INTEGER, 1, 8, 1, 4),
+                option("layered.resolution", capabilities_pb2.OPTION_KIND_INTEGER, 64, 640, 64, 64),
+                option("layered.strength", capabilities_pb2.OPTION_KIND_NUMBER, 0, 1, 0, 0.5),
+                option("layered.caption_image", capabilities_pb2.OPTION_KIND_SWITCH, 0, 1, 1, 0),
+            ],
+        )
+    )
+    return model
+
+
+def option(
+    field: str, kind: int, minimum: float, maximum: float, step: float, default: float
+) -> capabilities_pb2.OptionLimits:
+    return capabilities_pb2.OptionLimits(
+        field=field,
+        kind=kind,
+        minimum=minimum,
+        maximum=maximum,
+        step=step,
+        default_value=default,
+    )
+
+
+MODELS = {each.name: each for each in (demo_model(), editing_model())}

@@ -4,10 +4,7 @@ import asyncio
 import json
 import signal
 import socket
-import sys
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -15,6 +12,7 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 
+from tests.integration.command import end, run, start
 from tests.integration.scripted_cluster import (
     PICTURE,
     ScriptedGateway,
@@ -25,34 +23,10 @@ from tests.integration.scripted_cluster import (
     serving,
     successful_run,
 )
+from triptych.v1 import generation_pb2, job_pb2
 from triptych.v1 import generation_service_pb2 as messages
-from triptych.v1 import job_pb2
 
 Responses = AsyncIterator[messages.GenerateResponse]
-
-
-@dataclass
-class Ended:
-    """A command that has ended."""
-
-    code: int | None
-    out: str
-    err: str
-
-
-async def start(*arguments: str, directory: Path | None = None) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "triptych", *arguments), stdout=PIPE, stderr=PIPE, cwd=directory
-    )
-
-
-async def end(process: asyncio.subprocess.Process) -> Ended:
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    return Ended(process.returncode, out.decode(), err.decode())
-
-
-async def run(*arguments: str, directory: Path | None = None) -> Ended:
-    return await end(await start(*arguments, directory=directory))
 
 
 def names_in(directory: Path) -> list[str]:
@@ -105,6 +79,7 @@ async def test_every_option_reaches_the_cluster(tmp_path: Path) -> None:
         "guidance_scale": 2.5,
         "seed": 0,
         "dtype": 3,
+        "media_format": generation_pb2.MEDIA_FORMAT_PNG,
     }
 
 
@@ -125,8 +100,8 @@ async def test_json_is_one_object_and_nothing_else(tmp_path: Path) -> None:
     ("output", "said"),
     [
         ("missing/a.png", "does not exist"),
-        ("a.gif", "allowed is .png"),
-        ("a", "allowed is .png"),
+        ("a.gif", "allowed are .png, .mp4, .zip"),
+        ("a", "allowed are .png, .mp4, .zip"),
         ("directory.png", "is a directory"),
     ],
 )
@@ -264,6 +239,11 @@ async def test_option_without_effect_is_refused(tmp_path: Path) -> None:
     )
     assert (ended.code, "--topology" in ended.err) == (2, True)
     ended = await run(
+        *("generate", "x", "-o", "a.png", "--target", "127.0.0.1:1", "--offline"),
+        directory=tmp_path,
+    )
+    assert (ended.code, "--offline" in ended.err) == (2, True)
+    ended = await run(
         *("up", "--model", "model", "--topology", "fused", "--store", "shm:///dev/shm/x"),
         directory=tmp_path,
     )
@@ -287,7 +267,7 @@ async def test_models_are_listed_and_described() -> None:
         unknown = await run("models", "other", "--target", target)
     assert (listed.code, described.code, unknown.code) == (0, 0, 3)
     row = listed.out.splitlines()[1].split()
-    assert row == ["demo", "qwen-image", "float32", "128x128", "20", "4"]
+    assert row == ["demo", "qwen-image", "float32", "128x128", "20", "4", "0"]
     assert "64 to 256, multiples of 16" in described.out
     assert "served models: demo" in unknown.err
 

@@ -35,6 +35,7 @@ from triptych import (
     StageStarted,
     StepCompleted,
 )
+from triptych.model_info import ImageFit, OptionLimits
 
 
 def names_in(directory: Path) -> list[str]:
@@ -186,13 +187,33 @@ async def test_request_is_sent_only_when_the_first_event_is_asked_for(flavour: F
 async def test_models_come_with_limits_and_defaults(flavour: Flavour) -> None:
     async with serving(ScriptedGateway(playing())) as target:
         models, model = await flavour.model(target, "demo")
-    assert models == [model]
+    assert models[0] == model
     assert (model.name, model.family, model.dtype) == ("demo", "qwen-image", "float32")
     assert (model.limits.min_side, model.limits.max_side, model.limits.size_multiple) == (
         *(64, 256, 16),
     )
     assert model.limits.media_formats == ("png",)
     assert (model.defaults.steps, model.defaults.guidance_scale) == (20, 4.0)
+    assert (model.limits.min_images, model.limits.max_images, model.limits.image_fit) == (
+        *(0, 0, None),
+    )
+    assert model.limits.options == ()
+
+
+async def test_models_say_how_they_take_pictures_and_which_options_they_have(
+    flavour: Flavour,
+) -> None:
+    async with serving(ScriptedGateway(playing())) as target:
+        _, model = await flavour.model(target, "editor")
+    assert (model.limits.min_images, model.limits.max_images) == (1, 3)
+    assert model.limits.image_fit == ImageFit(
+        area_pixels=409600, multiple=32, rounds_up=True, overridable=True
+    )
+    assert model.limits.options[0] == OptionLimits(
+        name="layered.layers", kind="integer", minimum=1, maximum=8, step=1, default=4
+    )
+    kinds = ["integer", "integer", "number", "switch"]
+    assert [each.kind for each in model.limits.options] == kinds
 
 
 async def test_concurrent_requests_share_one_client() -> None:

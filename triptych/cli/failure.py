@@ -24,7 +24,7 @@ def reported_failures() -> Iterator[None]:
     except ClusterError as error:
         _fail(str(error), error)
     except OSError as error:
-        typer.echo(f"triptych: cannot write {error.filename}: {error.strerror}", err=True)
+        typer.echo(f"triptych: {error.filename}: {error.strerror}", err=True)
         raise typer.Exit(ExitCode.UNEXPECTED) from error
     except CancelledError:
         typer.echo("triptych: cancelled", err=True)

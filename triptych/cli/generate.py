@@ -8,21 +8,26 @@ import typer
 
 from triptych.aio import AsyncClient
 from triptych.channel import DEFAULT_TIMEOUT_SECONDS
+from triptych.cli import family_options as family
 from triptych.cli import request_options as options
 from triptych.cli.cluster_event import describe
 from triptych.cli.failure import reported_failures
 from triptych.cli.interruptible import run
 from triptych.cli.local_cluster import (
     DTypeName,
+    Offline,
     TopologyName,
-    checked_model_directory,
+    checked_model,
     checked_topology,
+    patient,
 )
+from triptych.cli.output_file import checked_format
 from triptych.cli.progress import ProgressDisplay
 from triptych.cli.report import json_report, print_report
 from triptych.cluster.address import Address
 from triptych.cluster.cluster import ClusterSpec, LocalCluster
 from triptych.cluster.topology import ModelOptions
+from triptych.family_options import LayeredOptions, LongCatOptions, VideoOptions
 from triptych.generation import Generation
 from triptych.request import RequestOptions
 
@@ -33,6 +38,7 @@ def generate(
     output: options.Output,
     target: options.Target = None,
     model: options.ModelNameOrDirectory = None,
+    images: options.Images = None,
     width: options.Width = None,
     height: options.Height = None,
     steps: options.Steps = None,
@@ -42,9 +48,26 @@ def generate(
     dtype: options.DType = None,
     timeout: options.Timeout = DEFAULT_TIMEOUT_SECONDS,
     topology: options.Topology = None,
+    offline: Offline = False,
+    media_format: options.Format = None,
     json: options.Json = False,
+    frames: family.Frames = None,
+    fps: family.Fps = None,
+    low_noise: family.LowNoiseGuidance = None,
+    layers: family.Layers = None,
+    resolution: family.Resolution = None,
+    caption_image: family.CaptionImage = None,
+    rewrite_prompt: family.RewritePrompt = None,
+    image_guidance: family.ImageGuidance = None,
+    guidance_interval: family.GuidanceInterval = None,
 ) -> None:
-    """Draw a picture, by a running cluster or by one started for this call."""
+    """Draw or edit a picture or a video, by a running cluster or by one started for this call."""
+    chosen = family.of_one_family(
+        VideoOptions(num_frames=frames, frames_per_second=fps, low_noise_guidance_scale=low_noise),
+        LayeredOptions(layers=layers, resolution=resolution, caption_image=caption_image),
+        LongCatOptions(rewrite_prompt=rewrite_prompt),
+        family.bagel_options(image_guidance, guidance_interval),
+    )
     asked: RequestOptions = {
         "model": model if target else None,
         "negative_prompt": negative,
@@ -54,11 +77,12 @@ def generate(
         "guidance_scale": guidance,
         "seed": seed,
         "dtype": dtype.value if dtype else None,
+        "images": images or (),
+        "media_format": checked_format(media_format, output).value,
+        "options": chosen,
     }
     with reported_failures():
-        cluster = None if target else _cluster_for_one_call(model, topology, dtype)
-        if target and topology:
-            raise typer.BadParameter("has no effect with --target", param_hint="--topology")
+        cluster = _cluster_for_one_call(target, model, topology, dtype, offline=offline)
         with ProgressDisplay(wanted=not json) as display:
             order = _Order(prompt, asked, timeout, output)
             generation = run(_generate(order, target, cluster, display))
@@ -77,14 +101,28 @@ class _Order:
 
 
 def _cluster_for_one_call(
-    model: str | None, topology: TopologyName | None, dtype: DTypeName | None
-) -> ClusterSpec:
-    directory = checked_model_directory(Path(model) if model else None)
-    model_options = ModelOptions((directory,), dtype or DTypeName.FLOAT32)
-    return ClusterSpec(
+    target: str | None,
+    model: str | None,
+    topology: TopologyName | None,
+    dtype: DTypeName | None,
+    *,
+    offline: bool,
+) -> ClusterSpec | None:
+    """None if there is a cluster already."""
+    if target:
+        for flag, given in (("--topology", topology), ("--offline", offline)):
+            if given:
+                raise typer.BadParameter("has no effect with --target", param_hint=flag)
+        return None
+    served = checked_model(model)
+    model_options = ModelOptions((served,), dtype or DTypeName.FLOAT32, offline=offline)
+    spec = ClusterSpec(
         topology=checked_topology(topology or TopologyName.SPLIT, model_options),
         address=Address("127.0.0.1", 0),
     )
+    for name in model_options.fetched:
+        typer.echo(f"{name}: what is not in the hub's cache yet is fetched first", err=True)
+    return patient(spec, model_options)
 
 
 async def _generate(

@@ -10,7 +10,7 @@ from rich.table import Table
 from triptych.channel import DEFAULT_TARGET
 from triptych.cli.failure import reported_failures
 from triptych.client import Client
-from triptych.model_info import ModelInfo
+from triptych.model_info import ModelDefaults, ModelInfo, ModelLimits, OptionLimits
 
 
 def models(
@@ -29,23 +29,25 @@ def models(
 
 
 def _list(served: Iterable[ModelInfo]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("name", "family", "dtype", "size", "steps", "guidance"):
-        table.add_column(heading)
+    headings = ("name", "family", "dtype", "size", "steps", "guidance", "images")
+    table = _table(*headings)
     for model in served:
-        defaults = model.defaults
-        size = f"{defaults.width}x{defaults.height}"
-        guidance = f"{defaults.guidance_scale:g}"
-        table.add_row(model.name, model.family, model.dtype, size, str(defaults.steps), guidance)
+        limits, defaults = model.limits, model.defaults
+        table.add_row(
+            model.name,
+            model.family,
+            model.dtype,
+            f"{defaults.width}x{defaults.height}",
+            str(defaults.steps),
+            f"{defaults.guidance_scale:g}",
+            _images(limits),
+        )
     return table
 
 
 def _details(model: ModelInfo) -> Table:
     limits, defaults = model.limits, model.defaults
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in (model.name, "allowed", "default"):
-        table.add_column(heading)
-    sides = f"{limits.min_side} to {limits.max_side}, multiples of {limits.size_multiple}"
+    table = _table(model.name, "allowed", "default")
     prompt = f"{limits.max_prompt_characters} characters, {limits.max_prompt_tokens} tokens"
     guidance = f"{limits.min_guidance_scale:g} to {limits.max_guidance_scale:g}"
     table.add_row("family", model.family)
@@ -54,14 +56,64 @@ def _details(model: ModelInfo) -> Table:
     if limits.supports_negative_prompt:
         needed = f"with guidance above {limits.guidance_off_scale:g}"
         table.add_row("negative", needed, repr(defaults.negative_prompt))
-    table.add_row("width", sides, str(defaults.width))
-    table.add_row("height", sides, str(defaults.height))
-    table.add_row("pixels", f"at most {limits.max_pixels}")
+    table.add_row("images", _images(limits))
+    _add_size(table, limits, defaults)
     table.add_row("steps", f"{limits.min_steps} to {limits.max_steps}", str(defaults.steps))
     table.add_row(
         "guidance",
         guidance if limits.supports_guidance else "none",
         f"{defaults.guidance_scale:g}",
     )
-    table.add_row("media", ", ".join(limits.media_formats))
+    for option in limits.options:
+        table.add_row(option.name, _range(option), _value(option, option.default))
+    table.add_row("media", ", ".join(limits.media_formats), limits.media_formats[0])
+    return table
+
+
+def _add_size(table: Table, limits: ModelLimits, defaults: ModelDefaults) -> None:
+    fit = limits.image_fit
+    if fit is not None:
+        rounded = "rounded up" if fit.rounds_up else "to the nearest"
+        rule = f"near {fit.area_pixels} pixels,\nmultiples of {fit.multiple}, {rounded}"
+        table.add_row("size", f"follows the last image,\n{rule}")
+    # With an image that must be there, the size always follows from it.
+    fitted = fit is not None and limits.min_images > 0
+    if fit is None or fit.overridable or not fitted:
+        _add_sides(table, limits, defaults, fitted=fitted)
+    table.add_row("pixels", f"at most {limits.max_pixels}")
+
+
+def _add_sides(table: Table, limits: ModelLimits, defaults: ModelDefaults, *, fitted: bool) -> None:
+    sides = f"{limits.min_side} to {limits.max_side}, multiples of {limits.size_multiple}"
+    table.add_row("width", sides, "as the image" if fitted else str(defaults.width))
+    table.add_row("height", sides, "as the image" if fitted else str(defaults.height))
+
+
+def _images(limits: ModelLimits) -> str:
+    if limits.min_images == limits.max_images:
+        return str(limits.max_images)
+    return f"{limits.min_images} to {limits.max_images}"
+
+
+def _range(option: OptionLimits) -> str:
+    if option.kind == "switch":
+        return "on or off"
+    span = f"{option.minimum:g} to {option.maximum:g}"
+    if option.step in {0, 1}:
+        return span
+    return f"{span} in steps of {option.step:g}"
+
+
+def _value(option: OptionLimits, value: float) -> str:
+    if option.kind == "switch":
+        return "on" if value else "off"
+    return f"{value:g}"
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    # Names are there to be copied: whatever else has to give way on a narrow terminal.
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, overflow="fold")
     return table

@@ -1,22 +1,53 @@
-"""Where a picture will be written, checked before anything is started for it."""
+"""What will be written where, checked before anything is started for it."""
 
 import os
+from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 import typer
 
-SUFFIXES = (".png",)
+
+class MediaFormatName(StrEnum):
+    """What a result may be written as."""
+
+    PNG = "png"
+    MP4 = "mp4"
+    PNG_ARCHIVE = "png_archive"
+
+
+SUFFIXES: Final = {
+    ".png": MediaFormatName.PNG,
+    ".mp4": MediaFormatName.MP4,
+    ".zip": MediaFormatName.PNG_ARCHIVE,
+}
+
+
+def checked_format(asked: MediaFormatName | None, path: Path) -> MediaFormatName:
+    """The format that a checked output's suffix stands for.
+
+    Raises:
+        typer.BadParameter: another one was asked for.
+    """
+    written = SUFFIXES[path.suffix.lower()]
+    if asked not in {None, written}:
+        suffixes = ", ".join(f"{each} in {suffix}" for suffix, each in SUFFIXES.items())
+        raise typer.BadParameter(
+            f"is {asked}, but {path} ends in {path.suffix!r}; files end so: {suffixes}",
+            param_hint="--format",
+        )
+    return written
 
 
 def checked_output(path: Path) -> Path:
-    """The path, if a picture can be written there.
+    """The path, if a result can be written there.
 
     Raises:
         typer.BadParameter: it cannot; the message says why.
     """
     if path.suffix.lower() not in SUFFIXES:
         allowed = ", ".join(SUFFIXES)
-        raise typer.BadParameter(f"{path} ends in {path.suffix!r}; allowed is {allowed}")
+        raise typer.BadParameter(f"{path} ends in {path.suffix!r}; allowed are {allowed}")
     if path.is_dir():
         raise typer.BadParameter(f"{path} is a directory; name a file in it")
     if not path.parent.is_dir():

@@ -6,6 +6,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from triptych.cli.stage_label import stage_label
 from triptych.events import Accepted, Event, Queued, StageStarted, StepCompleted
 
 
@@ -48,8 +49,8 @@ class ProgressDisplay:
                 self.say("accepted")
             case Queued(position=position):
                 self.say(f"waiting behind {position} others")
-            case StageStarted(stage=stage):
-                self.say(stage)
+            case StageStarted(stage=stage, task=task):
+                self.say(stage_label(stage, task))
             case StepCompleted(step=step, total_steps=total, sigma=sigma):
                 text = f"denoiser  step {step}/{total}  sigma {sigma:.3f}"
                 self._progress.update(self._task, description=text, completed=step, total=total)

@@ -1,4 +1,4 @@
-"""What is said of a finished picture, to people and to scripts."""
+"""What is said of a finished result, to people and to scripts."""
 
 import json
 from dataclasses import asdict
@@ -7,28 +7,52 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from triptych.cli.stage_label import stage_label
+from triptych.family_options import LayeredOptions
 from triptych.generation import Generation
 
 
 def print_report(generation: Generation, path: Path) -> None:
     """Where the time went, and what was written."""
+    console = Console(highlight=False)
+    console.print(_timings(generation))
+    if generation.written_prompt is not None:
+        written = f"prompt written by the model: {generation.written_prompt}"
+        console.print(written, soft_wrap=True, markup=False)
+    console.print(f"{path}: {_contents(generation)}", soft_wrap=True, markup=False)
+
+
+def _timings(generation: Generation) -> Table:
+    # Only some models have a language model that writes, and only if it is asked to.
+    written = any(timing.writing_seconds for timing in generation.stage_timings)
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("stage")
-    for heading in ("queue", "compute", "transfer", "total"):
+    for heading in ("queue", "compute", *(["of it writing"] * written), "transfer", "total"):
         table.add_column(heading, justify="right")
     for timing in generation.stage_timings:
-        spent = (
-            timing.queue_seconds,
-            timing.run_seconds,
-            timing.transfer_seconds,
-            timing.total_seconds,
+        writing = _duration(timing.writing_seconds) if timing.writing_seconds else ""
+        table.add_row(
+            stage_label(timing.stage, timing.task),
+            _duration(timing.queue_seconds),
+            _duration(timing.run_seconds),
+            *([writing] * written),
+            _duration(timing.transfer_seconds),
+            _duration(timing.total_seconds),
         )
-        table.add_row(timing.stage, *map(_duration, spent))
-    table.add_row("request", "", "", "", _duration(generation.total_seconds), style="bold")
-    console = Console(highlight=False)
-    console.print(table)
-    size = f"{generation.width}x{generation.height} pixels, {len(generation.data)} bytes"
-    console.print(f"{path}: {size}, seed {generation.seed}", soft_wrap=True, markup=False)
+    whole = _duration(generation.total_seconds)
+    table.add_row("request", *[""] * (len(table.columns) - 2), whole, style="bold")
+    return table
+
+
+def _contents(generation: Generation) -> str:
+    parts = [f"{generation.width}x{generation.height} pixels"]
+    if generation.media_format != "png":
+        layered = isinstance(generation.parameters.options, LayeredOptions)
+        noun = "layer" if layered else "frame"
+        plural = "" if generation.num_frames == 1 else "s"
+        parts.append(f"{generation.num_frames} {noun}{plural}")
+    parts += [f"{len(generation.data)} bytes", f"seed {generation.seed}"]
+    return ", ".join(parts)
 
 
 def json_report(generation: Generation, path: Path) -> str:
@@ -40,9 +64,11 @@ def json_report(generation: Generation, path: Path) -> str:
             "media_format": generation.media_format,
             "width": generation.width,
             "height": generation.height,
+            "num_frames": generation.num_frames,
             "size_bytes": len(generation.data),
             "checksum_xxh3": f"{generation.checksum_xxh3:016x}",
             "seed": generation.seed,
+            "written_prompt": generation.written_prompt,
             "latents_checksum_xxh3": f"{generation.latents_checksum_xxh3:016x}",
             "parameters": asdict(generation.parameters),
             "stage_timings": [asdict(timing) for timing in generation.stage_timings],

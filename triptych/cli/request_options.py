@@ -6,14 +6,28 @@ from typing import Annotated
 import typer
 
 from triptych.cli.local_cluster import DTypeName, TopologyName
-from triptych.cli.output_file import checked_output
+from triptych.cli.output_file import MediaFormatName, checked_output
 
 _REQUEST = "What to draw (the model's defaults apply to what is left out)"
 
-Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")]
+Prompt = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROMPT", help='What to draw, or how to edit a picture; "" with --caption-image.'
+    ),
+]
 Output = Annotated[
     Path,
-    typer.Option("--output", "-o", help="File to write, .png.", callback=checked_output),
+    typer.Option(
+        "--output",
+        "-o",
+        help="File to write: .png, .mp4 (videos) or .zip (layers or frames as PNG files).",
+        callback=checked_output,
+    ),
+]
+Format = Annotated[
+    MediaFormatName | None,
+    typer.Option("--format", help="What to write; the output's suffix says it as well."),
 ]
 Target = Annotated[
     str | None,
@@ -24,9 +38,22 @@ Target = Annotated[
 ModelNameOrDirectory = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME|DIR",
+        metavar="NAME|DIR|ORG/NAME",
         help="With --target: a served model's name; may be left out where only one is served."
-        " Without: a model's directory; models/demo, if it is there, by default.",
+        " Without: a model's directory, or org/name[@revision] on the hub; models/demo, if it is"
+        " there, by default.",
+    ),
+]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--image",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        help="Picture to start from, PNG, JPEG or WebP. Repeat it for several, in order.",
+        rich_help_panel=_REQUEST,
     ),
 ]
 Width = Annotated[int | None, typer.Option(help="In pixels.", rich_help_panel=_REQUEST)]

@@ -1,0 +1,105 @@
+"""The arguments of `triptych generate` that only one model family takes."""
+
+from dataclasses import asdict
+from typing import Annotated, Final
+
+import typer
+
+from triptych.family_options import (
+    BagelOptions,
+    FamilyOptions,
+)
+
+_VIDEO: Final = "Videos"
+_LAYERED: Final = "Layers"
+_LONGCAT: Final = "LongCat-Image"
+_BAGEL: Final = "BAGEL"
+
+Frames = Annotated[int | None, typer.Option(help="Frames of the video.", rich_help_panel=_VIDEO)]
+Fps = Annotated[int | None, typer.Option(help="Frames per second.", rich_help_panel=_VIDEO)]
+LowNoiseGuidance = Annotated[
+    float | None,
+    typer.Option(
+        "--low-noise-guidance",
+        help="How closely the low-noise expert follows the prompt.",
+        rich_help_panel=_VIDEO,
+    ),
+]
+Layers = Annotated[int | None, typer.Option(help="How many.", rich_help_panel=_LAYERED)]
+Resolution = Annotated[
+    int | None,
+    typer.Option(
+        help="Side in pixels of a square of the area that is drawn.", rich_help_panel=_LAYERED
+    ),
+]
+CaptionImage = Annotated[
+    bool | None,
+    typer.Option(
+        "--caption-image/--no-caption-image",
+        help="Whether the model writes the prompt itself, from the picture.",
+        rich_help_panel=_LAYERED,
+    ),
+]
+RewritePrompt = Annotated[
+    bool | None,
+    typer.Option(
+        "--rewrite-prompt/--no-rewrite-prompt",
+        help="Whether the model rewrites the prompt before it draws.",
+        rich_help_panel=_LONGCAT,
+    ),
+]
+ImageGuidance = Annotated[
+    float | None,
+    typer.Option(help="How closely to follow the input picture.", rich_help_panel=_BAGEL),
+]
+GuidanceInterval = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        metavar="START END",
+        help="Guidance is on while the noise level is above START and at most END.",
+        rich_help_panel=_BAGEL,
+    ),
+]
+
+_FLAGS: Final = {
+    "num_frames": "--frames",
+    "frames_per_second": "--fps",
+    "low_noise_guidance_scale": "--low-noise-guidance",
+    "layers": "--layers",
+    "resolution": "--resolution",
+    "caption_image": "--caption-image",
+    "rewrite_prompt": "--rewrite-prompt",
+    "image_guidance_scale": "--image-guidance",
+    "guidance_interval_start": "--guidance-interval",
+}
+
+
+def bagel_options(
+    image_guidance: float | None, interval: tuple[float, float] | None
+) -> BagelOptions:
+    """The options of BAGEL; an interval is given whole or not at all."""
+    start, end = interval or (None, None)
+    return BagelOptions(
+        image_guidance_scale=image_guidance,
+        guidance_interval_start=start,
+        guidance_interval_end=end,
+    )
+
+
+def of_one_family(*candidates: FamilyOptions) -> FamilyOptions | None:
+    """The candidate that anything was given of, if there is one.
+
+    Raises:
+        typer.BadParameter: there are several.
+    """
+    given = [each for each in candidates if each != type(each)()]
+    if len(given) > 1:
+        flags = " and ".join(map(_first_flag, given))
+        raise typer.BadParameter(
+            "are options of different model families; give those of one", param_hint=flags
+        )
+    return given[0] if given else None
+
+
+def _first_flag(options: FamilyOptions) -> str:
+    return next(_FLAGS[name] for name, value in asdict(options).items() if value is not None)
