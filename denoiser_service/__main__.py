@@ -1,12 +1,14 @@
 """python -m denoiser_service: the denoising loop. This process holds no model; its rank does."""
 
+import asyncio
+
 from denoiser_service.replica import DenoiserReplica
 from denoiser_service.scheduler import StepScheduler
 from denoiser_service.servicer import DenoiserServicer
 from denoiser_service.settings import DenoiserSettings
 from denoiser_service.supervisor import ProcessRankGroup
 from services.domain.model import Stage
-from services.model_api.directory import ModelDirectory
+from services.model_api.hub import open_model
 from services.model_families import find_family
 from services.rpc.process import run_process, run_until_first_ends
 from services.rpc.stage_host import StageHost
@@ -18,11 +20,16 @@ async def main(settings: DenoiserSettings) -> None:
     """Serves until a signal."""
     # What the rank would refuse is refused here first, where it is easier to see.
     settings.cluster_secret()
-    directory = ModelDirectory(settings.model)
+    # Fetched here too: a rank's time to start is for loading.
+    directory = await asyncio.to_thread(
+        open_model,
+        settings.model,
+        lambda index: find_family(index).spec.patterns(Stage.DENOISER),
+    )
     find_family(directory).spec.check(directory, Stage.DENOISER)
     store = open_blob_store(settings.store)
     ranks = ProcessRankGroup(
-        settings.rank_flags(),
+        settings.rank_flags(directory),
         start_seconds=settings.rank_start_seconds,
         command_seconds=settings.command_seconds,
     )

@@ -7,6 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from denoiser_service.policy import Order
 from services.domain.settings import StageSettings
+from services.model_api.directory import ModelDirectory
 
 
 class DenoiserSettings(StageSettings):
@@ -25,11 +26,16 @@ class DenoiserSettings(StageSettings):
         300.0, description="how long one step may take before its rank counts as hung"
     )
 
-    def rank_flags(self) -> list[str]:
-        """What a rank is told: the part of this that concerns the model and the store."""
+    def rank_flags(self, directory: ModelDirectory) -> list[str]:
+        """What a rank is told: the part of this that concerns the model and the store.
+
+        Args:
+            directory: the model; one from the hub is a directory by now, of the commit that every
+                rank is to load.
+        """
         told = {
-            "model": self.model,
-            "model-name": self.model_name,
+            "model": directory.path,
+            "model-name": self.model_name or directory.name,
             "store": self.store,
             "cluster-secret-file": self.cluster_secret_file,
             "dtype": self.dtype,
@@ -40,4 +46,4 @@ class DenoiserSettings(StageSettings):
             "log-level": self.log_level,
             "log-format": self.log_format,
         }
-        return [f"--{flag}={value}" for flag, value in told.items() if value is not None]
+        return [f"--{flag}={value}" for flag, value in told.items()]

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.domain.element_type import ElementType
 from services.domain.errors import ConfigurationError
+from services.domain.model_source import HubModel, ModelSource, taken
 
 MIN_SECRET_BYTES = 32
 
@@ -61,9 +62,16 @@ class ServerSettings(ProcessSettings):
 class ComputeSettings(ProcessSettings):
     """What every process that holds a model and shares a tensor store is told."""
 
-    model: Path = Field(description="model directory in the published diffusers layout")
+    # Before the model, which takes it along.
+    offline: bool = Field(
+        False, description="never ask the hub; a model from there must be in its cache"
+    )
+    model: ModelSource = Field(
+        description="model directory in the published diffusers layout, or a repository of the"
+        " hub that holds one, as org/name or org/name@revision"
+    )
     model_name: str | None = Field(
-        None, description="name that requests use; the directory's own by default"
+        None, description="name that requests use; the model's own by default"
     )
     store: str = Field(description="tensor store, for example shm:///dev/shm/triptych")
     cluster_secret_file: Path = Field(
@@ -78,6 +86,11 @@ class ComputeSettings(ProcessSettings):
     sweep_seconds: Annotated[float, Field(gt=0)] = Field(
         10.0, description="pause between sweeps for expired and orphaned tensors"
     )
+
+    @field_validator("model")
+    @classmethod
+    def _take_offline(cls, model: ModelSource, told: ValidationInfo) -> Path | HubModel:
+        return taken(model, offline=told.data.get("offline", False))
 
     def cluster_secret(self) -> SecretStr:
         """Reads the secret.

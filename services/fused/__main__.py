@@ -17,6 +17,7 @@ from denoiser_service.thread_ranks import ThreadRankGroup
 from encoder_service.replica import EncoderReplica
 from encoder_service.stage import EncodeStage
 from services.domain.model import Stage
+from services.domain.model_source import HubModel
 from services.domain.tensor_ref import Seal
 from services.fused.settings import FusedSettings
 from services.gateway.app import GatewayApp
@@ -47,7 +48,7 @@ async def main(settings: FusedSettings) -> None:
     # Nobody outside this process ever sees a reference, so nobody else needs the secret.
     seal = Seal(SecretStr(secrets.token_hex(32)))
     store = open_store("memory:", seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
-    models = [await asyncio.to_thread(_load, path, settings, store) for path in settings.model]
+    models = [await asyncio.to_thread(_load, each, settings, store) for each in settings.model]
     app = GatewayApp(
         settings,
         [each.encoder for each in models],
@@ -67,8 +68,8 @@ async def main(settings: FusedSettings) -> None:
         store.close()
 
 
-def _load(path: Path, settings: FusedSettings, store: TensorStore) -> _Model:
-    told = (path, None, settings.dtype, settings.device)
+def _load(source: Path | HubModel, settings: FusedSettings, store: TensorStore) -> _Model:
+    told = (source, None, settings.dtype, settings.device)
     encoder, denoiser, vae = load_encoder(*told), load_denoiser(*told), load_vae(*told)
     ready = RankReady(loaded=denoiser.loaded, tensor_store=store.identity, pid=os.getpid())
     ranks = ThreadRankGroup(RankExecutor(DenoiseStage(denoiser, store)), ready)

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from denoiser_service.policy import Order
 from services.domain.element_type import ElementType
+from services.domain.model_source import HubModel, ModelSource, taken
 from services.gateway.settings import PipelineSettings
 
 
@@ -16,8 +17,13 @@ class FusedSettings(PipelineSettings):
 
     model_config = SettingsConfigDict(env_prefix="TRIPTYCH_FUSED_")
 
-    model: Annotated[tuple[Path, ...], Field(min_length=1)] = Field(
-        description="model directories in the published diffusers layout; repeat for several"
+    # Before the models, which take it along.
+    offline: bool = Field(
+        False, description="never ask the hub; models from there must be in its cache"
+    )
+    model: Annotated[tuple[ModelSource, ...], Field(min_length=1)] = Field(
+        description="model directory in the published diffusers layout, or a repository of the"
+        " hub that holds one, as org/name or org/name@revision; repeat for several"
     )
     dtype: ElementType = Field(ElementType.FLOAT32, description="type the weights compute in")
     device: str = Field("cpu", description="torch device, for example cpu or cuda:0")
@@ -35,3 +41,11 @@ class FusedSettings(PipelineSettings):
     max_resident_requests: Annotated[int, Field(ge=1, le=64)] = Field(
         4, description="requests whose state the rank holds at once"
     )
+
+    @field_validator("model")
+    @classmethod
+    def _take_offline(
+        cls, models: tuple[ModelSource, ...], told: ValidationInfo
+    ) -> tuple[Path | HubModel, ...]:
+        offline = told.data.get("offline", False)
+        return tuple(taken(each, offline=offline) for each in models)

@@ -17,7 +17,7 @@ VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt")
 """A tokenizer needs the first, or both of the others."""
 
 # Says what a model is that has no subfolders to index.
-_ROOT_CONFIGURATION = "config.json"
+ROOT_CONFIGURATION = "config.json"
 _CONFIGURATIONS = (
     "config.json",
     "scheduler_config.json",
@@ -42,7 +42,7 @@ class Manifest(BaseModel):
     """The optional triptych.json in a model's own folder.
 
     Attributes:
-        name: what requests call the model; the folder's name if absent.
+        name: what requests call the model; the folder's name, or the repository's, if absent.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,8 +63,12 @@ class ModelDirectory:
         name: what requests call the model unless the process was told otherwise.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str | None = None) -> None:
         """Reads the model's index and triptych.json.
+
+        Args:
+            path: the directory.
+            name: of the model if triptych.json gives none; the folder's by default.
 
         Raises:
             ConfigurationError: not a directory, or one of the two cannot be used.
@@ -72,12 +76,12 @@ class ModelDirectory:
         if not path.is_dir():
             raise ConfigurationError(f"model: {path} is not a directory")
         self.path = path
-        whole = not (path / INDEX).exists() and (path / _ROOT_CONFIGURATION).exists()
-        self.index_path = path / (_ROOT_CONFIGURATION if whole else INDEX)
+        whole = not (path / INDEX).exists() and (path / ROOT_CONFIGURATION).exists()
+        self.index_path = path / (ROOT_CONFIGURATION if whole else INDEX)
         self._index = _read_json(self.index_path)
         self.pipeline_class = self._architecture() if whole else self._class_name()
         self._manifest = _read_manifest(path / MANIFEST)
-        self.name = self._manifest.name or path.resolve().name
+        self.name = self._manifest.name or name or path.resolve().name
 
     def defaults(self, published: GenerationDefaults) -> GenerationDefaults:
         """The family's published defaults under those of this directory."""
@@ -86,6 +90,14 @@ class ModelDirectory:
     def setting(self, name: str) -> object:
         """A value of the model's index, as JSON; None if it says nothing."""
         return self._index.get(name)
+
+    def json(self, name: str) -> Mapping[str, Any]:
+        """The values of a JSON file beside the index.
+
+        Raises:
+            ConfigurationError: it is missing or unreadable.
+        """
+        return _read_json(self.path / name)
 
     def config(self, subfolder: str) -> Mapping[str, Any]:
         """The configuration of one component, as JSON values.

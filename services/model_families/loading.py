@@ -10,7 +10,9 @@ from pydantic import ValidationError
 from services.domain.element_type import ElementType
 from services.domain.errors import ConfigurationError
 from services.domain.model import LoadedModel, Model, Stage
+from services.domain.model_source import HubModel
 from services.model_api.directory import ModelDirectory
+from services.model_api.hub import open_model
 from services.model_api.modules import components_of
 from services.model_api.runtime import torch_device, torch_dtype
 from services.model_api.spec import check_defaults
@@ -29,32 +31,34 @@ _Load = Callable[[Family, ModelDirectory, torch.dtype, torch.device], M]
 
 
 def load_encoder(
-    path: Path, name: str | None, dtype: ElementType, device: str
+    source: Path | HubModel, name: str | None, dtype: ElementType, device: str
 ) -> StageModel[EncoderModel]:
-    """Loads the encoder of a model directory.
+    """Loads the encoder of a model.
 
     Args:
-        path: the model directory.
-        name: what requests call the model; None for the directory's own name.
+        source: the model directory, or a model on the hub, of which the stage's files are fetched.
+        name: what requests call the model; None for the model's own name.
         dtype: the type the weights compute in.
         device: a torch device, for example "cuda:0".
 
     Raises:
         ConfigurationError: any of these cannot be used.
     """
-    return _load(Stage.ENCODER, Family.load_encoder, path, name, dtype, device)
+    return _load(Stage.ENCODER, Family.load_encoder, source, name, dtype, device)
 
 
 def load_denoiser(
-    path: Path, name: str | None, dtype: ElementType, device: str
+    source: Path | HubModel, name: str | None, dtype: ElementType, device: str
 ) -> StageModel[DenoiserModel]:
-    """Loads the denoiser of a model directory; see load_encoder."""
-    return _load(Stage.DENOISER, Family.load_denoiser, path, name, dtype, device)
+    """Loads the denoiser of a model; see load_encoder."""
+    return _load(Stage.DENOISER, Family.load_denoiser, source, name, dtype, device)
 
 
-def load_vae(path: Path, name: str | None, dtype: ElementType, device: str) -> StageModel[VaeModel]:
-    """Loads the VAE of a model directory; see load_encoder."""
-    return _load(Stage.VAE, Family.load_vae, path, name, dtype, device)
+def load_vae(
+    source: Path | HubModel, name: str | None, dtype: ElementType, device: str
+) -> StageModel[VaeModel]:
+    """Loads the VAE of a model; see load_encoder."""
+    return _load(Stage.VAE, Family.load_vae, source, name, dtype, device)
 
 
 def describe_model(
@@ -82,9 +86,14 @@ def describe_model(
 
 
 def _load(
-    stage: Stage, load: _Load[M], path: Path, name: str | None, dtype: ElementType, device: str
+    stage: Stage,
+    load: _Load[M],
+    source: Path | HubModel,
+    name: str | None,
+    dtype: ElementType,
+    device: str,
 ) -> StageModel[M]:
-    directory = ModelDirectory(path)
+    directory = open_model(source, lambda index: find_family(index).spec.patterns(stage))
     family = find_family(directory)
     family.spec.check(directory, stage)
     described = describe_model(directory, family, name, dtype)

@@ -8,12 +8,12 @@ import typer
 from triptych.cli.local_cluster import DTypeName, TopologyName
 
 ModelDirectories = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Option(
         "--model",
-        metavar="DIR",
-        help="Model to serve, a directory in the published diffusers layout;"
-        " models/demo, if it is there, by default. Repeat it for several models.",
+        metavar="DIR|ORG/NAME[@REVISION]",
+        help="Model to serve, a directory in the published diffusers layout or a repository of the"
+        " hub; models/demo, if it is there, by default. Repeat it for several models.",
     ),
 ]
 Topology = Annotated[

@@ -1,16 +1,33 @@
 """What the commands that start a cluster on this machine have in common."""
 
+import re
+from dataclasses import replace
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
+from triptych.cluster.cluster import ClusterSpec
 from triptych.cluster.errors import ClusterConfigurationError
-from triptych.cluster.topology import FusedTopology, ModelOptions, SplitTopology, Topology
+from triptych.cluster.topology import (
+    FETCH_PATIENCE_SECONDS,
+    FusedTopology,
+    ModelOptions,
+    SplitTopology,
+    Topology,
+)
 
 DEMO_MODEL: Final = Path("models/demo")
+
+# Loosely: what exactly a repository may be called, those say who open it.
+_HUB_MODEL = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\S+)?", re.ASCII)
+
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="Never ask the hub: models from there must be in its cache."),
+]
 
 
 class TopologyName(StrEnum):
@@ -28,27 +45,33 @@ class DTypeName(StrEnum):
     FLOAT16 = "float16"
 
 
-def checked_model_directory(model: Path | None) -> Path:
-    """The model's directory; models/demo if none is given and it is there.
+def checked_model(model: str | None) -> Path | str:
+    """The model's directory, or else its name on the hub.
+
+    Args:
+        model: what the user calls it; None for models/demo, if that is there.
 
     Raises:
-        typer.BadParameter: there is no such directory.
+        typer.BadParameter: it is neither.
     """
     if model is None:
         if DEMO_MODEL.is_dir():
             return DEMO_MODEL
         raise typer.BadParameter(
             f"there is no {DEMO_MODEL} here to fall back on; give a directory in the published"
-            " diffusers layout (one with a model_index.json)",
+            " diffusers layout (one with a model_index.json), or org/name of a model on the hub",
             param_hint="--model",
         )
-    if not model.is_dir():
-        raise typer.BadParameter(
-            f"{model} is not a directory; a cluster on this machine needs a model directory"
-            " in the published diffusers layout",
-            param_hint="--model",
-        )
-    return model
+    if Path(model).is_dir():
+        return Path(model)
+    if _HUB_MODEL.fullmatch(model):
+        return model
+    raise typer.BadParameter(
+        f"{model} is not a directory; a cluster on this machine needs a model directory"
+        " in the published diffusers layout, or org/name or org/name@revision of a model on the"
+        " hub",
+        param_hint="--model",
+    )
 
 
 def checked_topology(name: TopologyName, options: ModelOptions) -> Topology:
@@ -63,3 +86,8 @@ def checked_topology(name: TopologyName, options: ModelOptions) -> Topology:
             " a running cluster needs only --target"
         )
     return SplitTopology(options) if name is TopologyName.SPLIT else FusedTopology(options)
+
+
+def patient(spec: ClusterSpec, options: ModelOptions) -> ClusterSpec:
+    """The same cluster, with time to fetch its models if it has to."""
+    return replace(spec, ready_seconds=FETCH_PATIENCE_SECONDS) if options.fetched else spec

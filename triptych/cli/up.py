@@ -11,9 +11,11 @@ from triptych.cli.failure import reported_failures
 from triptych.cli.interruptible import run
 from triptych.cli.local_cluster import (
     DTypeName,
+    Offline,
     TopologyName,
-    checked_model_directory,
+    checked_model,
     checked_topology,
+    patient,
 )
 from triptych.cluster.address import Address
 from triptych.cluster.cluster import DEFAULT_ADDRESS, ClusterSpec, LocalCluster
@@ -29,6 +31,7 @@ def up(
     dtype: options.DType = DTypeName.FLOAT32,
     device: options.Device = "cpu",
     threads: options.Threads = 1,
+    offline: Offline = False,
     log_dir: options.LogDirectory = None,
 ) -> None:
     """Serve one model or several from this machine until Ctrl-C.
@@ -41,15 +44,17 @@ def up(
             "has no effect in a fused cluster, which keeps tensors to itself", param_hint="--store"
         )
     with reported_failures():
-        directories = tuple(map(checked_model_directory, models or (None,)))
-        model_options = ModelOptions(directories, dtype, device, threads)
+        served = tuple(map(checked_model, models or (None,)))
+        model_options = ModelOptions(served, dtype, device, threads, offline)
+        for name in model_options.fetched:
+            typer.echo(f"hub       {name}: what is not in the cache yet is fetched first")
         spec = ClusterSpec(
             topology=checked_topology(topology, model_options),
             address=Address.parse(listen),
             store_url=store,
             logs=log_dir,
         )
-        run(_serve(spec))
+        run(_serve(patient(spec, model_options)))
 
 
 async def _serve(spec: ClusterSpec) -> None:

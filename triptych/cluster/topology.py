@@ -10,6 +10,8 @@ from triptych.cluster.address import Address
 from triptych.cluster.workplace import Workplace
 
 _START_PATIENCE_SECONDS: Final = 600.0
+FETCH_PATIENCE_SECONDS: Final = 24 * 3600.0
+"""How long a cluster may take to start that fetches its models first."""
 STAGES: Final = ("encoder", "denoiser", "vae")
 
 
@@ -42,21 +44,30 @@ class ModelOptions:
     """What every process that computes is told.
 
     Attributes:
-        models: at least one directory in the published diffusers layout.
+        models: at least one; a path is a directory in the published diffusers layout, a text a
+            repository of the hub that holds one, as org/name or org/name@revision.
         dtype: type the weights compute in, for example "float32".
         device: torch device, for example "cpu" or "cuda:0".
         threads: torch threads of each process.
+        offline: whether the hub is never asked, only its cache.
     """
 
-    models: tuple[Path, ...]
+    models: tuple[Path | str, ...]
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 1
+    offline: bool = False
 
-    def flags(self, *models: Path) -> tuple[str, ...]:
+    @property
+    def fetched(self) -> tuple[str, ...]:
+        """The models of which files may have to come from the hub first."""
+        return () if self.offline else tuple(each for each in self.models if isinstance(each, str))
+
+    def flags(self, *models: Path | str) -> tuple[str, ...]:
         """As command-line flags of a process that holds these of the models."""
         return (
-            *(flag for model in models for flag in ("--model", str(model.absolute()))),
+            *(flag for model in models for flag in ("--model", _named(model))),
+            *(("--offline", "true") if self.offline else ()),
             *("--dtype", self.dtype),
             *("--device", self.device),
             *("--threads", str(self.threads)),
@@ -83,7 +94,8 @@ class SplitTopology:
                 stages.append(ProcessSpec(name, (*command, *flags, *shared, *common)))
                 doors += [f"--{stage}", place.socket(name)]
         # Ready means all of it: a user who is told so may ask for any of the models.
-        doors += ["--start-patience-seconds", f"{_START_PATIENCE_SECONDS:g}"]
+        patience = FETCH_PATIENCE_SECONDS if self.options.fetched else _START_PATIENCE_SECONDS
+        doors += ["--start-patience-seconds", f"{patience:g}"]
         gateway = (*_python("services.gateway", "--listen", str(address)), *doors, *common)
         return Processes(ProcessSpec("gateway", gateway), tuple(stages))
 
@@ -101,6 +113,10 @@ class FusedTopology:
             *(*self.options.flags(*self.options.models), *_common_flags(drain_seconds)),
         )
         return Processes(ProcessSpec("fused", command))
+
+
+def _named(model: Path | str) -> str:
+    return model if isinstance(model, str) else str(model.absolute())
 
 
 def _python(module: str, *flags: str) -> tuple[str, ...]:
