@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from services.domain.errors import FieldViolation, TriptychError
 from services.domain.generation import GenerationParameters
 from services.domain.model import LoadedModel
+from services.domain.stages import BranchDecision
 from services.domain.tensor_ref import TensorRef
 
 
@@ -87,6 +88,7 @@ class Stepped(_Message):
     total_steps: int
     sigma: float
     seconds: float
+    decisions: tuple[BranchDecision, ...] = ()
 
 
 class Finished(_Message):

@@ -4,9 +4,15 @@ import asyncio
 import time
 
 from denoiser_service.policy import Candidate
+from services.domain.acceleration import NoCache
 from services.domain.deadline import Deadline
 from services.domain.errors import TriptychError
-from services.domain.stages import DenoiseEvent, DenoiseRequest
+from services.domain.stages import (
+    BranchDecision,
+    CacheStatistics,
+    DenoiseEvent,
+    DenoiseRequest,
+)
 
 
 class Entry:
@@ -18,6 +24,7 @@ class Entry:
         arrival: a number that grows with every request.
 
     Attributes:
+        decisions: of its cache, in the order they were made.
         generation: of the ranks that hold its state; None while it waits in the queue.
     """
 
@@ -35,6 +42,7 @@ class Entry:
         self._arrival = arrival
         self._arrival_time = time.monotonic()
         self.queue_seconds = 0.0
+        self.decisions: tuple[BranchDecision, ...] = ()
 
     def candidate(self) -> Candidate:
         """The request as the policy sees it."""
@@ -50,6 +58,13 @@ class Entry:
     def resident(self) -> bool:
         """Whether ranks hold its state."""
         return self.generation is not None
+
+    def cache_statistics(self) -> CacheStatistics | None:
+        """What its cache did; None if it has none."""
+        if isinstance(self.request.parameters.cache, NoCache):
+            return None
+        reused = sum(each.reused for each in self.decisions)
+        return CacheStatistics(len(self.decisions) - reused, reused)
 
     def begin(self, generation: int) -> None:
         """The request leaves the queue for the ranks of this generation."""

@@ -200,8 +200,15 @@ class StepScheduler:
         entry.completed_steps = stepped.step
         entry.run_seconds += stepped.seconds
         entry.events.put_nowait(
-            StepCompleted(stepped.step, stepped.total_steps, stepped.sigma, stepped.seconds)
+            StepCompleted(
+                stepped.step,
+                stepped.total_steps,
+                stepped.sigma,
+                stepped.seconds,
+                stepped.decisions,
+            )
         )
+        entry.decisions += stepped.decisions
 
     async def _finish(self, entry: Entry) -> None:
         finished = await self._ranks.execute(Finish(request_id=entry.request.request_id))
@@ -218,7 +225,12 @@ class StepScheduler:
             request = entry.request
             await asyncio.to_thread(self._discard, request.tenant, request.request_id)
             raise Cancelled("cancelled while the latents were being stored")
-        denoised = Denoised(finished.latents, finished.latents_checksum_xxh3, timing)
+        denoised = Denoised(
+            finished.latents,
+            finished.latents_checksum_xxh3,
+            timing,
+            cache_statistics=entry.cache_statistics(),
+        )
         entry.events.put_nowait(denoised)
         del self._entries[entry.request.request_id]
 

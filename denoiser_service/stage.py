@@ -3,15 +3,26 @@
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import xxhash
 
+from denoiser_service.acceleration.accelerator import Accelerator, Session
 from denoiser_service.commands import Aborted, Finished, Prepared, Stepped
+from services.domain.acceleration import NoCache
 from services.domain.errors import NotFound, TriptychError
-from services.domain.stages import DenoiseRequest
+from services.domain.generation import GenerationParameters
+from services.domain.stages import BranchDecision, DenoiseRequest
 from services.model_api.stage_model import StageModel
-from services.model_api.stages import DenoiserModel, DenoiserState, Tensors, image_latents_name
+from services.model_api.stages import (
+    CachingDenoiserModel,
+    CachingState,
+    DenoiserModel,
+    DenoiserState,
+    Tensors,
+    image_latents_name,
+)
 from services.tensor_store.tensor_store import TensorStore
 
 
@@ -19,6 +30,7 @@ from services.tensor_store.tensor_store import TensorStore
 class _Running:
     request: DenoiseRequest
     state: DenoiserState
+    session: Session | None
 
 
 class DenoiseStage:
@@ -36,6 +48,9 @@ class DenoiseStage:
         self._model = model.model
         self._store = store
         self._running: dict[str, _Running] = {}
+        self._accelerator = (
+            Accelerator(model.model) if isinstance(model.model, CachingDenoiserModel) else None
+        )
 
     def prepare(self, request: DenoiseRequest) -> Prepared:
         """Takes a request in; its conditioning may be released from then on.
@@ -51,7 +66,8 @@ class DenoiseStage:
             conditioning = self._read(request, stored)
             read = time.perf_counter()
             state = self._model.prepare(request.parameters, conditioning)
-        self._running[request.request_id] = _Running(request, state)
+        session = self._accelerate(request.parameters, state)
+        self._running[request.request_id] = _Running(request, state, session)
         return Prepared(
             request_id=request.request_id,
             total_steps=state.total_steps,
@@ -73,6 +89,19 @@ class DenoiseStage:
             conditioning[image_latents_name(number)] = latents["latents"]
         return conditioning
 
+    def _accelerate(self, parameters: GenerationParameters, state: DenoiserState) -> Session | None:
+        """Puts a request's caches between its loop and the transformer, if it asks for any."""
+        if isinstance(parameters.cache, NoCache):
+            return None
+        if self._accelerator is None:
+            raise TriptychError(
+                f"cache: is {parameters.cache.kind}; this model has no blocks to skip"
+            )
+        caching = cast("CachingState", state)
+        session = self._accelerator.session(parameters.cache, caching.steps_by_component)
+        caching.acceleration = session
+        return session
+
     def step(self, request_id: str) -> Stepped:
         """Advances a request by one step.
 
@@ -86,7 +115,9 @@ class DenoiseStage:
             raise TriptychError(
                 f"request {request_id} has done all of its {state.total_steps} steps"
             )
-        sigma = state.sigma
+        sigma, session = state.sigma, running.session
+        if session is not None:
+            session.last_step = state.completed_steps == state.total_steps - 1
         began = time.perf_counter()
         self._model.step(state)
         seconds = time.perf_counter() - began
@@ -97,6 +128,7 @@ class DenoiseStage:
             total_steps=state.total_steps,
             sigma=sigma,
             seconds=seconds,
+            decisions=_taken(session),
         )
 
     def finish(self, request_id: str) -> Finished:
@@ -141,6 +173,14 @@ class DenoiseStage:
         if request_id not in self._running:
             raise NotFound(f"request {request_id} is not being denoised here")
         return self._running.pop(request_id)
+
+
+def _taken(session: Session | None) -> tuple[BranchDecision, ...]:
+    """What was decided in the step just made; asked once."""
+    if session is None:
+        return ()
+    taken, session.decisions = session.decisions, []
+    return tuple(taken)
 
 
 def _check_finite(request_id: str, latents: Tensors) -> None:

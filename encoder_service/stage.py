@@ -37,6 +37,7 @@ class EncodeStage:
         self._loaded.check(parameters)
         began = time.perf_counter()
         images = decode_pictures(parameters.images, request.images)
+        looked = time.perf_counter()
         written = self._write_prompt(parameters, images)
         wrote = time.perf_counter()
         if written is not None:
@@ -53,7 +54,7 @@ class EncodeStage:
             queue_seconds=0.0,
             run_seconds=ran - began,
             transfer_seconds=time.perf_counter() - ran,
-            writing_seconds=0.0 if written is None else wrote - began,
+            writing_seconds=0.0 if written is None else wrote - looked,
         )
         return Encoded(ref, timing, written)
 

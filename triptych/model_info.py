@@ -5,19 +5,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFit:
-    """A size of nearly a given area with the last input image's proportions.
+    """A size with the last input image's proportions, of nearly a given area or nearly its own.
 
     Attributes:
-        area_pixels: nearly this.
+        area_pixels: nearly this; with edges, at most this.
         multiple: sides are multiples of this many pixels.
         rounds_up: to the next multiple rather than to the nearest.
         overridable: whether a request may ask for another width and height.
+        shortest_edge: smaller images are made larger; 0 where the area decides.
+        longest_edge: larger images are made smaller; 0 where the area decides.
     """
 
     area_pixels: int
     multiple: int
     rounds_up: bool
     overridable: bool
+    shortest_edge: int = 0
+    longest_edge: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -143,6 +143,8 @@ def _image_fit(message: capabilities_pb2.ImageFit) -> ImageFit:
         multiple=message.multiple,
         rounds_up=message.rounds_up,
         overridable=message.overridable,
+        shortest_edge=message.shortest_edge,
+        longest_edge=message.longest_edge,
     )
 
 

@@ -53,12 +53,15 @@ class VaeStage:
 
         Raises:
             ModelNotFound: another model's request.
+            Unsupported: this VAE encodes no pictures, or the request has no such picture.
             InvalidRequest: outside the model's limits, or a picture that cannot be decoded.
             StoreFull: there is no room for the latents now.
         """
         parameters, number = request.parameters, request.index
         self._loaded.check(parameters)
-        if not isinstance(self._model, ImageEncodingVae) or number >= len(parameters.images):
+        if not isinstance(self._model, ImageEncodingVae):
+            raise Unsupported(f"images: the VAE of {parameters.model} encodes none")
+        if number >= len(parameters.images):
             raise Unsupported(f"image_index: is {number}; images are {len(parameters.images)}")
         began = time.perf_counter()
         image = decode_described(number, parameters.images[number], request.image)

@@ -153,6 +153,8 @@ class OptionLimits(BaseModel):
         span = f"{self.minimum:g} to {self.maximum:g}"
         if self.step in {0, 1}:
             return span
+        if self.minimum + self.step >= self.maximum:
+            return f"{self.minimum:g} and {self.maximum:g}"
         first = [f"{self.minimum + self.step * number:g}" for number in range(2)]
         return f"{', '.join(first)} and so on to {self.maximum:g}"
 

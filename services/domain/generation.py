@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from services.domain.acceleration import CacheMethod
+from services.domain.acceleration import NO_CACHE, Cache, cache_violations, effective_cache
 from services.domain.element_type import ElementType
 from services.domain.errors import FieldViolation, InvalidRequest
 from services.domain.family_options import (
@@ -40,7 +40,7 @@ class GenerationRequest(BaseModel):
     guidance_scale: float | None = None
     seed: int | None = None
     dtype: ElementType | None = None
-    cache: CacheMethod | None = None
+    cache: Cache | None = None
     media_format: MediaFormat | None = None
     images: tuple[InputImage, ...] = ()
     options: FamilyOptions | None = None
@@ -66,7 +66,7 @@ class GenerationParameters(BaseModel):
     guidance_scale: float
     seed: int
     dtype: ElementType
-    cache: CacheMethod
+    cache: Cache
     media_format: MediaFormat
     images: tuple[InputImage, ...] = ()
     options: FamilyOptions | None = None
@@ -109,7 +109,7 @@ def resolve(
         guidance_scale=guidance_scale,
         seed=draw_seed() if request.seed is None else request.seed,
         dtype=model.dtype,
-        cache=_either(request.cache, CacheMethod.NONE),
+        cache=effective_cache(request.cache or NO_CACHE, model.capabilities.cache_support),
         media_format=_either(request.media_format, model.capabilities.media_formats[0]),
         images=request.images,
         options=effective_options(request.options, model.capabilities.options),
@@ -193,6 +193,13 @@ def _size_violations(request: GenerationRequest, limits: Capabilities) -> Iterat
     if not sides_fit:
         return
     width, height = _size(request, limits)
+    for field, side in (("width", width), ("height", height)):
+        if not limits.min_side <= side <= limits.max_side:
+            yield FieldViolation(
+                field,
+                f"would be {side}, by the input image;"
+                f" allowed are {limits.min_side} to {limits.max_side}",
+            )
     if width * height > limits.max_pixels:
         yield FieldViolation(
             "width",
@@ -255,9 +262,9 @@ def _choice_violations(request: GenerationRequest, model: Model) -> Iterator[Fie
         yield FieldViolation(
             "dtype", f"is {request.dtype}; this cluster runs {model.name} in {model.dtype}"
         )
-    if request.cache is not None and request.cache not in limits.cache_methods:
-        allowed = ", ".join(limits.cache_methods)
-        yield FieldViolation("acceleration.cache", f"is {request.cache}; allowed are {allowed}")
+    if request.cache is not None:
+        steps = _either(request.steps, limits.defaults.steps)
+        yield from cache_violations(request.cache, limits.cache_support, steps)
     if request.media_format is not None and request.media_format not in limits.media_formats:
         allowed = ", ".join(limits.media_formats)
         yield FieldViolation("media_format", f"is {request.media_format}; allowed are {allowed}")

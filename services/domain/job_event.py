@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
-from services.domain.stages import Artifact, StageTask, StageTiming, StepCompleted
+from services.domain.stages import Artifact, CacheStatistics, StageTask, StageTiming, StepCompleted
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class JobCompleted:
     """The job succeeded.
 
     Attributes:
+        cache_statistics: what the request's cache did; None without one.
         written_prompt: what a language model made of the prompt, if it was asked to.
     """
 
@@ -52,6 +53,7 @@ class JobCompleted:
     latents_checksum_xxh3: int
     total_seconds: float
     written_prompt: str | None = None
+    cache_statistics: CacheStatistics | None = None
 
 
 JobEvent = (

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.domain.acceleration import CacheMethod, ParallelMethod
+from services.domain.acceleration import CacheSupport, ParallelMethod
 from services.domain.element_type import ElementType
 from services.domain.family_options import OptionLimits
 from services.domain.image_fit import ImageFit
@@ -77,7 +77,7 @@ class Capabilities(BaseModel):
     options: tuple[OptionLimits, ...] = ()
     supports_previews: bool = False
     media_formats: tuple[MediaFormat, ...] = (MediaFormat.PNG,)
-    cache_methods: tuple[CacheMethod, ...] = (CacheMethod.NONE,)
+    cache_support: CacheSupport = CacheSupport()
     parallel_methods: tuple[ParallelMethod, ...] = ()
     defaults: GenerationDefaults
 

@@ -117,18 +117,43 @@ class DenoiseStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class BranchDecision:
+    """What a cache decided for one guidance branch in one step.
+
+    Attributes:
+        branch: for example "cond".
+        reused: whether blocks were skipped.
+        signal: what the method looked at (a relative distance); None where it looked at nothing.
+    """
+
+    branch: str
+    reused: bool
+    signal: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class StepCompleted:
     """One denoising step is done.
 
     Attributes:
         step: 1 to total_steps.
         sigma: the noise level the step started from.
+        decisions: of the request's cache, branch by branch; empty without one.
     """
 
     step: int
     total_steps: int
     sigma: float
     seconds: float
+    decisions: tuple[BranchDecision, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatistics:
+    """What caching did over a whole request, all branches together."""
+
+    computed_forwards: int
+    reused_forwards: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +162,13 @@ class Denoised:
 
     Attributes:
         latents_checksum_xxh3: XXH3-64 of the latents' bytes alone.
+        cache_statistics: None without a cache.
     """
 
     latents: TensorRef
     latents_checksum_xxh3: int
     timing: StageTiming
+    cache_statistics: CacheStatistics | None = None
 
 
 DenoiseEvent = DenoiseStarted | StepCompleted | Denoised

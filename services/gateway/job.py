@@ -88,6 +88,7 @@ class Job:
             latents_checksum_xxh3=self._denoised.latents_checksum_xxh3,
             total_seconds=time.monotonic() - self._began,
             written_prompt=self._encoded.written_prompt,
+            cache_statistics=self._denoised.cache_statistics,
         )
 
     async def _encode(self) -> AsyncGenerator[JobEvent, None]:

@@ -1,5 +1,6 @@
 """The input images of a request, whichever way they came."""
 
+import asyncio
 from dataclasses import dataclass
 
 from services.domain.errors import InvalidRequest
@@ -17,7 +18,7 @@ class ReceivedImage:
     described: InputImage
 
 
-def receive_images(
+async def receive_images(
     message: generation_pb2.GenerationParameters, uploads: Uploads, tenant: str
 ) -> list[ReceivedImage]:
     """A request's images in its order, their headers checked.
@@ -26,17 +27,19 @@ def receive_images(
         InvalidRequest: one is no picture, is too large, or names an upload that is not here.
     """
     return [
-        _receive(f"images[{number}]", each, uploads, tenant)
+        await _receive(f"images[{number}]", each, uploads, tenant)
         for number, each in enumerate(message.images)
     ]
 
 
-def _receive(
+async def _receive(
     field: str, message: generation_pb2.InputImage, uploads: Uploads, tenant: str
 ) -> ReceivedImage:
     match message.WhichOneof("source"):
         case "data":
-            return ReceivedImage(message.data, describe_picture(field, message.data))
+            # In a thread: a crafted header takes seconds, in which others must be served.
+            described = await asyncio.to_thread(describe_picture, field, message.data)
+            return ReceivedImage(message.data, described)
         case "upload_id":
             upload = uploads.find(tenant, f"{field}.upload_id", message.upload_id)
             return ReceivedImage(upload.data, upload.described)

@@ -59,7 +59,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Generates and streams what happens."""
         job_id = uuid.uuid4().hex
         bind_request(job_id)
-        images = receive_images(request.parameters, self._uploads, TENANT)
+        images = await receive_images(request.parameters, self._uploads, TENANT)
         described = [each.described for each in images]
         asked = request_from_proto(request.parameters, request.scheduling, described)
         writer = EventWriter(job_id)

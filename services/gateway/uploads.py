@@ -1,5 +1,6 @@
 """Input images that came before their requests."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -8,6 +9,9 @@ from dataclasses import dataclass
 from services.domain.errors import InvalidRequest, ResourceExhausted
 from services.domain.input_image import InputImage
 from services.pictures.input_picture import MAX_BYTES, describe_picture
+
+# What keeping an upload takes beside its bytes, so that tiny ones cannot be piled up without end.
+_LEAST_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,11 @@ class Uploads:
             async for chunk in chunks:
                 self._reserve(len(data), len(chunk))
                 data += chunk
+            picture = bytes(data)
+            # In a thread: a crafted header takes seconds, in which others must be served.
+            described = await asyncio.to_thread(describe_picture, "data", picture)
             # All of it is here, so it counts as kept in the same breath as no longer arriving.
-            return self._keep(tenant, bytes(data))
+            return self._keep(Upload(tenant, picture, described, self._clock() + self._ttl_seconds))
         finally:
             self._arriving_bytes -= len(data)
 
@@ -84,7 +91,7 @@ class Uploads:
                 "data", f"has more than {MAX_BYTES} bytes; allowed are at most so many"
             )
         self._expire()
-        kept = sum(len(each.data) for each in self._uploads.values())
+        kept = sum(max(len(each.data), _LEAST_BYTES) for each in self._uploads.values())
         if kept + self._arriving_bytes + arriving > self._quota_bytes:
             raise ResourceExhausted(
                 f"uploaded images fill the gateway's {self._quota_bytes} bytes for them;"
@@ -92,12 +99,10 @@ class Uploads:
             )
         self._arriving_bytes += arriving
 
-    def _keep(self, tenant: str, data: bytes) -> tuple[str, InputImage]:
-        described = describe_picture("data", data)
+    def _keep(self, upload: Upload) -> tuple[str, InputImage]:
         upload_id = uuid.uuid4().hex
-        expires_at = self._clock() + self._ttl_seconds
-        self._uploads[upload_id] = Upload(tenant, data, described, expires_at)
-        return upload_id, described
+        self._uploads[upload_id] = upload
+        return upload_id, upload.described
 
     def _expire(self) -> None:
         now = self._clock()

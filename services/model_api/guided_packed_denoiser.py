@@ -1,6 +1,7 @@
 """A denoising loop over packed latents, each step guided away from a negative prompt.
 
-Shapes: N packed tokens of 4C values; L prompt tokens of D values. The batch is always one.
+Shapes: N packed tokens of 4C values; M packed tokens of input pictures; L prompt tokens of D
+values. The batch is always one.
 """
 
 from abc import ABC, abstractmethod
@@ -11,7 +12,13 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from services.domain.generation import GenerationParameters
-from services.model_api.conditioning import prompt_shapes, take_conditioning
+from services.model_api.acceleration import (
+    CONDITIONAL,
+    UNCONDITIONAL,
+    BlockLists,
+    adaptive_norm_signal,
+)
+from services.model_api.conditioning import Shape, prompt_shapes, take_conditioning
 from services.model_api.packed_latents import PackedLatents, PackedState, PackingPipeline
 from services.model_api.schedules import Schedule
 from services.model_api.stages import Tensors
@@ -23,14 +30,17 @@ class GuidedPackedState(PackedState):
 
     Attributes:
         negative_prompt: conditioning of the unwanted branch [1, L, D]; None without guidance.
+        images: packed latents of the input pictures [1, M, 4C], whose positions follow those of
+            the picture; None without any.
     """
 
     negative_prompt: torch.Tensor | None
     guidance_scale: float
+    images: torch.Tensor | None
 
 
 class GuidedPackedDenoiser(ABC):
-    """Families say where a prompt's tokens are, and how the two branches become one velocity.
+    """Families say where tokens are, and how the two branches become one velocity.
 
     Args:
         pipeline: as published, with its transformer and no other component.
@@ -55,6 +65,11 @@ class GuidedPackedDenoiser(ABC):
         self._device = device
 
     @property
+    def block_lists(self) -> BlockLists:
+        """Where the transformer keeps its blocks."""
+        return BlockLists(("transformer_blocks", "single_transformer_blocks"), adaptive_norm_signal)
+
+    @property
     def components(self) -> Mapping[str, torch.nn.Module]:
         """The transformer."""
         return {"transformer": self._transformer}
@@ -65,34 +80,35 @@ class GuidedPackedDenoiser(ABC):
 
         Args:
             parameters: effective values.
-            conditioning: what the family's encoder gave for them; copied.
+            conditioning: what the family's encoder, and its VAE for each picture, gave; copied.
 
         Raises:
             TriptychError: the conditioning does not go with the parameters or this model.
         """
-        width, dtype = self._transformer.config.joint_attention_dim, self._transformer.dtype
-        shapes = prompt_shapes(parameters, (1, self._prompt_tokens, width))
-        taken = take_conditioning(conditioning, shapes, dtype, self._device)
-        latents, picture_positions = self._packed.draw(parameters)
+        taken = take_conditioning(
+            conditioning, self.shapes(parameters), self._transformer.dtype, self._device
+        )
+        latents, images, positions = self.lay_out(parameters, taken)
         return GuidedPackedState(
             latents=latents,
             schedule=Schedule.shifted(
                 self._scheduler, parameters.steps, self._device, tokens=latents.shape[1]
             ),
-            picture_positions=picture_positions,
+            picture_positions=positions,
             prompt=taken["prompt_embeds"],
             prompt_positions=self.prompt_positions(taken["prompt_embeds"]),
             size=(parameters.width, parameters.height),
             negative_prompt=taken.get("negative_prompt_embeds"),
             guidance_scale=parameters.guidance_scale,
+            images=images,
         )
 
     @torch.no_grad()
     def step(self, state: GuidedPackedState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        velocity = self._velocity(state, state.prompt)
+        velocity = self._velocity(state, CONDITIONAL, state.prompt)
         if state.negative_prompt is not None:
-            unwanted = self._velocity(state, state.negative_prompt)
+            unwanted = self._velocity(state, UNCONDITIONAL, state.negative_prompt)
             velocity = self.guide(velocity, unwanted, state.guidance_scale)
         state.latents = state.schedule.advance(velocity, state.latents)
 
@@ -101,18 +117,34 @@ class GuidedPackedDenoiser(ABC):
         """Returns `latents` [1, C, H, W], normalised as the transformer sees them."""
         return self._packed.unpack(state)
 
+    def shapes(self, parameters: GenerationParameters) -> dict[str, Shape]:
+        """The conditioning that a request needs."""
+        width = self._transformer.config.joint_attention_dim
+        return prompt_shapes(parameters, (1, self._prompt_tokens, width))
+
+    def lay_out(
+        self, parameters: GenerationParameters, conditioning: Tensors
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Noise [1, N, 4C], packed input pictures [1, M, 4C], and positions of both [N + M, 3]."""
+        latents, positions = self._packed.draw(parameters)
+        return latents, None, positions
+
     @abstractmethod
     def prompt_positions(self, prompt: torch.Tensor) -> torch.Tensor:
         """The positions [L, 3] of a conditioning's tokens, of either branch."""
 
-    @abstractmethod
     def guide(self, wanted: torch.Tensor, unwanted: torch.Tensor, scale: float) -> torch.Tensor:
         """One velocity [1, N, 4C] from those of the two branches."""
+        return unwanted + scale * (wanted - unwanted)
 
-    def _velocity(self, state: GuidedPackedState, prompt: torch.Tensor) -> torch.Tensor:
-        latents = state.latents
-        (velocity,) = self._transformer(
-            hidden_states=latents,
+    def _velocity(
+        self, state: GuidedPackedState, branch: str, prompt: torch.Tensor
+    ) -> torch.Tensor:
+        latents, images = state.latents, state.images
+        (velocity,) = state.acceleration.run(
+            self._transformer,
+            branch,
+            hidden_states=latents if images is None else torch.cat([latents, images], dim=1),
             timestep=state.schedule.timestep.expand(1).to(latents.dtype) / 1000,
             encoder_hidden_states=prompt,
             txt_ids=state.prompt_positions,
@@ -120,4 +152,4 @@ class GuidedPackedDenoiser(ABC):
             return_dict=False,
         )
         assert isinstance(velocity, torch.Tensor)
-        return velocity
+        return velocity[:, : latents.shape[1]]

@@ -1,9 +1,11 @@
-"""The image VAE (AutoencoderKL) that many families share: latents to a picture."""
+"""The image VAE (AutoencoderKL) that many families share: latents to a picture, and back."""
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from diffusers import AutoencoderKL
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from services.domain.errors import ConfigurationError
@@ -16,12 +18,36 @@ from services.model_api.vae_config import image_scale_factor
 
 
 class ImageVae:
-    """Decodes latents that were scaled and shifted for the denoiser."""
+    """Its latents are shifted and scaled for the denoiser.
+
+    Args:
+        vae: the model.
+        scale_factor: pixels per latent, on each side.
+        device: where the VAE is.
+    """
 
     def __init__(self, vae: AutoencoderKL, scale_factor: int, device: torch.device) -> None:
         self._vae = vae
         self._scale_factor = scale_factor
         self._device = device
+        self._images = VaeImageProcessor(vae_scale_factor=scale_factor)
+
+    @classmethod
+    def load(cls, directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> Self:
+        """Loads the VAE.
+
+        Raises:
+            ConfigurationError: it cannot be loaded, or does not say how its latents are normalised.
+        """
+        config = directory.config("vae")
+        for option in ("scaling_factor", "shift_factor"):
+            if not isinstance(config.get(option), int | float):
+                raise ConfigurationError(
+                    f"{directory.path / 'vae' / 'config.json'}: {option} is"
+                    f" {config.get(option)!r}, not a number"
+                )
+        vae = load_module(AutoencoderKL, directory, "vae", dtype, device)
+        return cls(vae, image_scale_factor(directory), device)
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:
@@ -48,19 +74,20 @@ class ImageVae:
         (pixels,) = self._vae.decode(unnormalised, return_dict=False)
         return [picture_of(pixels)]
 
+    @torch.no_grad()
+    def encode_picture(self, picture: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+        """Latents [1, C, H, W] of a picture that is scaled to a width and height first.
 
-def load_image_vae(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> ImageVae:
-    """Loads the VAE.
+        They are the most likely ones: nothing is drawn at random.
+        """
+        width, height = size
+        pixels = self._images.preprocess(picture, height, width)
+        posterior = self._vae.encode(pixels.to(self._device, self._vae.dtype)).latent_dist
+        config = self._vae.config
+        # Shifted before scaled: anything else loses bits.
+        latents = (posterior.mode() - config.shift_factor) * config.scaling_factor
+        assert isinstance(latents, torch.Tensor)
+        return latents
 
-    Raises:
-        ConfigurationError: it cannot be loaded, or does not say how its latents are normalised.
-    """
-    config = directory.config("vae")
-    for option in ("scaling_factor", "shift_factor"):
-        if not isinstance(config.get(option), int | float):
-            raise ConfigurationError(
-                f"{directory.path / 'vae' / 'config.json'}: {option} is {config.get(option)!r},"
-                " not a number"
-            )
-    vae = load_module(AutoencoderKL, directory, "vae", dtype, device)
-    return ImageVae(vae, image_scale_factor(directory), device)
+
+load_image_vae = ImageVae.load

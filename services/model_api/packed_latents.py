@@ -40,7 +40,7 @@ class PackedState(ScheduledState):
     """One request inside the loop; latents are packed [1, N, 4C].
 
     Attributes:
-        picture_positions: of the latents' tokens [N, 3].
+        picture_positions: of the latents' tokens [N, 3], and of input pictures' after them.
         prompt: conditioning of the wanted branch [1, L, D].
         prompt_positions: of the prompt's tokens [L, 3].
         size: width and height in pixels.

@@ -17,6 +17,13 @@ from diffusers import (
 
 from services.domain.generation import GenerationParameters
 from services.domain.image_fit import ImageFit
+from services.model_api.acceleration import (
+    CONDITIONAL,
+    UNCONDITIONAL,
+    Arguments,
+    Block,
+    BlockLists,
+)
 from services.model_api.conditioning import prompt_shapes, take_conditioning
 from services.model_api.qwen_image import PATCH_SIZE
 from services.model_api.scheduled_state import ScheduledState
@@ -83,6 +90,11 @@ class QwenImageDenoiser:
         self._pipeline.vae_scale_factor = scale_factor
 
     @property
+    def block_lists(self) -> BlockLists:
+        """Where the transformer keeps its blocks."""
+        return BlockLists(("transformer_blocks",), _signal)
+
+    @property
     def components(self) -> Mapping[str, torch.nn.Module]:
         """The transformer."""
         return {"transformer": self._transformer}
@@ -125,9 +137,9 @@ class QwenImageDenoiser:
     @torch.no_grad()
     def step(self, state: QwenImageState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        velocity = self._velocity(state, state.prompt)
+        velocity = self._velocity(state, CONDITIONAL, state.prompt)
         if state.negative_prompt is not None:
-            unwanted = self._velocity(state, state.negative_prompt)
+            unwanted = self._velocity(state, UNCONDITIONAL, state.negative_prompt)
             velocity = self.guide(velocity, unwanted, state.guidance_scale)
         state.latents = state.schedule.advance(velocity, state.latents)
 
@@ -193,9 +205,11 @@ class QwenImageDenoiser:
         """Further inputs of the transformer."""
         return {}
 
-    def _velocity(self, state: QwenImageState, prompt: torch.Tensor) -> torch.Tensor:
+    def _velocity(self, state: QwenImageState, branch: str, prompt: torch.Tensor) -> torch.Tensor:
         latents, images = state.latents, state.images
-        (velocity,) = self._transformer(
+        (velocity,) = state.acceleration.run(
+            self._transformer,
+            branch,
             hidden_states=latents if images is None else torch.cat([latents, images], dim=1),
             timestep=state.schedule.timestep.expand(1).to(latents.dtype) / 1000,
             encoder_hidden_states=prompt,
@@ -216,6 +230,15 @@ class QwenImageDenoiser:
         width, height = size
         patch_side = self._scale_factor * PATCH_SIZE
         return (1, height // patch_side, width // patch_side)
+
+
+def _signal(block: Block, arguments: Arguments) -> torch.Tensor:
+    modulation, _ = block.img_mod(arguments["temb"]).chunk(2, dim=-1)
+    modulated, _ = block._modulate(  # noqa: SLF001 — the block's own arithmetic
+        block.img_norm1(arguments["hidden_states"]), modulation, arguments["modulate_index"]
+    )
+    assert isinstance(modulated, torch.Tensor)
+    return modulated
 
 
 def _packed(latents: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,11 @@
 """What the states of all families that follow a schedule have."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
+from services.model_api.acceleration import UNACCELERATED, Acceleration
 from services.model_api.schedules import Schedule
 
 
@@ -14,10 +16,17 @@ class ScheduledState:
     Attributes:
         latents: after the steps that are done; noise before the first.
         schedule: this request's own.
+        acceleration: what this request's forwards go through.
     """
 
     latents: torch.Tensor
     schedule: Schedule
+    acceleration: Acceleration = field(kw_only=True, default=UNACCELERATED)
+
+    @property
+    def steps_by_component(self) -> Mapping[str, int]:
+        """How many of the request's steps each transformer takes."""
+        return {"transformer": self.schedule.total_steps}
 
     @property
     def total_steps(self) -> int:

@@ -76,6 +76,13 @@ class Schedule:
         return self._sigmas[self.completed_steps]
 
     @property
+    def timesteps(self) -> torch.Tensor:
+        """All of the schedule's, on the device."""
+        timesteps = self._timesteps
+        assert isinstance(timesteps, torch.Tensor)
+        return timesteps
+
+    @property
     def timestep(self) -> torch.Tensor:
         """That noise level as the scheduler counts it, 1000 to 0; a scalar on the device."""
         timestep = self._timesteps[self.completed_steps]

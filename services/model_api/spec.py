@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from services.domain.errors import ConfigurationError, InvalidRequest
-from services.domain.generation import GenerationRequest, resolve
+from services.domain.generation import GenerationParameters, GenerationRequest, resolve
 from services.domain.input_image import InputImage
 from services.domain.model import Capabilities, Model, Stage
+from services.model_api.crossings import Crossings
 from services.model_api.directory import INDEX, MANIFEST, VOCABULARY, ModelDirectory
 from services.model_api.weights import weight_patterns
 
@@ -24,6 +25,8 @@ class FamilySpec:
         classes: by component, its class; where components have subfolders, model_index.json must
             name the same.
         capabilities: reads a directory's configuration (never its weights).
+        crossings: what crosses between the stages for a request; reads the configurations of all
+            of them.
         weights: by stage, the components whose weights it loads, each from its own subfolder.
         configs: by stage, further subfolders of which it needs only the configuration. Every stage
             needs vae/config.json: it says which sizes can be drawn.
@@ -35,6 +38,7 @@ class FamilySpec:
     pipeline_classes: frozenset[str]
     classes: Mapping[str, str]
     capabilities: Callable[[ModelDirectory], Capabilities]
+    crossings: Callable[[ModelDirectory, GenerationParameters], Crossings]
     weights: Mapping[Stage, tuple[str, ...]] = field(
         default_factory=lambda: {
             Stage.ENCODER: ("text_encoder",),
@@ -44,9 +48,9 @@ class FamilySpec:
     )
     configs: Mapping[Stage, tuple[str, ...]] = field(
         default_factory=lambda: {
-            Stage.ENCODER: ("tokenizer", "vae"),
+            Stage.ENCODER: ("tokenizer", "transformer", "vae"),
             Stage.DENOISER: ("scheduler", "vae"),
-            Stage.VAE: (),
+            Stage.VAE: ("transformer",),
         }
     )
     files: Mapping[Stage, tuple[str, ...]] | None = None

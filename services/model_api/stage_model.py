@@ -30,8 +30,13 @@ class StageModel(Generic[M]):
         if parameters.model != served.name:
             raise ModelNotFound(parameters.model, [served.name])
         request = GenerationRequest.model_validate(parameters.model_dump())
-        if resolve(request, served, draw_seed=lambda: parameters.seed) != parameters:
+        effective = resolve(request, served, draw_seed=lambda: parameters.seed)
+        if effective.negative_prompt != parameters.negative_prompt:
             raise InvalidRequest.of(
                 "negative_prompt",
                 f"is missing, which does not go with guidance_scale {parameters.guidance_scale:g}",
+            )
+        if effective.options is not None and effective.options != parameters.options:
+            raise InvalidRequest.of(
+                effective.options.kind, "lacks values; between stages all of them are given"
             )

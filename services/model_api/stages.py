@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from services.domain.generation import GenerationParameters
+from services.model_api.acceleration import Acceleration, BlockLists
 
 Tensors = Mapping[str, torch.Tensor]
 Images = Sequence[Image.Image]
@@ -95,6 +96,36 @@ class DenoiserModel(Protocol):
 
     def finish(self, state: DenoiserState) -> Tensors:
         """The latents the same family's VAE takes."""
+        ...
+
+
+class CachingState(DenoiserState, Protocol):
+    """A request inside the loop of a model whose forwards can be accelerated.
+
+    Attributes:
+        acceleration: what its forwards go through.
+    """
+
+    acceleration: Acceleration
+
+    @property
+    def steps_by_component(self) -> Mapping[str, int]:
+        """How many of the request's steps each transformer takes."""
+        ...
+
+
+@runtime_checkable
+class CachingDenoiserModel(Protocol):
+    """A denoising loop whose transformers' blocks can be skipped."""
+
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]:
+        """The transformers by their names in the model directory."""
+        ...
+
+    @property
+    def block_lists(self) -> BlockLists:
+        """Where all of its transformers keep their blocks."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,8 +41,12 @@ _DAMAGED = (
     KeyError,
     IndexError,
     EOFError,
+    OverflowError,
     struct.error,
 )
+# What is done with warnings belongs to the process: threads that change and restore it at the same
+# time could leave it changed.
+_WARNINGS = threading.Lock()
 
 
 def describe_picture(field: str, data: bytes) -> InputImage:
@@ -69,7 +74,10 @@ def describe_picture(field: str, data: bytes) -> InputImage:
 
 
 def decode_picture(field: str, data: bytes) -> Image.Image:
-    """Decodes a picture the right way up, in the mode that its file has.
+    """Decodes a picture the right way up.
+
+    Returns:
+        It in the mode that its file has; in RGBA if that mode keeps what is transparent apart.
 
     Raises:
         InvalidRequest: see describe_picture; or its pixels are damaged or cut off.
@@ -77,10 +85,12 @@ def decode_picture(field: str, data: bytes) -> Image.Image:
     with _opened(field, data) as image:
         try:
             image.load()
+            # Of what is kept apart, damage would show only where the picture is converted.
+            picture = image.convert("RGBA") if "transparency" in image.info else image.copy()
         except _DAMAGED as error:
             raise InvalidRequest.of(field, f"cannot be decoded: {error}") from error
         turn = _TURNS.get(_orientation(image))
-        return image.copy() if turn is None else image.transpose(turn)
+        return picture if turn is None else picture.transpose(turn)
 
 
 def decode_pictures(
@@ -109,14 +119,22 @@ def decode_described(number: int, described: InputImage, data: bytes) -> Image.I
     # Sizes were resolved from the description, and results may be kept under its checksum.
     if xxhash.xxh3_64_intdigest(data) != described.checksum_xxh3:
         raise InvalidRequest.of(field, "is not the picture that was described")
-    return decode_picture(field, data)
+    picture = decode_picture(field, data)
+    # A PNG may tell which way is up behind its pixels, where its header is not looked for.
+    if picture.size != (described.width, described.height):
+        raise InvalidRequest.of(
+            field,
+            f"is {picture.width} x {picture.height} pixels;"
+            f" its header says {described.width} x {described.height}",
+        )
+    return picture
 
 
 @contextmanager
 def _opened(field: str, data: bytes) -> Iterator[Image.Image]:
     if not data:
         raise InvalidRequest.of(field, "is empty; allowed are PNG, JPEG and WebP")
-    with warnings.catch_warnings():
+    with _WARNINGS, warnings.catch_warnings():
         # Of its own limit, which is wider than ours, and of odd metadata, which we do not read.
         warnings.simplefilter("ignore")
         try:
@@ -154,7 +172,9 @@ def _too_large(field: str, found: str = "") -> InvalidRequest:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
+        # A PNG's own method decodes its pixels, in search of what comes behind them.
+        exif = Image.Image.getexif(image)
+        orientation = int(exif.get(_EXIF_ORIENTATION, 1))
     except _DAMAGED:
         return 1
     return orientation if orientation in _TURNS else 1

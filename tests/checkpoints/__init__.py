@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.checkpoints import (
+    bagel,
     flux,
     longcat_image,
     ovis_image,
@@ -32,6 +33,7 @@ MODELS: Mapping[str, Callable[[Path], None]] = {
     "qwen-image-edit-2509": qwen_image_edit.build_2509,
     "qwen-image-layered": qwen_image_edit.build_layered,
     "longcat-image-edit": longcat_image.build_edit,
+    "bagel-7b-mot": bagel.build,
 }
 """What writes each model, by the name it is published under, in small letters."""
 

@@ -40,7 +40,9 @@ class Gallery:
     def published(self, reference: Reference, dtype: ElementType) -> Any:
         key = (reference.model, dtype)
         if key not in self._published:
-            pipeline = stock_pipeline(self.directory(reference), getattr(torch, dtype))
+            # What diffusers does not have brings its own way to be loaded.
+            load = getattr(reference.pipeline, "from_directory", stock_pipeline)
+            pipeline = load(self.directory(reference), getattr(torch, dtype))
             assert type(pipeline) is reference.pipeline
             self._published[key] = pipeline
         return self._published[key]

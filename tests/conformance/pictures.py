@@ -1,7 +1,7 @@
 """Pictures that requests of the conformance suite carry, the same in every run."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -30,9 +30,10 @@ DESCRIBED = tuple(describe_picture("images", data) for data in ENCODED)
 _BY_CHECKSUM = {each.checksum_xxh3: data for each, data in zip(DESCRIBED, ENCODED, strict=True)}
 
 
-def described(count: int) -> tuple[InputImage, ...]:
-    """What the first pictures' headers say."""
-    return DESCRIBED[:count]
+def described(which: int | Sequence[int]) -> tuple[InputImage, ...]:
+    """What the headers say of the first so many pictures, or of those with certain numbers."""
+    numbers = range(which) if isinstance(which, int) else which
+    return tuple(DESCRIBED[number] for number in numbers)
 
 
 def encoded_of(parameters: GenerationParameters) -> tuple[bytes, ...]:

@@ -47,11 +47,11 @@ class Split:
     store: TensorStore
 
     def parameters(self, **asked: object) -> GenerationParameters:
-        """Effective values for the fields of a case; `images` is how many pictures it carries."""
+        """Effective values for the fields of a case; `images` is which pictures it carries."""
         model = self.denoiser.loaded.model
         fields: dict[str, object] = {"prompt": "a red circle", "seed": 7, **asked}
         fields["images"] = described(
-            cast("int", asked.get("images", model.capabilities.min_images))
+            cast("int | list[int]", asked.get("images", model.capabilities.min_images))
         )
         request = GenerationRequest.model_validate(fields)
         return resolve(request, model, draw_seed=lambda: 0)
@@ -134,11 +134,9 @@ def own_part(checkpoint: Path, stage: Stage, folder: Path) -> Path:
     spec = find_family(ModelDirectory(checkpoint)).spec
     part = folder / checkpoint.name
     part.mkdir(parents=True)
-    for file in checkpoint.glob("*.json"):
-        (part / file.name).symlink_to(file)
-    for subfolder in spec.weights[stage] + spec.configs[stage]:
-        (part / subfolder).mkdir()
-        for file in (checkpoint / subfolder).iterdir():
-            if subfolder in spec.weights[stage] or file.suffix != ".safetensors":
-                (part / subfolder / file.name).symlink_to(file)
+    for pattern in spec.patterns(stage):
+        for file in checkpoint.glob(pattern):
+            link = part / file.relative_to(checkpoint)
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(file)
     return part

@@ -74,7 +74,12 @@ def _add_size(table: Table, limits: ModelLimits, defaults: ModelDefaults) -> Non
     fit = limits.image_fit
     if fit is not None:
         rounded = "rounded up" if fit.rounds_up else "to the nearest"
-        rule = f"near {fit.area_pixels} pixels,\nmultiples of {fit.multiple}, {rounded}"
+        extent = (
+            f"edges {fit.shortest_edge} to {fit.longest_edge}"
+            if fit.longest_edge
+            else f"near {fit.area_pixels} pixels"
+        )
+        rule = f"{extent},\nmultiples of {fit.multiple}, {rounded}"
         table.add_row("size", f"follows the last image,\n{rule}")
     # With an image that must be there, the size always follows from it.
     fitted = fit is not None and limits.min_images > 0

@@ -11,6 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
 from services.domain.generation import GenerationParameters
+from services.model_api.acceleration import CONDITIONAL, BlockLists, adaptive_norm_signal
 from services.model_api.conditioning import take_conditioning
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module
@@ -59,6 +60,11 @@ class FluxDenoiser:
         self._packed = PackedLatents(self._pipeline, scale_factor, device)
 
     @property
+    def block_lists(self) -> BlockLists:
+        """Where the transformer keeps its blocks."""
+        return BlockLists(("transformer_blocks", "single_transformer_blocks"), adaptive_norm_signal)
+
+    @property
     def components(self) -> Mapping[str, torch.nn.Module]:
         """The transformer."""
         return {"transformer": self._transformer}
@@ -102,7 +108,9 @@ class FluxDenoiser:
     def step(self, state: FluxState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
         latents = state.latents
-        (velocity,) = self._transformer(
+        (velocity,) = state.acceleration.run(
+            self._transformer,
+            CONDITIONAL,
             hidden_states=latents,
             timestep=state.schedule.timestep.expand(1).to(latents.dtype) / 1000,
             guidance=state.guidance,

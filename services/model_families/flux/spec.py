@@ -1,6 +1,15 @@
 """What FLUX.1 accepts, read from a directory's configuration."""
 
+from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults, Stage
+from services.model_api.cache_support import FLUX_COEFFICIENTS, cache_support
+from services.model_api.crossings import (
+    Crossings,
+    LatentSpace,
+    configured_size,
+    pixels_bytes,
+    prompt_bytes,
+)
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
 from services.model_api.spec import FamilySpec
@@ -30,7 +39,22 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         guidance_off_scale=0.0,
         min_guidance_scale=0.0,
         max_guidance_scale=30.0,
+        cache_support=cache_support(
+            directory, ("num_layers", "num_single_layers"), FLUX_COEFFICIENTS
+        ),
         defaults=directory.defaults(_DEFAULTS if guided else _DEFAULTS_WITHOUT_GUIDANCE),
+    )
+
+
+def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
+    space = LatentSpace.of_image_vae(directory)
+    width = configured_size(directory, "transformer/config.json", "joint_attention_dim")
+    pooled = configured_size(directory, "transformer/config.json", "pooled_projection_dim")
+    return Crossings(
+        conditioning_bytes=prompt_bytes(parameters, PROMPT_TOKENS, width, pooled),
+        image_latents_bytes=0,
+        latents_bytes=space.size_bytes(parameters.width, parameters.height, parameters.dtype),
+        pixels_bytes=pixels_bytes(parameters),
     )
 
 
@@ -59,4 +83,5 @@ SPEC = FamilySpec(
         Stage.VAE: ("transformer",),
     },
     capabilities=_capabilities,
+    crossings=_crossings,
 )

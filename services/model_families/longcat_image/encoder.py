@@ -1,81 +1,123 @@
-"""LongCat-Image's encoder: a prompt, its quotations character by character, through Qwen2.5-VL."""
+"""LongCat-Image's encoder: a prompt through Qwen2.5-VL, which may rewrite it first."""
+
+import re
+from collections.abc import Mapping
 
 import torch
 from diffusers import LongCatImagePipeline
-from diffusers.pipelines.longcat_image.pipeline_longcat_image import split_quotation
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from services.domain.errors import InvalidRequest
+from services.domain.errors import ConfigurationError, InvalidRequest
+from services.domain.family_options import LongCatOptions
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
+from services.model_api.longcat_prompts import check_placeholders, checked_prompts, is_garbled
 from services.model_api.modules import load_module, load_part
-from services.model_api.prompt_encoder import PromptEncoder
+from services.model_api.seeding import seeded
 from services.model_api.stages import Images, Tensors
-from services.model_families.longcat_image.spec import PROMPT_TOKENS
+from services.model_api.still_image_processor import load_processor
+
+_APOSTROPHE_INSIDE_A_WORD = re.compile(r"(?<=[a-zA-Z])'(?=[a-zA-Z])")
 
 
-class LongCatImageEncoder(PromptEncoder):
-    """Runs the published pipeline's own `encode_prompt`; its other components are absent.
+class LongCatImageEncoder:
+    """Runs the published pipeline's own methods.
 
-    A prompt is drawn as it was written: the published pipeline lets the text encoder rewrite it
-    first unless it is told not to.
+    Args:
+        pipeline: with its encoder components and no others.
+        device: where the text encoder is.
     """
 
-    def __init__(self, tokenizer: Qwen2Tokenizer, text_encoder: torch.nn.Module) -> None:
-        super().__init__(text_encoder, PROMPT_TOKENS)
-        self._pipeline = LongCatImagePipeline(
-            tokenizer=tokenizer,
-            text_encoder=text_encoder,
-            text_processor=None,
-            scheduler=None,
-            vae=None,
-            transformer=None,
-        )
+    def __init__(self, pipeline: LongCatImagePipeline, device: torch.device) -> None:
+        self._pipeline = pipeline
+        self._device = device
 
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]:
+        """The text encoder."""
+        return {"text_encoder": self._pipeline.text_encoder}
+
+    @torch.no_grad()
     def encode(self, parameters: GenerationParameters, _: Images = (), /) -> Tensors:
-        """As PromptEncoder.encode.
+        """Returns `prompt_embeds` [1, tokens, width]; when guided, `negative_prompt_embeds` too.
 
         Raises:
             InvalidRequest: a prompt has more tokens than the model reads, or would be garbled.
         """
-        _check_apostrophes("prompt", parameters.prompt)
-        _check_apostrophes("negative_prompt", parameters.negative_prompt or "")
-        return super().encode(parameters)
+        prompts = checked_prompts(parameters, self._pipeline.tokenizer)
+        return {f"{field}_embeds": self._embed(prompt) for field, prompt in prompts.items()}
 
-    def count(self, prompt: str) -> int:
-        return sum(
-            len(self._pipeline.tokenizer(piece, add_special_tokens=False).input_ids)
-            for part, quoted in split_quotation(prompt)
-            for piece in (part if quoted else [part])
+    @torch.no_grad()
+    def write_prompt(self, parameters: GenerationParameters, _: Images, /) -> str | None:
+        """The prompt, but not the negative one, rewritten by the published instruction.
+
+        Where the text encoder's generation_config.json says that words are drawn at random, the
+        request's seed decides them; on another kind of device it means other words.
+
+        Raises:
+            InvalidRequest: the prompt cannot be rewritten, or what came of it cannot be drawn.
+        """
+        options = parameters.options
+        if not isinstance(options, LongCatOptions) or not options.rewrite_prompt:
+            return None
+        processor = self._pipeline.text_processor
+        check_placeholders(
+            "prompt", parameters.prompt, (processor.image_token, processor.video_token)
         )
+        with seeded(parameters.seed, self._device):
+            (written,) = self._pipeline.rewire_prompt(parameters.prompt, self._device)
+        assert isinstance(written, str)
+        # A person can be asked to write otherwise, a language model cannot. Nothing published is
+        # departed from: what the published pipeline reads here differs between processes.
+        if is_garbled(written):
+            written = _APOSTROPHE_INSIDE_A_WORD.sub("\N{RIGHT SINGLE QUOTATION MARK}", written)
+        self._check_written(parameters, written)
+        return written
 
-    def embed(self, prompt: str) -> torch.Tensor:
+    def _check_written(self, parameters: GenerationParameters, written: str) -> None:
+        if not written.strip():
+            raise _unusable("is empty")
+        alone = parameters.model_copy(update={"prompt": written, "negative_prompt": None})
+        try:
+            checked_prompts(alone, self._pipeline.tokenizer)
+        except InvalidRequest as error:
+            raise _unusable(error.violations[0].description) from error
+
+    def _embed(self, prompt: str) -> torch.Tensor:
         embeds, _ = self._pipeline.encode_prompt(prompt)
         assert isinstance(embeds, torch.Tensor)
         return embeds
 
 
-def _check_apostrophes(field: str, prompt: str) -> None:
-    # The published pipeline sets words with an apostrophe inside aside while it looks for
-    # quotations. It mixes them up if there are two, in an order that differs between processes.
-    if "".join(part for part, _ in split_quotation(prompt)) != prompt:
-        raise InvalidRequest.of(
-            field,
-            "contains different words with ' inside, which this model takes for one another;"
-            " write \N{RIGHT SINGLE QUOTATION MARK} in them instead",
-        )
+def _unusable(why: str) -> InvalidRequest:
+    return InvalidRequest.of(
+        "long_cat.rewrite_prompt",
+        f"made of this prompt one that {why}; change the prompt or the seed, or leave it off",
+    )
 
 
 def load(
     directory: ModelDirectory, dtype: torch.dtype, device: torch.device
 ) -> LongCatImageEncoder:
-    """Loads tokenizer and text encoder.
+    """Loads tokenizer, processor and text encoder.
 
     Raises:
-        ConfigurationError: they cannot be loaded.
+        ConfigurationError: they cannot be loaded, or cannot hold a conversation.
     """
-    tokenizer = load_part(Qwen2Tokenizer, directory, "tokenizer")
-    text_encoder = load_module(
-        Qwen2_5_VLForConditionalGeneration, directory, "text_encoder", dtype, device
+    processor = load_processor(directory, "text_processor")
+    if processor.chat_template is None:
+        raise ConfigurationError(
+            f"{directory.path / 'text_processor'}: has no chat template, with which prompts are"
+            " rewritten"
+        )
+    pipeline = LongCatImagePipeline(
+        tokenizer=load_part(Qwen2Tokenizer, directory, "tokenizer"),
+        text_processor=processor,
+        text_encoder=load_module(
+            Qwen2_5_VLForConditionalGeneration, directory, "text_encoder", dtype, device
+        ),
+        scheduler=None,
+        vae=None,
+        transformer=None,
     )
-    return LongCatImageEncoder(tokenizer, text_encoder)
+    return LongCatImageEncoder(pipeline, device)

@@ -1,45 +1,65 @@
 """What LongCat-Image accepts, read from a directory's configuration."""
 
-from services.domain.model import Capabilities, GenerationDefaults
+from services.domain.family_options import switch
+from services.domain.generation import GenerationParameters
+from services.domain.model import Capabilities
+from services.model_api.cache_support import LONGCAT_COEFFICIENTS, cache_support
+from services.model_api.crossings import (
+    Crossings,
+    LatentSpace,
+    configured_size,
+    pixels_bytes,
+    prompt_bytes,
+)
 from services.model_api.directory import ModelDirectory
+from services.model_api.longcat_image import (
+    CLASSES,
+    CONFIGS,
+    DEFAULTS,
+    PATCH_SIZE,
+    PROMPT_TOKENS,
+)
 from services.model_api.picture_limits import picture_limits
 from services.model_api.spec import FamilySpec
 from services.model_api.vae_config import image_scale_factor
 
-PROMPT_TOKENS = 512
-"""What Qwen2.5-VL reads of a prompt, a token for each quoted character; shorter prompts are padded
-to it."""
-
-_PATCH_SIZE = 2
-_DEFAULTS = GenerationDefaults(
-    width=1024, height=1024, steps=50, guidance_scale=4.5, negative_prompt=""
-)
+# The published pipeline rewrites prompts unless it is told not to; here a prompt is drawn as it was
+# written unless a request says otherwise, since rewriting takes longer than many a drawing.
+_REWRITE_PROMPT = switch("long_cat.rewrite_prompt", default=False)
 
 
 def _capabilities(directory: ModelDirectory) -> Capabilities:
-    size_multiple = image_scale_factor(directory) * _PATCH_SIZE
     return Capabilities(
-        **picture_limits(size_multiple),
+        **picture_limits(image_scale_factor(directory) * PATCH_SIZE),
         max_prompt_tokens=PROMPT_TOKENS,
         min_steps=1,
         supports_guidance=True,
         min_guidance_scale=1.0,
         max_guidance_scale=20.0,
-        defaults=directory.defaults(_DEFAULTS),
+        options=(_REWRITE_PROMPT,),
+        cache_support=cache_support(
+            directory, ("num_layers", "num_single_layers"), LONGCAT_COEFFICIENTS
+        ),
+        defaults=directory.defaults(DEFAULTS),
     )
 
 
-# The text processor is not
-# read: only rewriting a prompt needs it, and prompts are drawn as they were written.
+def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
+    space = LatentSpace.of_image_vae(directory)
+    width = configured_size(directory, "transformer/config.json", "joint_attention_dim")
+    return Crossings(
+        conditioning_bytes=prompt_bytes(parameters, PROMPT_TOKENS, width),
+        image_latents_bytes=0,
+        latents_bytes=space.size_bytes(parameters.width, parameters.height, parameters.dtype),
+        pixels_bytes=pixels_bytes(parameters),
+    )
+
+
 SPEC = FamilySpec(
     name="longcat-image",
     pipeline_classes=frozenset({"LongCatImagePipeline"}),
-    classes={
-        "text_encoder": "Qwen2_5_VLForConditionalGeneration",
-        "tokenizer": "Qwen2Tokenizer",
-        "transformer": "LongCatImageTransformer2DModel",
-        "scheduler": "FlowMatchEulerDiscreteScheduler",
-        "vae": "AutoencoderKL",
-    },
+    classes=CLASSES,
     capabilities=_capabilities,
+    crossings=_crossings,
+    configs=CONFIGS,
 )

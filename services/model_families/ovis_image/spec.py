@@ -1,6 +1,15 @@
 """What Ovis-Image accepts, read from a directory's configuration."""
 
+from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults
+from services.model_api.cache_support import cache_support
+from services.model_api.crossings import (
+    Crossings,
+    LatentSpace,
+    configured_size,
+    pixels_bytes,
+    prompt_bytes,
+)
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
 from services.model_api.spec import FamilySpec
@@ -25,7 +34,19 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         supports_guidance=True,
         min_guidance_scale=1.0,
         max_guidance_scale=20.0,
+        cache_support=cache_support(directory, ("num_layers", "num_single_layers"), None),
         defaults=directory.defaults(_DEFAULTS),
+    )
+
+
+def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
+    space = LatentSpace.of_image_vae(directory)
+    width = configured_size(directory, "transformer/config.json", "joint_attention_dim")
+    return Crossings(
+        conditioning_bytes=prompt_bytes(parameters, PROMPT_TOKENS, width),
+        image_latents_bytes=0,
+        latents_bytes=space.size_bytes(parameters.width, parameters.height, parameters.dtype),
+        pixels_bytes=pixels_bytes(parameters),
     )
 
 
@@ -40,4 +61,5 @@ SPEC = FamilySpec(
         "vae": "AutoencoderKL",
     },
     capabilities=_capabilities,
+    crossings=_crossings,
 )

@@ -2,11 +2,21 @@
 
 from typing import Final
 
+from services.domain.generation import GenerationParameters
 from services.domain.image_fit import ImageFit
 from services.domain.model import Capabilities, GenerationDefaults, Stage
+from services.model_api.cache_support import QWEN_IMAGE_COEFFICIENTS, cache_support
+from services.model_api.crossings import (
+    Crossings,
+    LatentSpace,
+    configured_size,
+    pixels_bytes,
+    prompt_bytes,
+)
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
 from services.model_api.qwen_image import CLASSES, PATCH_SIZE, vae_scale_factor
+from services.model_api.qwen_vision import picture_tokens
 from services.model_api.spec import FamilySpec
 
 MAX_PROMPT_TOKENS = 1024
@@ -24,6 +34,10 @@ CONDITION_FITS = {
 }
 """What the text encoder sees of a picture, by pipeline class."""
 
+# Around a picture's tokens, at most: one for each letter of "Picture 1: ", and two markers. Of one
+# picture they are part of the template, which is counted with the prompt.
+_LABEL_TOKENS = {ONE_PICTURE: 0, SEVERAL_PICTURES: 13}
+
 _MAX_IMAGES = {ONE_PICTURE: 1, SEVERAL_PICTURES: 3}
 _DEFAULTS = GenerationDefaults(width=1024, height=1024, steps=50, guidance_scale=4.0)
 
@@ -40,7 +54,29 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         min_images=1,
         max_images=_MAX_IMAGES[directory.pipeline_class],
         image_fit=PICTURE_FIT,
+        cache_support=cache_support(directory, ("num_layers",), QWEN_IMAGE_COEFFICIENTS),
         defaults=directory.defaults(_DEFAULTS),
+    )
+
+
+def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
+    space = LatentSpace(
+        configured_size(directory, "vae/config.json", "z_dim"), vae_scale_factor(directory)
+    )
+    width = configured_size(directory, "transformer/config.json", "joint_attention_dim")
+    condition_fit = CONDITION_FITS[directory.pipeline_class]
+    tokens = MAX_PROMPT_TOKENS
+    image_latents = 0
+    for image in parameters.images:
+        seen = condition_fit.size(image.width, image.height)
+        tokens += _LABEL_TOKENS[directory.pipeline_class] + picture_tokens(*seen)
+        encoded = PICTURE_FIT.size(image.width, image.height)
+        image_latents += space.size_bytes(*encoded, parameters.dtype)
+    return Crossings(
+        conditioning_bytes=prompt_bytes(parameters, tokens, width),
+        image_latents_bytes=image_latents,
+        latents_bytes=space.size_bytes(parameters.width, parameters.height, parameters.dtype),
+        pixels_bytes=pixels_bytes(parameters),
     )
 
 
@@ -49,9 +85,10 @@ SPEC = FamilySpec(
     pipeline_classes=frozenset(_MAX_IMAGES),
     classes={**CLASSES, "processor": "Qwen2VLProcessor"},
     capabilities=_capabilities,
+    crossings=_crossings,
     configs={
-        Stage.ENCODER: ("processor", "tokenizer", "vae"),
+        Stage.ENCODER: ("processor", "tokenizer", "transformer", "vae"),
         Stage.DENOISER: ("scheduler", "vae"),
-        Stage.VAE: (),
+        Stage.VAE: ("transformer",),
     },
 )

@@ -5,6 +5,14 @@ from services.domain.family_options import LayeredOptions, OptionKind, OptionLim
 from services.domain.generation import GenerationParameters
 from services.domain.image_fit import ImageFit
 from services.domain.model import Capabilities, GenerationDefaults, MediaFormat, Stage
+from services.model_api.cache_support import QWEN_IMAGE_COEFFICIENTS, cache_support
+from services.model_api.crossings import (
+    Crossings,
+    LatentSpace,
+    configured_size,
+    pixels_bytes,
+    prompt_bytes,
+)
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
 from services.model_api.qwen_image import (
@@ -71,7 +79,24 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         options=_OPTIONS,
         # Layers do not fit into one PNG.
         media_formats=(MediaFormat.PNG_ARCHIVE,),
+        cache_support=cache_support(directory, ("num_layers",), QWEN_IMAGE_COEFFICIENTS),
         defaults=directory.defaults(_DEFAULTS),
+    )
+
+
+def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
+    space = LatentSpace(
+        configured_size(directory, "vae/config.json", "z_dim"), vae_scale_factor(directory)
+    )
+    width = configured_size(directory, "transformer/config.json", "joint_attention_dim")
+    count = layers(parameters)
+    return Crossings(
+        conditioning_bytes=prompt_bytes(parameters, MAX_PROMPT_TOKENS, width),
+        image_latents_bytes=space.size_bytes(parameters.width, parameters.height, parameters.dtype),
+        latents_bytes=space.size_bytes(
+            parameters.width, parameters.height, parameters.dtype, pictures=count
+        ),
+        pixels_bytes=pixels_bytes(parameters, pictures=count, channels=4),
     )
 
 
@@ -80,9 +105,10 @@ SPEC = FamilySpec(
     pipeline_classes=frozenset({"QwenImageLayeredPipeline"}),
     classes={**CLASSES, "processor": "Qwen2VLProcessor"},
     capabilities=_capabilities,
+    crossings=_crossings,
     configs={
-        Stage.ENCODER: ("processor", "tokenizer", "vae"),
+        Stage.ENCODER: ("processor", "tokenizer", "transformer", "vae"),
         Stage.DENOISER: ("scheduler", "vae"),
-        Stage.VAE: (),
+        Stage.VAE: ("transformer",),
     },
 )

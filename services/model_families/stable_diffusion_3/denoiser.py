@@ -12,6 +12,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from diffusers.utils.torch_utils import randn_tensor
 
 from services.domain.generation import GenerationParameters
+from services.model_api.acceleration import (
+    BOTH,
+    CONDITIONAL,
+    BlockLists,
+    adaptive_norm_signal,
+)
 from services.model_api.conditioning import take_conditioning
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module
@@ -50,6 +56,11 @@ class StableDiffusion3Denoiser:
         self._scheduler = scheduler
         self._scale_factor = scale_factor
         self._device = device
+
+    @property
+    def block_lists(self) -> BlockLists:
+        """Where the transformer keeps its blocks."""
+        return BlockLists(("transformer_blocks",), adaptive_norm_signal, forecasts_encoder=False)
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:
@@ -103,7 +114,9 @@ class StableDiffusion3Denoiser:
     def step(self, state: StableDiffusion3State) -> None:
         """Advances the request by one step, and returns when the device has done it."""
         branches = len(state.prompts)
-        (velocity,) = self._transformer(
+        (velocity,) = state.acceleration.run(
+            self._transformer,
+            BOTH if branches > 1 else CONDITIONAL,
             hidden_states=torch.cat([state.latents] * branches),
             timestep=state.schedule.timestep.expand(branches),
             encoder_hidden_states=state.prompts,

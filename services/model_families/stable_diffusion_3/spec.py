@@ -1,7 +1,15 @@
 """What Stable Diffusion 3 accepts, read from a directory's configuration."""
 
-from services.domain.errors import ConfigurationError
+from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults, Stage
+from services.model_api.cache_support import cache_support
+from services.model_api.crossings import (
+    Crossings,
+    LatentSpace,
+    configured_size,
+    pixels_bytes,
+    prompt_bytes,
+)
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
 from services.model_api.spec import FamilySpec
@@ -19,10 +27,14 @@ _DEFAULTS = GenerationDefaults(
 
 
 def _capabilities(directory: ModelDirectory) -> Capabilities:
-    patch_side = image_scale_factor(directory) * _positive(directory, "patch_size")
+    patch_side = image_scale_factor(directory) * configured_size(
+        directory, "transformer/config.json", "patch_size"
+    )
     limits = picture_limits(patch_side)
     # Positions are cut out of a stored square.
-    reached = _positive(directory, "pos_embed_max_size") * patch_side
+    reached = (
+        configured_size(directory, "transformer/config.json", "pos_embed_max_size") * patch_side
+    )
     return Capabilities(
         **limits | {"max_side": min(limits["max_side"], reached)},
         max_prompt_tokens=MAX_PROMPT_TOKENS,
@@ -31,18 +43,21 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         # Published few-step checkpoints say 0 for "off"; so does everything up to 1.
         min_guidance_scale=0.0,
         max_guidance_scale=20.0,
+        cache_support=cache_support(directory, ("num_layers",), None),
         defaults=directory.defaults(_DEFAULTS),
     )
 
 
-def _positive(directory: ModelDirectory, key: str) -> int:
-    value = directory.config("transformer").get(key)
-    if type(value) is not int or value < 1:
-        raise ConfigurationError(
-            f"{directory.path / 'transformer' / 'config.json'}: {key} is {value!r},"
-            " not a positive whole number"
-        )
-    return value
+def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
+    space = LatentSpace.of_image_vae(directory)
+    width = configured_size(directory, "transformer/config.json", "joint_attention_dim")
+    pooled = configured_size(directory, "transformer/config.json", "pooled_projection_dim")
+    return Crossings(
+        conditioning_bytes=prompt_bytes(parameters, CONDITIONING_TOKENS, width, pooled),
+        image_latents_bytes=0,
+        latents_bytes=space.size_bytes(parameters.width, parameters.height, parameters.dtype),
+        pixels_bytes=pixels_bytes(parameters),
+    )
 
 
 # Every stage needs transformer/config.json, too: it says which sizes can be drawn.
@@ -71,4 +86,5 @@ SPEC = FamilySpec(
         Stage.VAE: ("transformer",),
     },
     capabilities=_capabilities,
+    crossings=_crossings,
 )

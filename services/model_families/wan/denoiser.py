@@ -11,6 +11,13 @@ import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 
 from services.domain.generation import GenerationParameters
+from services.model_api.acceleration import (
+    CONDITIONAL,
+    UNCONDITIONAL,
+    Arguments,
+    Block,
+    BlockLists,
+)
 from services.model_api.conditioning import prompt_shapes, take_conditioning
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module, load_part
@@ -41,12 +48,25 @@ class WanState(ScheduledState):
         prompt: conditioning of the wanted branch [1, L, D].
         negative_prompt: that of the unwanted branch [1, L, D]; None without guidance.
         high_noise, low_noise: the experts as this request uses them.
+        boundary: the timestep from which on the one for high noise works.
     """
 
     prompt: torch.Tensor
     negative_prompt: torch.Tensor | None
     high_noise: Expert
     low_noise: Expert
+    boundary: float
+
+    @property
+    def noisy_steps(self) -> int:
+        """How many steps the expert for high noise takes; the first ones."""
+        return int((self.schedule.timesteps >= self.boundary).sum())
+
+    @property
+    def steps_by_component(self) -> Mapping[str, int]:
+        """How many of the request's steps each transformer takes."""
+        noisy = self.noisy_steps
+        return {"transformer": noisy, "transformer_2": self.total_steps - noisy}
 
 
 class WanDenoiser:
@@ -66,6 +86,11 @@ class WanDenoiser:
         self._scheduler = scheduler
         self._device = device
         self._boundary = pipeline.config.boundary_ratio * scheduler.config.num_train_timesteps
+
+    @property
+    def block_lists(self) -> BlockLists:
+        """Where each transformer keeps its blocks."""
+        return BlockLists(("blocks",), _signal, returns="hidden")
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:
@@ -108,16 +133,17 @@ class WanDenoiser:
             negative_prompt=taken.get("negative_prompt_embeds"),
             high_noise=Expert(transformer, parameters.guidance_scale),
             low_noise=Expert(self._pipeline.transformer_2, video.low_noise_guidance_scale),
+            boundary=self._boundary,
         )
 
     @torch.no_grad()
     def step(self, state: WanState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        noisy = state.schedule.timestep >= self._boundary
+        noisy = state.schedule.timestep >= state.boundary
         expert = state.high_noise if noisy else state.low_noise
-        velocity = _velocity(expert, state, state.prompt)
+        velocity = _velocity(expert, state, CONDITIONAL, state.prompt)
         if state.negative_prompt is not None:
-            unwanted = _velocity(expert, state, state.negative_prompt)
+            unwanted = _velocity(expert, state, UNCONDITIONAL, state.negative_prompt)
             velocity = unwanted + expert.guidance_scale * (velocity - unwanted)
         state.latents = state.schedule.advance(velocity, state.latents)
 
@@ -127,8 +153,18 @@ class WanDenoiser:
         return {"latents": state.latents}
 
 
-def _velocity(expert: Expert, state: WanState, prompt: torch.Tensor) -> torch.Tensor:
-    (velocity,) = expert.transformer(
+def _signal(block: Block, arguments: Arguments) -> torch.Tensor:
+    shift, scale, *_ = (block.scale_shift_table + arguments["temb"].float()).chunk(6, dim=1)
+    hidden = arguments["hidden_states"]
+    modulated = block.norm1(hidden.float()) * (1 + scale) + shift
+    assert isinstance(modulated, torch.Tensor)
+    return modulated
+
+
+def _velocity(expert: Expert, state: WanState, branch: str, prompt: torch.Tensor) -> torch.Tensor:
+    (velocity,) = state.acceleration.run(
+        expert.transformer,
+        branch,
         hidden_states=state.latents.to(expert.transformer.dtype),
         timestep=state.schedule.timestep.expand(1),
         encoder_hidden_states=prompt,

@@ -3,10 +3,18 @@
 from dataclasses import dataclass
 from typing import Self
 
+from services.domain.element_type import ElementType
 from services.domain.errors import ConfigurationError, TriptychError
 from services.domain.family_options import OptionKind, OptionLimits, VideoOptions
 from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults, MediaFormat, Stage
+from services.model_api.cache_support import cache_support
+from services.model_api.crossings import (
+    Crossings,
+    configured_size,
+    pixels_bytes,
+    prompt_bytes,
+)
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
 from services.model_api.spec import FamilySpec
@@ -127,6 +135,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         max_guidance_scale=_MAX_GUIDANCE_SCALE,
         media_formats=(MediaFormat.MP4, MediaFormat.PNG_ARCHIVE),
         options=_options(grid),
+        cache_support=cache_support(directory, ("num_layers",), None),
         defaults=directory.defaults(_DEFAULTS),
     )
 
@@ -159,6 +168,20 @@ def _options(grid: LatentGrid) -> tuple[OptionLimits, ...]:
     )
 
 
+def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
+    grid, frames = LatentGrid.of(directory), video_options(parameters).num_frames
+    latent_frames, rows, columns = grid.shape(parameters, frames)
+    channels = configured_size(directory, "vae/config.json", "z_dim")
+    width = configured_size(directory, "transformer/config.json", "text_dim")
+    return Crossings(
+        conditioning_bytes=prompt_bytes(parameters, PROMPT_TOKENS, width),
+        image_latents_bytes=0,
+        # In float32 always: the solver's small steps add up.
+        latents_bytes=channels * latent_frames * rows * columns * ElementType.FLOAT32.size_bytes,
+        pixels_bytes=pixels_bytes(parameters, pictures=frames),
+    )
+
+
 SPEC = FamilySpec(
     name="wan",
     pipeline_classes=frozenset({"WanPipeline"}),
@@ -171,6 +194,7 @@ SPEC = FamilySpec(
         "vae": "AutoencoderKLWan",
     },
     capabilities=_capabilities,
+    crossings=_crossings,
     weights={
         Stage.ENCODER: ("text_encoder",),
         Stage.DENOISER: ("transformer", "transformer_2"),

@@ -12,6 +12,7 @@ from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sig
 from diffusers.utils.torch_utils import randn_tensor
 
 from services.domain.generation import GenerationParameters
+from services.model_api.acceleration import BOTH, CONDITIONAL, Arguments, Block, BlockLists
 from services.model_api.conditioning import prompt_shapes, take_conditioning
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module
@@ -47,6 +48,11 @@ class ZImageDenoiser:
         self._scheduler = scheduler
         self._scale_factor = scale_factor
         self._device = device
+
+    @property
+    def block_lists(self) -> BlockLists:
+        """Where the transformer keeps its blocks, after those that refine its inputs."""
+        return BlockLists(("layers",), _signal, hidden="x", encoder=None, returns="hidden")
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:
@@ -107,10 +113,22 @@ class ZImageDenoiser:
         latents = state.latents.to(self._transformer.dtype).transpose(0, 1)
         branches = len(state.prompts)
         timestep = (1000 - state.schedule.timestep.expand(branches)) / 1000
-        (velocities,) = self._transformer(
-            [latents] * branches, timestep, state.prompts, return_dict=False
+        (velocities,) = state.acceleration.run(
+            self._transformer,
+            BOTH if branches > 1 else CONDITIONAL,
+            [latents] * branches,
+            timestep,
+            state.prompts,
+            return_dict=False,
         )
         return [velocity.float().transpose(0, 1) for velocity in velocities]
+
+
+def _signal(block: Block, arguments: Arguments) -> torch.Tensor:
+    scale, *_ = block.adaLN_modulation(arguments["adaln_input"]).unsqueeze(1).chunk(4, dim=2)
+    modulated = block.attention_norm1(arguments["x"]) * (1.0 + scale)
+    assert isinstance(modulated, torch.Tensor)
+    return modulated
 
 
 def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> ZImageDenoiser:

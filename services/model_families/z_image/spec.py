@@ -1,6 +1,16 @@
 """What Z-Image accepts, read from a directory's configuration."""
 
+from services.domain.element_type import ElementType
+from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults
+from services.model_api.cache_support import QWEN_IMAGE_COEFFICIENTS, cache_support
+from services.model_api.crossings import (
+    Crossings,
+    LatentSpace,
+    configured_size,
+    pixels_bytes,
+    prompt_bytes,
+)
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
 from services.model_api.spec import FamilySpec
@@ -26,7 +36,20 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         max_guidance_scale=20.0,
         # The published form adds the scaled difference to the wanted branch.
         guidance_off_scale=0.0,
+        cache_support=cache_support(directory, ("n_layers",), QWEN_IMAGE_COEFFICIENTS),
         defaults=directory.defaults(_DEFAULTS),
+    )
+
+
+def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
+    space = LatentSpace.of_image_vae(directory)
+    width = configured_size(directory, "transformer/config.json", "cap_feat_dim")
+    return Crossings(
+        conditioning_bytes=prompt_bytes(parameters, MAX_PROMPT_TOKENS, width),
+        image_latents_bytes=0,
+        # In float32 always: the noise is drawn and denoised in it.
+        latents_bytes=space.size_bytes(parameters.width, parameters.height, ElementType.FLOAT32),
+        pixels_bytes=pixels_bytes(parameters),
     )
 
 
@@ -41,4 +64,5 @@ SPEC = FamilySpec(
         "vae": "AutoencoderKL",
     },
     capabilities=_capabilities,
+    crossings=_crossings,
 )

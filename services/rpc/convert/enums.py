@@ -3,13 +3,13 @@
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from services.domain.acceleration import CacheMethod, ParallelMethod
+from services.domain.acceleration import CacheMethod, MaskPolicy, ParallelMethod, ReusePolicy
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
 from services.domain.family_options import OptionKind
 from services.domain.model import MediaFormat, Stage
 from services.domain.stages import StageTask
-from triptych.v1 import capabilities_pb2, generation_pb2, tensor_pb2
+from triptych.v1 import acceleration_pb2, capabilities_pb2, generation_pb2, tensor_pb2
 
 E = TypeVar("E", bound=StrEnum)
 V = TypeVar("V", bound=int)
@@ -92,6 +92,20 @@ CACHE_METHODS = EnumTable(
         CacheMethod.NONE: capabilities_pb2.CACHE_METHOD_NONE,
         CacheMethod.TEA_CACHE: capabilities_pb2.CACHE_METHOD_TEA_CACHE,
         CacheMethod.CACHE_DIT: capabilities_pb2.CACHE_METHOD_CACHE_DIT,
+    }
+)
+MASK_POLICIES = EnumTable(
+    {
+        MaskPolicy.SLOW: acceleration_pb2.SCM_MASK_POLICY_SLOW,
+        MaskPolicy.MEDIUM: acceleration_pb2.SCM_MASK_POLICY_MEDIUM,
+        MaskPolicy.FAST: acceleration_pb2.SCM_MASK_POLICY_FAST,
+        MaskPolicy.ULTRA: acceleration_pb2.SCM_MASK_POLICY_ULTRA,
+    }
+)
+REUSE_POLICIES = EnumTable(
+    {
+        ReusePolicy.DYNAMIC: acceleration_pb2.SCM_POLICY_DYNAMIC,
+        ReusePolicy.STATIC: acceleration_pb2.SCM_POLICY_STATIC,
     }
 )
 PARALLEL_METHODS = EnumTable(

@@ -2,21 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
-from services.domain.acceleration import CacheMethod
+from services.domain.acceleration import NO_CACHE
 from services.domain.errors import FieldViolation, InvalidRequest
 from services.domain.generation import GenerationParameters, GenerationRequest
 from services.domain.input_image import InputImage
+from services.rpc.convert.acceleration import cache_from_proto, cache_to_proto
 from services.rpc.convert.enums import ELEMENT_TYPES, MEDIA_FORMATS
 from services.rpc.convert.family_options import options_from_proto, write_options
 from services.rpc.convert.images import images_from_proto, write_images
-from triptych.v1 import acceleration_pb2, generation_pb2, job_pb2
-
-_CACHE_METHODS = {
-    "none": CacheMethod.NONE,
-    "tea_cache": CacheMethod.TEA_CACHE,
-    "cache_dit": CacheMethod.CACHE_DIT,
-}
-_CACHE_FIELDS = {method: field for field, method in _CACHE_METHODS.items()}
+from triptych.v1 import generation_pb2, job_pb2
 
 
 def request_from_proto(
@@ -46,7 +40,7 @@ def request_from_proto(
         guidance_scale=message.guidance_scale if message.HasField("guidance_scale") else None,
         seed=message.seed if message.HasField("seed") else None,
         dtype=ELEMENT_TYPES.optional_from_wire("dtype", message.dtype),
-        cache=_cache_from_proto(message.acceleration),
+        cache=cache_from_proto(message.acceleration),
         media_format=MEDIA_FORMATS.optional_from_wire("media_format", message.media_format),
         images=tuple(images),
         options=options_from_proto(message),
@@ -68,17 +62,6 @@ def _unsupported(
         )
 
 
-def _cache_from_proto(message: acceleration_pb2.Acceleration) -> CacheMethod | None:
-    method = message.WhichOneof("cache")
-    return None if method is None else _CACHE_METHODS[method]
-
-
-def _cache_to_proto(method: CacheMethod) -> acceleration_pb2.Acceleration:
-    message = acceleration_pb2.Acceleration()
-    getattr(message, _CACHE_FIELDS[method]).SetInParent()
-    return message
-
-
 def parameters_to_proto(
     parameters: GenerationParameters, image_data: Sequence[bytes] = ()
 ) -> generation_pb2.GenerationParameters:
@@ -98,7 +81,7 @@ def parameters_to_proto(
         guidance_scale=parameters.guidance_scale,
         seed=parameters.seed,
         dtype=ELEMENT_TYPES.to_wire(parameters.dtype),
-        acceleration=_cache_to_proto(parameters.cache),
+        acceleration=cache_to_proto(parameters.cache),
         media_format=MEDIA_FORMATS.to_wire(parameters.media_format),
     )
     write_images(parameters.images, message, image_data)
@@ -125,7 +108,7 @@ def parameters_from_proto(message: generation_pb2.GenerationParameters) -> Gener
         guidance_scale=message.guidance_scale,
         seed=message.seed,
         dtype=ELEMENT_TYPES.from_wire("dtype", message.dtype),
-        cache=_cache_from_proto(message.acceleration) or CacheMethod.NONE,
+        cache=cache_from_proto(message.acceleration) or NO_CACHE,
         media_format=MEDIA_FORMATS.from_wire("media_format", message.media_format),
         images=images_from_proto(message),
         options=options_from_proto(message),

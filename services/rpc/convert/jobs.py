@@ -13,6 +13,7 @@ from services.domain.job_event import (
     StageStarted,
 )
 from services.domain.stages import StepCompleted
+from services.rpc.convert.acceleration import statistics_to_proto
 from services.rpc.convert.durations import duration_to_proto
 from services.rpc.convert.enums import STAGE_TASKS, STAGES
 from services.rpc.convert.generation import parameters_to_proto
@@ -88,5 +89,6 @@ def _(event: JobCompleted) -> job_pb2.JobEvent:
         latents_checksum_xxh3=event.latents_checksum_xxh3,
         total_duration=duration_to_proto(event.total_seconds),
         written_prompt=event.written_prompt,
+        cache_statistics=statistics_to_proto(event.cache_statistics),
     )
     return job_pb2.JobEvent(completed=job_pb2.JobCompleted(result=result))

@@ -1,5 +1,6 @@
 """Models and replicas on the wire."""
 
+from services.domain.acceleration import CacheSupport
 from services.domain.family_options import OptionLimits
 from services.domain.image_fit import ImageFit
 from services.domain.model import (
@@ -50,7 +51,9 @@ def model_to_proto(model: Model) -> capabilities_pb2.Model:
         capabilities=capabilities_pb2.Capabilities(
             **capabilities.model_dump(include=set(_SAME_NAMED)),
             media_formats=map(MEDIA_FORMATS.to_wire, capabilities.media_formats),
-            cache_methods=map(CACHE_METHODS.to_wire, capabilities.cache_methods),
+            cache_methods=map(CACHE_METHODS.to_wire, capabilities.cache_support.methods),
+            cacheable_blocks=capabilities.cache_support.blocks,
+            tea_cache_coefficients=capabilities.cache_support.tea_cache_coefficients,
             parallel_methods=map(PARALLEL_METHODS.to_wire, capabilities.parallel_methods),
             defaults=capabilities_pb2.GenerationDefaults(**capabilities.defaults.model_dump()),
             image_fit=_image_fit_to_proto(capabilities.image_fit),
@@ -71,8 +74,12 @@ def model_from_proto(message: capabilities_pb2.Model) -> Model:
             media_formats=tuple(
                 MEDIA_FORMATS.from_wire("media_formats", each) for each in limits.media_formats
             ),
-            cache_methods=tuple(
-                CACHE_METHODS.from_wire("cache_methods", each) for each in limits.cache_methods
+            cache_support=CacheSupport(
+                methods=tuple(
+                    CACHE_METHODS.from_wire("cache_methods", each) for each in limits.cache_methods
+                ),
+                blocks=tuple(limits.cacheable_blocks),
+                tea_cache_coefficients=tuple(limits.tea_cache_coefficients) or None,
             ),
             parallel_methods=tuple(
                 PARALLEL_METHODS.from_wire("parallel_methods", each)
@@ -101,6 +108,8 @@ def _image_fit_to_proto(fit: ImageFit | None) -> capabilities_pb2.ImageFit | Non
         multiple=fit.multiple,
         rounds_up=fit.rounds_up,
         overridable=fit.overridable,
+        shortest_edge=fit.shortest_edge,
+        longest_edge=fit.longest_edge,
     )
 
 
@@ -110,6 +119,8 @@ def _image_fit_from_proto(message: capabilities_pb2.ImageFit) -> ImageFit:
         multiple=message.multiple,
         rounds_up=message.rounds_up,
         overridable=message.overridable,
+        shortest_edge=message.shortest_edge,
+        longest_edge=message.longest_edge,
     )
 
 

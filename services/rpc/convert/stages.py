@@ -1,6 +1,12 @@
 """What stages report, on the wire."""
 
 from services.domain.stages import Artifact, Denoised, StageTiming, StepCompleted
+from services.rpc.convert.acceleration import (
+    decision_from_proto,
+    decision_to_proto,
+    statistics_from_proto,
+    statistics_to_proto,
+)
 from services.rpc.convert.durations import duration_to_proto, seconds_from_proto
 from services.rpc.convert.enums import MEDIA_FORMATS, STAGE_TASKS, STAGES
 from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
@@ -42,6 +48,7 @@ def step_to_proto(step: StepCompleted) -> job_pb2.StepCompleted:
         total_steps=step.total_steps,
         sigma=step.sigma,
         duration=duration_to_proto(step.seconds),
+        cache_decisions=map(decision_to_proto, step.decisions),
     )
 
 
@@ -52,6 +59,7 @@ def step_from_proto(message: job_pb2.StepCompleted) -> StepCompleted:
         total_steps=message.total_steps,
         sigma=message.sigma,
         seconds=seconds_from_proto(message.duration),
+        decisions=tuple(map(decision_from_proto, message.cache_decisions)),
     )
 
 
@@ -61,6 +69,7 @@ def denoised_to_proto(denoised: Denoised) -> denoiser_service_pb2.DenoisedLatent
         latents=tensor_ref_to_proto(denoised.latents),
         latents_checksum_xxh3=denoised.latents_checksum_xxh3,
         timing=timing_to_proto(denoised.timing),
+        cache_statistics=statistics_to_proto(denoised.cache_statistics),
     )
 
 
@@ -70,6 +79,9 @@ def denoised_from_proto(message: denoiser_service_pb2.DenoisedLatents) -> Denois
         latents=tensor_ref_from_proto("latents", message.latents),
         latents_checksum_xxh3=message.latents_checksum_xxh3,
         timing=timing_from_proto(message.timing),
+        cache_statistics=statistics_from_proto(message.cache_statistics)
+        if message.HasField("cache_statistics")
+        else None,
     )
 
 

@@ -34,7 +34,8 @@ class Reference:
         model: the name of a checkpoint in tests/checkpoints.
         pipeline: the published class.
         cases: fields of requests; both with and without guidance where the model has it. Their
-            `images` are a number: how many of the suite's pictures the request carries.
+            `images` are a number: how many of the suite's pictures the request carries; or a
+            list: which of them.
         draw: draws with a loaded pipeline, without any of the project's code.
         build: writes a model directory that is not one of tests/checkpoints.
         small: fields of a request that takes little work.

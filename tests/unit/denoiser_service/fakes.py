@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from services.domain.generation import GenerationParameters
+from services.domain.model import LoadedModel
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import DenoiserModel, Tensors
 from tests.unit.model_api.fake_model import LOADED
@@ -28,13 +29,19 @@ class CountingState:
 
 
 class CountingDenoiser:
-    """Starts at the seed and adds the conditioning at every step."""
+    """Starts at the seed and adds the conditioning at every step.
+
+    Attributes:
+        conditioned: on what each request was prepared, by name, as numbers.
+    """
 
     def __init__(self, before_step: Callable[[CountingState], None] = lambda state: None) -> None:
         self._before_step = before_step
         self.components: Mapping[str, torch.nn.Module] = {}
+        self.conditioned: list[dict[str, object]] = []
 
     def prepare(self, parameters: GenerationParameters, conditioning: Tensors) -> CountingState:
+        self.conditioned.append({name: each.tolist() for name, each in conditioning.items()})
         start = torch.full((1, 2), float(parameters.seed))
         return CountingState(start, conditioning["increment"].clone(), parameters.steps)
 
@@ -47,5 +54,5 @@ class CountingDenoiser:
         return {"latents": state.value}
 
 
-def loaded(denoiser: CountingDenoiser) -> StageModel[DenoiserModel]:
-    return StageModel(LOADED, denoiser)  # type: ignore[arg-type]
+def loaded(denoiser: CountingDenoiser, model: LoadedModel = LOADED) -> StageModel[DenoiserModel]:
+    return StageModel(model, denoiser)  # type: ignore[arg-type]

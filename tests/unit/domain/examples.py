@@ -1,6 +1,6 @@
 """Valid values of the domain's nouns, for tests to vary."""
 
-from services.domain.acceleration import CacheMethod
+from services.domain.acceleration import NO_CACHE
 from services.domain.element_type import ElementType
 from services.domain.generation import GenerationParameters
 from services.domain.model import (
@@ -48,7 +48,7 @@ PARAMETERS = GenerationParameters(
     guidance_scale=4.0,
     seed=7,
     dtype=ElementType.FLOAT32,
-    cache=CacheMethod.NONE,
+    cache=NO_CACHE,
     media_format=MediaFormat.PNG,
 )
 TENSOR_REF = TensorRef(

@@ -2,6 +2,8 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.domain.family_options import (
     BagelOptions,
@@ -82,6 +84,27 @@ def test_an_interval_is_checked_against_the_default_of_its_other_end() -> None:
     }
 
 
+def test_an_interval_of_values_that_are_not_allowed_is_not_compared() -> None:
+    asked = BagelOptions(guidance_interval_start=2.0, guidance_interval_end=0.3)
+    assert said(asked, INTERVAL) == {"bagel.guidance_interval_start": "is 2.0; allowed are 0 to 1"}
+
+
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    asked = VideoOptions(num_frames=2, frames_per_second=61, low_noise_guidance_scale=3.0)
+    assert said(asked, VIDEO) == {
+        "video.num_frames": "is 2; allowed are 1, 5 and so on to 241",
+        "video.frames_per_second": "is 61; allowed are 1 to 60",
+        "video.low_noise_guidance_scale": "is an option that this model does not have",
+    }
+
+
+def test_bounds_belong_to_what_is_allowed() -> None:
+    for value in (0.0, 1.0):
+        assert said(BagelOptions(guidance_interval_start=value), INTERVAL[:1]) == {}
+    for rate in (1, 60):
+        assert said(VideoOptions(frames_per_second=rate), VIDEO) == {}
+
+
 def test_options_of_another_family_are_refused() -> None:
     assert said(LongCatOptions(), VIDEO) == {
         "long_cat": "are options of another model family; this model's are video"
@@ -102,6 +125,28 @@ def test_what_is_left_out_takes_the_defaults_in_their_own_types() -> None:
     assert options == VideoOptions(num_frames=5, frames_per_second=16)
     assert effective_options(None, REWRITE) == LongCatOptions(rewrite_prompt=False)
     assert effective_options(None, ()) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "default"), [(FRAMES, 81), (INTERVAL[1], 1.0), (REWRITE[0], False)], ids=str
+)
+def test_a_default_has_the_type_of_its_option(limits: OptionLimits, default: float) -> None:
+    assert type(limits.default_value) is type(default)
+    assert limits.default_value == default
+
+
+@pytest.mark.parametrize("asked", [{"num_frames": 5.5}, {"num_frames": "many"}])
+def test_a_whole_number_is_never_rounded(asked: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="num_frames"):
+        VideoOptions.model_validate(asked)
+
+
+@given(st.builds(VideoOptions, num_frames=st.none() | st.integers(0, 300)))
+def test_effective_options_are_effective_already(asked: VideoOptions) -> None:
+    if said(asked, VIDEO) == {}:
+        once = effective_options(asked, VIDEO)
+        assert said(once, VIDEO) == {}
+        assert effective_options(once, VIDEO) == once
 
 
 def test_a_switch_says_on_and_off() -> None:

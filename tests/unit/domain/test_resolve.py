@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.acceleration import CacheMethod
+from services.domain.acceleration import NO_CACHE, CacheDit, TeaCache
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
 from services.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest, resolve
@@ -45,7 +45,7 @@ def test_what_is_left_out_takes_the_models_defaults() -> None:
         guidance_scale=4.0,
         seed=42,
         dtype=ElementType.FLOAT32,
-        cache=CacheMethod.NONE,
+        cache=NO_CACHE,
         media_format=MediaFormat.PNG,
     )
 
@@ -104,7 +104,7 @@ def test_guidance_just_above_one_is_on() -> None:
         ("seed", {"seed": MAX_SEED + 1}, [str(MAX_SEED + 1), str(MAX_SEED)]),
         ("seed", {"seed": -1}, ["-1", str(MAX_SEED)]),
         ("dtype", {"dtype": "bfloat16"}, ["bfloat16", "float32"]),
-        ("acceleration.cache", {"cache": "tea_cache"}, ["tea_cache", "none"]),
+        ("acceleration.cache", {"cache": {"kind": "tea_cache"}}, ["tea_cache", "none"]),
         ("media_format", {"media_format": "mp4"}, ["mp4", "png"]),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_violation_names_its_field_the_value_and_what_is_allowed(
         {"seed": MAX_SEED},
         {"prompt": "x" * 100},
         {"prompt": "two\nlines\tand a tab\r"},
-        {"cache": "none"},
+        {"cache": NO_CACHE},
     ],
 )
 def test_the_bounds_themselves_are_allowed(asked: dict[str, Any]) -> None:
@@ -175,7 +175,7 @@ _requests = st.builds(
     guidance_scale=st.none() | st.floats() | st.floats(0.5, 25),
     seed=st.none() | st.integers(0, 2**64 - 1),
     dtype=st.none() | st.sampled_from(ElementType),
-    cache=st.none() | st.sampled_from(CacheMethod),
+    cache=st.none() | st.sampled_from([NO_CACHE, TeaCache(), CacheDit()]),
     media_format=st.none() | st.sampled_from(MediaFormat),
 )
 

@@ -1,6 +1,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.domain.errors import InvalidRequest
 from services.domain.family_options import (
@@ -72,6 +74,17 @@ def test_pictures_that_are_far_longer_than_wide_are_refused(size: tuple[int, int
     }
 
 
+@pytest.mark.parametrize("size", [(1600, 100), (100, 1600)])
+def test_pictures_up_to_sixteen_times_as_long_as_wide_are_taken(size: tuple[int, int]) -> None:
+    parameters = resolved(editing(max_side=1024), image(*size))
+    assert sorted((parameters.width, parameters.height)) == [32, 512]
+
+
+def test_everything_that_is_wrong_with_pictures_is_said_at_once() -> None:
+    wrong = said(editing(max_images=1), image(1700, 100), image(), prompt="", steps=1, width=7)
+    assert wrong.keys() == {"prompt", "images", "images[0]", "width", "steps"}
+
+
 def test_the_size_follows_from_the_last_picture() -> None:
     parameters = resolved(editing(), image(100, 400), image(400, 100))
     assert (parameters.width, parameters.height) == (256, 64)
@@ -81,6 +94,24 @@ def test_the_size_follows_from_the_last_picture() -> None:
 def test_a_request_may_ask_for_another_size_where_the_model_allows_it() -> None:
     parameters = resolved(editing(), image(400, 100), width=64)
     assert (parameters.width, parameters.height) == (64, 64)
+
+
+def test_a_model_whose_size_follows_from_no_picture_draws_its_own() -> None:
+    parameters = resolved(editing(image_fit=None), image(400, 100))
+    assert (parameters.width, parameters.height) == (128, 64)
+
+
+def test_without_a_picture_the_size_is_the_models_own() -> None:
+    parameters = resolved(editing(min_images=0))
+    assert (parameters.width, parameters.height) == (128, 64)
+    fixed = editing(min_images=0, image_fit=FIT.model_copy(update={"overridable": False}))
+    assert resolved(fixed, width=64).width == 64
+
+
+def test_both_sides_of_a_size_that_is_fixed_are_refused_but_for_the_very_same() -> None:
+    fixed = editing(image_fit=FIT.model_copy(update={"overridable": False}))
+    assert said(fixed, image(), width=64, height=32).keys() == {"width", "height"}
+    assert resolved(fixed, image(), width=128, height=128).width == 128
 
 
 def test_a_size_that_is_fixed_by_the_picture_cannot_be_asked_for() -> None:
@@ -93,6 +124,12 @@ def test_a_size_that_is_fixed_by_the_picture_cannot_be_asked_for() -> None:
 def test_a_fitted_size_must_be_within_the_models_limits() -> None:
     assert said(editing(max_pixels=1000), image()) == {
         "width": "times height is 16384 pixels; allowed are at most 1000"
+    }
+    assert said(editing(), image(600, 100)) == {
+        "width": "would be 320, by the input image; allowed are 32 to 256"
+    }
+    assert said(editing(min_side=64, max_side=1024), image(100, 600)) == {
+        "width": "would be 48, by the input image; allowed are 64 to 1024"
     }
 
 
@@ -117,6 +154,38 @@ def test_a_prompt_may_be_empty_only_if_the_picture_is_captioned() -> None:
     assert said(model, image(), options=captioned) == {
         "layered.caption_image": "is on; leave the prompt empty, or it off"
     }
+
+
+def test_a_caption_takes_the_place_of_the_prompt_alone() -> None:
+    captioned = LayeredOptions(caption_image=True)
+    wrong = said(
+        editing(options=LAYERED), image(), prompt="", options=captioned, negative_prompt="\x00"
+    )
+    assert wrong.keys() == {"negative_prompt"}
+
+
+_sides = st.integers(1, 4000)
+
+
+@given(st.lists(st.builds(image, _sides, _sides), min_size=1, max_size=2), st.booleans())
+def test_whatever_is_taken_is_within_the_limits_and_taken_again(
+    pictures: list[InputImage], overridable: bool
+) -> None:
+    fit = FIT.model_copy(update={"overridable": overridable})
+    model = editing(options=LAYERED, image_fit=fit, max_side=512)
+    limits = model.capabilities
+    try:
+        once = resolved(model, *pictures)
+    except InvalidRequest as error:
+        wrong = {each.field for each in error.violations}
+        assert wrong <= {"images[0]", "images[1]", "width", "height"}
+        return
+    assert once.width * once.height <= limits.max_pixels
+    for side in (once.width, once.height):
+        assert side % limits.size_multiple == 0
+        assert limits.min_side <= side <= limits.max_side
+    again = GenerationRequest.model_validate(once.model_dump())
+    assert resolve(again, model, lambda: 1) == once
 
 
 def test_resolving_effective_values_again_changes_nothing() -> None:

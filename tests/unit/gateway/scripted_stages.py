@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 from services.domain.deadline import Deadline
 from services.domain.errors import StageUnavailable
-from services.domain.model import Stage
+from services.domain.model import Capabilities, Stage
 from services.domain.stages import (
     Capacity,
     Decoded,
@@ -37,6 +38,7 @@ class ScriptedStage:
     Attributes:
         fails: raised in the middle of its work.
         waits: whether its work stops in the middle, for ever.
+        may_go_on: while it is not set, its work stops in the middle.
         releases: what it was asked to release, as (tenant, request id).
         reached, stopped, release_asked: set when its work is in the middle, when it has left it,
             and when something is to be released.
@@ -47,6 +49,8 @@ class ScriptedStage:
     def __init__(self, stage: Stage, models: Sequence[str] = ("painter",)) -> None:
         self.fails: BaseException | None = None
         self.waits = False
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
         self.reached = asyncio.Event()
         self.stopped = asyncio.Event()
         self.release_asked = asyncio.Event()
@@ -79,6 +83,7 @@ class ScriptedStage:
         try:
             if self.waits:
                 await asyncio.Event().wait()
+            await self.may_go_on.wait()
             if self.fails is not None:
                 raise self.fails
         finally:
@@ -160,6 +165,15 @@ class ScriptedCluster:
             "denoiser": self.denoiser,
             "vae": self.vae,
         }
+
+    def limit(self, capabilities: Capabilities) -> None:
+        """Gives the model of every stage other limits."""
+        for each in self.stages.values():
+            assert each.capacity_now is not None
+            (loaded,) = each.capacity_now.models
+            model = loaded.model.model_copy(update={"capabilities": capabilities})
+            limited = loaded.model_copy(update={"model": model})
+            each.capacity_now = replace(each.capacity_now, models=(limited,))
 
     @property
     def releases(self) -> list[list[tuple[str, str]]]:

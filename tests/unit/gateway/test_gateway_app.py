@@ -1,92 +1,28 @@
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from pydantic_settings import SettingsConfigDict
 
 from services.domain.errors import QueueFull
 from services.gateway.app import GatewayApp
-from services.gateway.settings import PipelineSettings
-from services.rpc.channels import open_channel
-from services.rpc.status import error_of
+from tests.unit.gateway.running_gateway import (
+    NOT_SERVING,
+    SERVICE,
+    SERVING,
+    Settings,
+    failure_of,
+    running_gateway,
+)
 from tests.unit.gateway.scripted_stages import ScriptedCluster
-from triptych.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
+from triptych.v1 import generation_service_pb2
 
-SERVICE = generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"]
 SERVED = {"Generate", "ListModels", "GetModel", "UploadImage"}
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-class Settings(PipelineSettings):
-    """Read from no environment that anybody sets."""
-
-    model_config = SettingsConfigDict(env_prefix="TRIPTYCH_UNIT_TEST_")
-
-
-class Gateway:
-    """A running gateway over scripted stages, and a channel to it."""
-
-    def __init__(
-        self, app: GatewayApp, cluster: ScriptedCluster, channel: grpc.aio.Channel
-    ) -> None:
-        self.app = app
-        self.cluster = cluster
-        self.channel = channel
-        self.stub: Any = generation_service_pb2_grpc.GenerationServiceStub(channel)
-        health = health_pb2_grpc.HealthStub(channel)
-        self._health = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
-
-    async def until_health_is(self, status: int) -> None:
-        while (await self._health.read()).status != status:
-            pass
-
-    def generate(self, **parameters: Any) -> Any:
-        asked = generation_pb2.GenerationParameters(**({"prompt": "a red circle"} | parameters))
-        return self.stub.Generate(
-            generation_service_pb2.GenerateRequest(parameters=asked), timeout=20
-        )
-
-
-@asynccontextmanager
-async def _gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
-    told = Settings(listen=f"unix:{tmp_path}/socket", poll_seconds=0.01, drain_seconds=20)
-    cluster = ScriptedCluster()
-    app = GatewayApp(told, [cluster.encoder], [cluster.denoiser], [cluster.vae])
-    running = asyncio.create_task(app.run())
-    try:
-        async with asyncio.timeout(40), open_channel(told.listen) as channel:
-            await channel.channel_ready()
-            gateway = Gateway(app, cluster, channel)
-            await gateway.until_health_is(SERVING)
-            yield gateway
-    finally:
-        app.server.stop()
-        await asyncio.wait_for(running, 20)
-
-
-async def _failure(call: Any) -> Any:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await _ended(call)
-    return error_of(caught.value, "gateway", "nowhere")
-
-
-async def _ended(call: Any) -> None:
-    if not hasattr(call, "read"):
-        await call
-        return
-    while await call.read() is not grpc.aio.EOF:
-        pass
 
 
 async def test_generate_streams_events_chunks_and_the_result(tmp_path: Path) -> None:
-    async with _gateway(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         answers = [answer async for answer in gateway.generate(seed=7)]
     events = [answer.event for answer in answers if answer.HasField("event")]
     chunks = [answer.artifact_chunk for answer in answers if answer.HasField("artifact_chunk")]
@@ -115,22 +51,22 @@ async def test_generate_streams_events_chunks_and_the_result(tmp_path: Path) -> 
 
 
 async def test_a_refused_request_names_every_field(tmp_path: Path) -> None:
-    async with _gateway(tmp_path) as gateway:
-        error = await _failure(gateway.generate(prompt="", width=33, steps=1))
+    async with running_gateway(tmp_path) as gateway:
+        error = await failure_of(gateway.generate(prompt="", width=33, steps=1))
     assert (error.status, error.reason) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
     assert {each.field for each in error.violations} == {"prompt", "width", "steps"}
 
 
 async def test_a_stages_refusal_arrives_with_its_retry_time(tmp_path: Path) -> None:
-    async with _gateway(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         gateway.cluster.denoiser.fails = QueueFull("denoiser", 3, 2.5)
-        error = await _failure(gateway.generate())
+        error = await failure_of(gateway.generate())
     assert (error.status, error.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
     assert error.retry_after_seconds == 2.5
 
 
 async def test_a_client_that_leaves_stops_the_stage_at_work(tmp_path: Path) -> None:
-    async with _gateway(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         gateway.cluster.denoiser.waits = True
         call = gateway.generate()
         await call.read()
@@ -141,7 +77,7 @@ async def test_a_client_that_leaves_stops_the_stage_at_work(tmp_path: Path) -> N
 
 
 async def test_the_calls_deadline_is_the_jobs(tmp_path: Path) -> None:
-    async with _gateway(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         async for _ in gateway.generate():
             pass
         (deadline,) = gateway.cluster.encoder.deadlines
@@ -150,7 +86,7 @@ async def test_the_calls_deadline_is_the_jobs(tmp_path: Path) -> None:
 
 
 async def test_models_are_listed_and_read(tmp_path: Path) -> None:
-    async with _gateway(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         listed = await gateway.stub.ListModels(generation_service_pb2.ListModelsRequest())
         asked = generation_service_pb2.GetModelRequest(name="painter")
         read = await gateway.stub.GetModel(asked)
@@ -163,34 +99,34 @@ async def test_models_are_listed_and_read(tmp_path: Path) -> None:
 async def test_an_unknown_model_is_not_found_and_told_what_is_served(
     tmp_path: Path, name: str
 ) -> None:
-    async with _gateway(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         request = generation_service_pb2.GetModelRequest(name=name)
-        error = await _failure(gateway.stub.GetModel(request))
+        error = await failure_of(gateway.stub.GetModel(request))
         assert (error.status, error.reason) == ("NOT_FOUND", "MODEL_NOT_FOUND")
         assert str(error).startswith("model: ")
         assert str(error).endswith("; served models: painter")
         if name:
-            assert (await _failure(gateway.generate(model=name))).reason == "MODEL_NOT_FOUND"
+            assert (await failure_of(gateway.generate(model=name))).reason == "MODEL_NOT_FOUND"
 
 
 @pytest.mark.parametrize("method", sorted({each.name for each in SERVICE.methods} - SERVED))
 async def test_every_other_method_says_that_it_is_not_served(tmp_path: Path, method: str) -> None:
     descriptor = SERVICE.methods_by_name[method]
     request: Message = getattr(generation_service_pb2, descriptor.input_type.name)()
-    async with _gateway(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         call = getattr(gateway.stub, method)
-        error = await _failure(call(iter([request]) if descriptor.client_streaming else request))
+        error = await failure_of(call(iter([request]) if descriptor.client_streaming else request))
     assert (error.status, error.reason) == ("UNIMPLEMENTED", "UNIMPLEMENTED")
     assert str(error) == f"{method} is not served by this release; use Generate"
 
 
 async def test_the_gateway_is_healthy_while_a_model_can_be_served(tmp_path: Path) -> None:
-    async with _gateway(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         gateway.cluster.vae.capacity_now, up = None, gateway.cluster.vae.capacity_now
         await gateway.until_health_is(NOT_SERVING)
         listed = await gateway.stub.ListModels(generation_service_pb2.ListModelsRequest())
         assert list(listed.models) == []
-        error = await _failure(gateway.generate())
+        error = await failure_of(gateway.generate())
         assert (error.status, error.reason) == ("UNAVAILABLE", "STAGE_UNAVAILABLE")
         gateway.cluster.vae.capacity_now = up
         await gateway.until_health_is(SERVING)
@@ -207,7 +143,7 @@ async def test_a_defect_in_the_watch_over_the_stages_ends_the_process(tmp_path: 
 
 
 async def test_a_call_under_way_outlives_the_signal_to_end(tmp_path: Path) -> None:
-    async with _gateway(tmp_path) as gateway:
+    async with running_gateway(tmp_path) as gateway:
         gateway.cluster.encoder.may_release.clear()
         call = gateway.generate()
         await call.read()

@@ -12,7 +12,7 @@ from services.domain.job_event import JobCompleted, JobEvent, StageCompleted, St
 from services.domain.stages import StageTask
 from services.gateway.pipeline import Pipeline
 from services.gateway.replicas import ReplicaPools
-from tests.unit.domain.examples import CAPABILITIES, REQUEST_ID, capacity
+from tests.unit.domain.examples import CAPABILITIES, REQUEST_ID
 from tests.unit.gateway.scripted_stages import IMAGE_LATENTS, ScriptedCluster
 
 IMAGES = (b"one", b"other")
@@ -34,14 +34,7 @@ class Editor:
 
     def __init__(self) -> None:
         self.cluster = ScriptedCluster()
-        editing = CAPABILITIES.model_copy(update={"min_images": 1, "max_images": 2})
-        for stage, each in self.cluster.stages.items():
-            (loaded,) = capacity(stage, "painter").models  # type: ignore[arg-type]
-            model = loaded.model.model_copy(update={"capabilities": editing})
-            edited = loaded.model_copy(update={"model": model})
-            assert each.capacity_now is not None
-            each.capacity_now = capacity(each.capacity_now.stage)
-            object.__setattr__(each.capacity_now, "models", (edited,))
+        self.cluster.limit(CAPABILITIES.model_copy(update={"min_images": 1, "max_images": 2}))
         stages = self.cluster
         self.pools = ReplicaPools(
             [stages.encoder], [stages.denoiser], [stages.vae], poll_seconds=60, on_change=_ignore
@@ -96,6 +89,35 @@ async def test_the_events_tell_of_every_task_and_timings_of_pictures_are_summed(
     completed = events[-1]
     assert isinstance(completed, JobCompleted)
     assert len(completed.stage_timings) == 4
+
+
+async def test_each_task_is_told_when_it_ends_and_the_result_has_them_in_that_order() -> None:
+    async with _editor() as editor:
+        editor.cluster.encoder.may_go_on.clear()
+        seen: list[StageTask] = []
+        events = editor.generate()
+        async for event in events:
+            if isinstance(event, StageCompleted):
+                seen.append(event.timing.task)
+                editor.cluster.encoder.may_go_on.set()
+            elif isinstance(event, JobCompleted):
+                assert [each.task for each in event.stage_timings] == seen
+    assert seen == [
+        StageTask.ENCODE_IMAGES,
+        StageTask.ENCODE_PROMPT,
+        StageTask.DENOISE,
+        StageTask.DECODE,
+    ]
+
+
+async def test_a_written_prompt_is_told_at_the_end_and_changes_no_parameter() -> None:
+    async with _editor() as editor:
+        editor.cluster.encoder.written_prompt = "a red circle, in oil"
+        events = await editor.all_of()
+    completed = events[-1]
+    assert isinstance(completed, JobCompleted)
+    assert completed.written_prompt == "a red circle, in oil"
+    assert completed.parameters.prompt == "a red circle"
 
 
 async def test_prompt_and_pictures_are_encoded_at_the_same_time() -> None:

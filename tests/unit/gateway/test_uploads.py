@@ -1,13 +1,16 @@
 import asyncio
 import io
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
 from PIL import Image
 
 from services.domain.errors import InvalidRequest, ResourceExhausted
+from services.domain.input_image import InputImage
+from services.gateway import uploads as module
 from services.gateway.uploads import Uploads
-from services.pictures.input_picture import MAX_BYTES
+from services.pictures.input_picture import MAX_BYTES, describe_picture
 
 
 def picture(width: int = 30) -> bytes:
@@ -85,6 +88,64 @@ async def test_an_upload_that_breaks_off_leaves_no_room_taken() -> None:
         with pytest.raises(ConnectionError):
             await uploads.take("someone", broken())
     await uploads.take("someone", chunked(picture()))
+
+
+async def test_an_upload_whose_client_leaves_in_the_middle_leaves_no_room_taken() -> None:
+    uploads = Uploads(len(picture()), 60)
+    arrived = asyncio.Event()
+
+    async def stuck() -> AsyncIterator[bytes]:
+        yield picture()[:50]
+        arrived.set()
+        await asyncio.Event().wait()
+
+    leaving = asyncio.create_task(uploads.take("someone", stuck()))
+    await arrived.wait()
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await uploads.take("someone", chunked(picture()))
+
+
+async def test_uploads_that_come_in_together_never_hold_more_than_the_quota() -> None:
+    uploads = Uploads(3 * len(picture()), 60)
+
+    async def in_turns() -> AsyncIterator[bytes]:
+        async for chunk in chunked(picture(), 10):
+            yield chunk
+            await asyncio.sleep(0)
+
+    takes = [uploads.take("someone", in_turns()) for _ in range(8)]
+    answers = await asyncio.gather(*takes, return_exceptions=True)
+    taken = [each for each in answers if not isinstance(each, BaseException)]
+    refused = [each for each in answers if isinstance(each, ResourceExhausted)]
+    assert len(taken) + len(refused) == 8
+    assert 0 < len(taken) <= 3
+    for upload_id, _ in taken:
+        assert uploads.find("someone", "images[0].upload_id", upload_id).data == picture()
+
+
+async def test_the_gateway_goes_on_while_a_header_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, may_read = threading.Event(), threading.Event()
+
+    def slow(field: str, data: bytes) -> InputImage:
+        reading.set()
+        assert may_read.wait(20)
+        return describe_picture(field, data)
+
+    monkeypatch.setattr(module, "describe_picture", slow)
+    uploads = Uploads(10_000, 60)
+    upload = asyncio.create_task(uploads.take("someone", chunked(picture())))
+    await asyncio.to_thread(reading.wait, 20)
+    with pytest.raises(InvalidRequest, match="not here"):
+        uploads.find("someone", "images[0].upload_id", "another")
+    may_read.set()
+    await upload
+
+
+async def test_an_upload_of_nothing_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="data: is empty"):
+        await Uploads(1000, 60).take("someone", chunked(b""))
 
 
 async def test_a_picture_that_is_too_large_is_not_read_to_its_end() -> None:

@@ -1,9 +1,11 @@
 """A model that needs no files, and parameters it accepts."""
 
-from services.domain.acceleration import CacheMethod
+from services.domain.acceleration import NO_CACHE
 from services.domain.element_type import ElementType
 from services.domain.generation import GenerationParameters
+from services.domain.input_image import InputImage
 from services.domain.model import Capabilities, GenerationDefaults, LoadedModel, MediaFormat, Model
+from services.pictures.input_picture import describe_picture
 
 MODEL = Model(
     name="fake",
@@ -26,6 +28,17 @@ MODEL = Model(
 )
 LOADED = LoadedModel(model=MODEL, components=())
 
+
+def limited(**change: object) -> LoadedModel:
+    """The same model with other limits."""
+    capabilities = MODEL.capabilities.model_copy(update=change)
+    model = MODEL.model_copy(update={"capabilities": capabilities})
+    return LoadedModel(model=model, components=())
+
+
+EDITING = limited(min_images=1, max_images=2)
+"""Takes a picture or two."""
+
 _PARAMETERS = GenerationParameters(
     model=MODEL.name,
     prompt="a picture",
@@ -36,9 +49,14 @@ _PARAMETERS = GenerationParameters(
     guidance_scale=1.0,
     seed=0,
     dtype=ElementType.FLOAT32,
-    cache=CacheMethod.NONE,
+    cache=NO_CACHE,
     media_format=MediaFormat.PNG,
 )
+
+
+def described(*pictures: bytes) -> tuple[InputImage, ...]:
+    """What the headers of pictures say."""
+    return tuple(describe_picture("images", each) for each in pictures)
 
 
 def parameters(**change: object) -> GenerationParameters:

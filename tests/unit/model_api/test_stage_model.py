@@ -1,12 +1,15 @@
 import pytest
 
-from services.domain.acceleration import CacheMethod
+from services.domain.acceleration import TeaCache
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest, ModelNotFound
+from services.domain.family_options import LongCatOptions, VideoOptions, switch
+from services.domain.input_image import InputImage
 from services.domain.model import MediaFormat
 from services.model_api.stage_model import StageModel
-from tests.unit.model_api.fake_model import LOADED, parameters
+from tests.unit.model_api.fake_model import EDITING, LOADED, limited, parameters
 
+IMAGE = InputImage(width=64, height=48, size_bytes=1, checksum_xxh3=0)
 HELD = StageModel(LOADED, object())
 GUIDED = parameters(guidance_scale=4.0, negative_prompt="grey")
 
@@ -31,9 +34,11 @@ def test_another_models_request_is_not_found() -> None:
         ({"guidance_scale": 1.0}, "negative_prompt"),
         ({"negative_prompt": None}, "negative_prompt"),
         ({"dtype": ElementType.BFLOAT16}, "dtype"),
-        ({"cache": CacheMethod.TEA_CACHE}, "acceleration.cache"),
+        ({"cache": TeaCache()}, "acceleration.cache"),
         ({"media_format": MediaFormat.MP4}, "media_format"),
         ({"seed": -1}, "seed"),
+        ({"images": (IMAGE,)}, "images"),
+        ({"options": VideoOptions(num_frames=5)}, "video"),
     ],
     ids=str,
 )
@@ -43,3 +48,17 @@ def test_what_the_held_model_cannot_do_is_refused_by_field(
     with pytest.raises(InvalidRequest) as refused:
         HELD.check(GUIDED.model_copy(update=change))
     assert [each.field for each in refused.value.violations] == [field]
+
+
+def test_what_an_editing_model_can_do_passes() -> None:
+    StageModel(EDITING, object()).check(parameters(images=(IMAGE,) * 2))
+    with pytest.raises(InvalidRequest, match=r"^images: are 0; this model takes 1 to 2"):
+        StageModel(EDITING, object()).check(parameters())
+
+
+def test_options_must_all_be_effective() -> None:
+    switched = limited(options=(switch("long_cat.rewrite_prompt", default=False),))
+    StageModel(switched, object()).check(parameters(options=LongCatOptions(rewrite_prompt=True)))
+    for missing in (None, LongCatOptions()):
+        with pytest.raises(InvalidRequest, match=r"^long_cat: lacks values"):
+            StageModel(switched, object()).check(parameters(options=missing))

@@ -50,7 +50,11 @@ def test_a_transformer_without_guidance_draws_in_four_steps_and_takes_no_scale(
     for name, config in {
         "model_index.json": {"_class_name": "FluxPipeline"},
         "vae/config.json": {"block_out_channels": [8, 16, 16, 16]},
-        "transformer/config.json": {"guidance_embeds": False},
+        "transformer/config.json": {
+            "guidance_embeds": False,
+            "num_layers": 19,
+            "num_single_layers": 38,
+        },
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps(config))

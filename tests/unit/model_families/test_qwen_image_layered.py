@@ -111,7 +111,7 @@ def test_only_the_encoder_needs_the_processor() -> None:
     [
         ({"options": {"layers": 0}}, "layered.layers: is 0; allowed are 1 to 10"),
         ({"options": {"layers": 11}}, "layered.layers: is 11; allowed are 1 to 10"),
-        ({"options": {"resolution": 832}}, "layered.resolution: is 832; allowed are 640, 1024"),
+        ({"options": {"resolution": 832}}, "layered.resolution: is 832; allowed are 640 and 1024"),
         ({"images": []}, "images: are 0; this model takes 1"),
         ({"images": [INPUT, INPUT]}, "images: are 2; this model takes 1"),
         ({"width": 640}, "width: is 640; it follows from the input image: 96"),

@@ -4,14 +4,14 @@ from typing import Any
 import pytest
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
-from services.domain.acceleration import CacheMethod, ParallelMethod
+from services.domain.acceleration import CacheMethod, MaskPolicy, ParallelMethod, ReusePolicy
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
 from services.domain.family_options import OptionKind
 from services.domain.model import MediaFormat, Stage
 from services.domain.stages import StageTask
 from services.rpc.convert import enums
-from triptych.v1 import capabilities_pb2, generation_pb2, tensor_pb2
+from triptych.v1 import acceleration_pb2, capabilities_pb2, generation_pb2, tensor_pb2
 
 PAIRS = [
     (enums.ELEMENT_TYPES, ElementType, tensor_pb2.ElementType),
@@ -20,6 +20,8 @@ PAIRS = [
     (enums.MEDIA_FORMATS, MediaFormat, generation_pb2.MediaFormat),
     (enums.OPTION_KINDS, OptionKind, capabilities_pb2.OptionKind),
     (enums.CACHE_METHODS, CacheMethod, capabilities_pb2.CacheMethod),
+    (enums.MASK_POLICIES, MaskPolicy, acceleration_pb2.ScmMaskPolicy),
+    (enums.REUSE_POLICIES, ReusePolicy, acceleration_pb2.ScmPolicy),
     (enums.PARALLEL_METHODS, ParallelMethod, capabilities_pb2.ParallelMethod),
 ]
 each_pair = pytest.mark.parametrize(("table", "words", "wire"), PAIRS)

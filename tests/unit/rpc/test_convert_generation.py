@@ -1,16 +1,25 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from services.domain.acceleration import CacheMethod
+from services.domain.acceleration import (
+    NO_CACHE,
+    CacheDit,
+    MaskPolicy,
+    ReusePolicy,
+    StepsMask,
+    TeaCache,
+)
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
 from services.domain.family_options import (
+    GROUPS,
     BagelOptions,
     LayeredOptions,
     LongCatOptions,
@@ -27,6 +36,8 @@ from services.rpc.convert.generation import (
 from services.rpc.convert.images import image_data
 from tests.unit.domain.examples import PARAMETERS
 from triptych.v1 import acceleration_pb2, generation_pb2, job_pb2, tensor_pb2
+
+T = TypeVar("T", bound=BaseModel)
 
 Parameters = generation_pb2.GenerationParameters
 
@@ -56,9 +67,9 @@ HONOURED: dict[str, tuple[Any, str, Any]] = {
 }
 IMAGE = InputImage(width=640, height=480, size_bytes=7, checksum_xxh3=2**64 - 1)
 HONOURED_ACCELERATION = {
-    "none": CacheMethod.NONE,
-    "tea_cache": CacheMethod.TEA_CACHE,
-    "cache_dit": CacheMethod.CACHE_DIT,
+    "none": NO_CACHE,
+    "tea_cache": TeaCache(),
+    "cache_dit": CacheDit(),
 }
 SCHEDULING = job_pb2.SchedulingOptions
 
@@ -109,7 +120,7 @@ def test_every_way_of_acceleration_is_passed_on_or_refused(field: str) -> None:
     _with(message.acceleration, field)
     if field in HONOURED_ACCELERATION:
         request = request_from_proto(message, SCHEDULING())
-        assert request.cache is HONOURED_ACCELERATION[field]
+        assert request.cache == HONOURED_ACCELERATION[field]
     else:
         refused = _refused(lambda: request_from_proto(message, SCHEDULING()))
         assert refused == [f"acceleration.{field}"]
@@ -150,12 +161,43 @@ _images = st.builds(
     size_bytes=uint32,
     checksum_xxh3=st.integers(0, 2**64 - 1),
 )
-_options = (
-    st.none()
-    | st.builds(VideoOptions, num_frames=uint32, frames_per_second=st.none() | uint32)
-    | st.builds(LayeredOptions, layers=uint32, caption_image=st.booleans())
-    | st.builds(LongCatOptions, rewrite_prompt=st.none() | st.booleans())
-    | st.builds(BagelOptions, image_guidance_scale=st.floats(allow_nan=False))
+numbers = st.floats(allow_nan=False)
+
+
+def _options_of(kind: type[T]) -> st.SearchStrategy[T]:
+    """Every option of a family, or not."""
+    values = {int: uint32, float: numbers, bool: st.booleans()}
+    fields = {
+        name: st.none() | values[get_args(field.annotation)[0]]
+        for name, field in kind.model_fields.items()
+        if name != "kind"
+    }
+    return st.builds(kind, **fields)
+
+
+_numbers = st.floats(allow_nan=False)
+_caches = (
+    st.just(NO_CACHE)
+    | st.builds(
+        TeaCache,
+        rel_l1_thresh=_numbers,
+        coefficients=st.none() | st.tuples(*[_numbers] * 5),
+        compute_last_step=st.booleans(),
+    )
+    | st.builds(
+        CacheDit,
+        fn_compute_blocks=uint32,
+        bn_compute_blocks=uint32,
+        max_warmup_steps=uint32,
+        max_cached_steps=st.integers(-1, 99),
+        max_continuous_cached_steps=st.integers(-1, 99),
+        residual_diff_threshold=_numbers,
+        taylorseer_order=st.none() | uint32,
+        scm=st.none()
+        | st.builds(
+            StepsMask, mask_policy=st.sampled_from(MaskPolicy), policy=st.sampled_from(ReusePolicy)
+        ),
+    )
 )
 _parameters = st.builds(
     GenerationParameters,
@@ -165,13 +207,13 @@ _parameters = st.builds(
     width=uint32,
     height=uint32,
     steps=uint32,
-    guidance_scale=st.floats(allow_nan=False),
+    guidance_scale=numbers,
     seed=st.integers(0, MAX_SEED),
     dtype=st.sampled_from(ElementType),
-    cache=st.sampled_from(CacheMethod),
+    cache=_caches,
     media_format=st.sampled_from(MediaFormat),
     images=st.lists(_images, max_size=3).map(tuple),
-    options=_options,
+    options=st.none() | st.one_of(map(_options_of, GROUPS.values())),
 )
 
 
@@ -179,6 +221,19 @@ _parameters = st.builds(
 def test_parameters_survive_the_wire(parameters: GenerationParameters) -> None:
     sent = Parameters.FromString(parameters_to_proto(parameters).SerializeToString())
     assert parameters_from_proto(sent) == parameters
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_option_of_every_family_has_its_counterpart(group: str) -> None:
+    wire = Parameters.DESCRIPTOR.fields_by_name[group].message_type
+    assert GROUPS[group].model_fields.keys() - {"kind"} == set(wire.fields_by_name)
+    assert all(field.has_presence for field in wire.fields)
+
+
+def test_options_that_are_off_or_zero_are_not_taken_for_left_out() -> None:
+    for options in (LongCatOptions(rewrite_prompt=False), LayeredOptions(layers=0)):
+        message = parameters_to_proto(PARAMETERS.model_copy(update={"options": options}))
+        assert parameters_from_proto(message).options == options
 
 
 @given(st.lists(_images, max_size=3).map(tuple))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.acceleration import CacheMethod, ParallelMethod
+from services.domain.acceleration import CacheMethod, CacheSupport, ParallelMethod
 from services.domain.family_options import OptionKind, OptionLimits
 from services.domain.image_fit import ImageFit
 from services.domain.model import MediaFormat, Stage
@@ -106,7 +106,14 @@ def test_every_field_of_a_models_capabilities_survives_the_wire() -> None:
         update={
             "min_images": 1,
             "max_images": 3,
-            "image_fit": ImageFit(area=2**20, multiple=32, rounds_up=True, overridable=True),
+            "image_fit": ImageFit(
+                area=2**20,
+                multiple=32,
+                rounds_up=True,
+                overridable=True,
+                shortest_edge=512,
+                longest_edge=1024,
+            ),
             "options": (
                 OptionLimits(
                     field="video.num_frames",
@@ -119,7 +126,11 @@ def test_every_field_of_a_models_capabilities_survives_the_wire() -> None:
             ),
             "supports_previews": True,
             "media_formats": tuple(MediaFormat),
-            "cache_methods": tuple(CacheMethod),
+            "cache_support": CacheSupport(
+                methods=tuple(CacheMethod),
+                blocks=(12, 4),
+                tea_cache_coefficients=(1.0, 2.0, 3.0, 4.0, 5.0),
+            ),
             "parallel_methods": tuple(ParallelMethod),
         }
     )

@@ -1,0 +1,46 @@
+"""What a model can reuse between steps, read from its configuration without torch."""
+
+from typing import Final
+
+from services.domain.acceleration import CacheMethod, CacheSupport
+from services.domain.errors import ConfigurationError
+from services.model_api.directory import ModelDirectory
+
+# vLLM-Omni's table (0.30.0), which names the sources: ComfyUI-TeaCache for Qwen-Image, the paper
+# for FLUX, its own estimator for LongCat-Image.
+QWEN_IMAGE_COEFFICIENTS: Final = (-4.5e2, 2.8e2, -4.5e1, 3.2, -2e-2)
+FLUX_COEFFICIENTS: Final = (4.98651651e2, -2.83781631e2, 5.58554382e1, -3.82021401, 2.64230861e-1)
+LONGCAT_COEFFICIENTS: Final = (652.5980, -424.1615, 84.5526, -4.5923, 0.1694)
+
+
+def cache_support(
+    directory: ModelDirectory,
+    layer_counts: tuple[str, ...],
+    tea_cache_coefficients: tuple[float, ...] | None,
+) -> CacheSupport:
+    """What a model with stock blocks can reuse.
+
+    Args:
+        directory: the model.
+        layer_counts: entries of the transformer's configuration: blocks in each of its lists.
+        tea_cache_coefficients: the model's own; None where none are known.
+
+    Raises:
+        ConfigurationError: the configuration does not say how many blocks there are.
+    """
+    config = directory.config("transformer")
+    blocks = []
+    for entry in layer_counts:
+        match config.get(entry):
+            case int(count) if count > 0:
+                blocks.append(count)
+            case other:
+                raise ConfigurationError(
+                    f"{directory.path / 'transformer' / 'config.json'}: {entry} is {other!r},"
+                    " not a number of blocks"
+                )
+    return CacheSupport(
+        methods=(CacheMethod.NONE, CacheMethod.TEA_CACHE, CacheMethod.CACHE_DIT),
+        blocks=tuple(blocks),
+        tea_cache_coefficients=tea_cache_coefficients,
+    )

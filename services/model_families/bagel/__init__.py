@@ -1,0 +1,1 @@
+"""BAGEL, text to image and editing."""

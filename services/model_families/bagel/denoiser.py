@@ -1,0 +1,223 @@
+"""BAGEL's denoising loop, one step at a time.
+
+Shapes: N latent patches of F values; D token width; C latent channels; H, W latent sides.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from services.domain.family_options import BagelOptions
+from services.domain.generation import GenerationParameters
+from services.domain.input_image import InputImage
+from services.model_api.conditioning import Shape, take_conditioning
+from services.model_api.directory import ModelDirectory
+from services.model_api.scheduled_state import ScheduledState
+from services.model_api.schedules import Schedule
+from services.model_api.stages import Tensors, image_latents_name
+from services.model_families.bagel.checkpoint import (
+    language_model_config,
+    load_published,
+)
+from services.model_families.bagel.context import Context
+from services.model_families.bagel.flow_transformer import FlowTransformer
+from services.model_families.bagel.guidance import Guidance
+from services.model_families.bagel.resizing import VISION_FIT, Size, vae_size, vision_size
+from services.model_families.bagel.spec import (
+    LATENT_CHANNELS,
+    LATENT_PATCH,
+    MAX_LATENT_SIDE,
+    VAE_SCALE_FACTOR,
+)
+from services.model_families.bagel.tokens import grid_positions, patches_of, picture_of_patches
+
+# Published with the model: more of the steps where most is noise.
+_SHIFT = 3.0
+
+
+@dataclass(slots=True)
+class BagelState(ScheduledState):
+    """One request inside the loop; latents are patches [1, N, F], in float32 always.
+
+    Attributes:
+        wanted: all that the request says, as it was read.
+        without_text: the same but the prompt.
+        without_image: the same but the image; without one, all of it.
+        markers: embedded start and end of a picture [1, 2, D].
+        positions: of the patches [N].
+        grid: rows and columns of patches.
+        guidance: how the branches are combined.
+        interval: guidance is on above the first noise level, up to the second.
+    """
+
+    wanted: Context
+    without_text: Context
+    without_image: Context
+    markers: torch.Tensor
+    positions: torch.Tensor
+    grid: tuple[int, int]
+    guidance: Guidance
+    interval: tuple[float, float]
+
+
+class BagelDenoiser:
+    """The published loop, with all that belongs to a request in its state."""
+
+    def __init__(self, transformer: FlowTransformer, device: torch.device) -> None:
+        self._transformer = transformer
+        self._scheduler = FlowMatchEulerDiscreteScheduler(shift=_SHIFT)
+        self._device = device
+
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]:
+        """The language model and what it needs to read and draw latents."""
+        return {"language_model": self._transformer}
+
+    @torch.no_grad()
+    def prepare(self, parameters: GenerationParameters, conditioning: Tensors) -> BagelState:
+        """Reads the request into contexts, and draws the noise on the host.
+
+        The request's seed decides the noise after the VAE has sampled from it, so that both
+        together are one stream, in the published order.
+
+        Args:
+            parameters: effective values.
+            conditioning: what BagelEncoder.encode gave for them, and the image's latents; copied.
+
+        Raises:
+            TriptychError: the conditioning does not go with the parameters or this model.
+        """
+        options = parameters.options
+        assert isinstance(options, BagelOptions)
+        taken = take_conditioning(
+            conditioning, self._shapes(parameters), self._transformer.dtype, self._device
+        )
+        markers, prompt = taken["marker_embeds"], taken["prompt_embeds"]
+        without_text = Context()
+        generator = torch.Generator("cpu").manual_seed(parameters.seed)
+        for index, _ in enumerate(parameters.images):
+            latents = taken[image_latents_name(index)]
+            torch.randn(latents.shape, generator=generator)
+            without_text = self._read(without_text, markers, latents, taken["image_embeds"])
+        wanted = self._transformer.read_prompt(without_text, prompt)
+        grid = _grid((parameters.width, parameters.height))
+        noise = torch.randn(
+            1, grid[0] * grid[1], self._transformer.patch_values, generator=generator
+        )
+        return BagelState(
+            latents=noise.to(self._device),
+            schedule=Schedule(
+                self._scheduler,
+                parameters.steps,
+                self._device,
+                sigmas=torch.linspace(1, 0, parameters.steps + 1)[:-1].numpy(),
+            ),
+            wanted=wanted,
+            without_text=without_text,
+            without_image=self._transformer.read_prompt(Context(), prompt)
+            if parameters.images
+            else wanted,
+            markers=markers,
+            positions=self._positions(grid),
+            grid=grid,
+            guidance=Guidance(
+                text_scale=parameters.guidance_scale,
+                image_scale=_effective(options.image_guidance_scale),
+                editing=bool(parameters.images),
+            ),
+            interval=(
+                _effective(options.guidance_interval_start),
+                _effective(options.guidance_interval_end),
+            ),
+        )
+
+    @torch.no_grad()
+    def step(self, state: BagelState) -> None:
+        """Advances the request by one step, and returns when the device has done it."""
+        velocity = self._velocity(state, state.wanted)
+        start, end = state.interval
+        if start < state.sigma <= end:
+            guidance = state.guidance
+            velocity = guidance.combine(
+                velocity,
+                self._velocity(state, state.without_text) if guidance.needs_without_text else None,
+                self._velocity(state, state.without_image)
+                if guidance.needs_without_image
+                else None,
+            )
+        state.latents = state.schedule.advance(velocity, state.latents)
+
+    @torch.no_grad()
+    def finish(self, state: BagelState) -> Tensors:
+        """Returns `latents` [1, C, H, W] in float32, normalised as the transformer sees them."""
+        return {"latents": picture_of_patches(state.latents, *state.grid, LATENT_PATCH)}
+
+    def _velocity(self, state: BagelState, context: Context) -> torch.Tensor:
+        return self._transformer.velocity(
+            context, state.markers, state.latents, state.positions, state.sigma
+        )
+
+    def _read(
+        self,
+        context: Context,
+        markers: torch.Tensor,
+        latents: torch.Tensor,
+        image: torch.Tensor,
+    ) -> Context:
+        """Goes on with an input image: first as the VAE, then as the vision tower sees it."""
+        grid = latents.shape[2] // LATENT_PATCH, latents.shape[3] // LATENT_PATCH
+        patches, positions = patches_of(latents, LATENT_PATCH), self._positions(grid)
+        context = self._transformer.read_latents(context, markers, patches, positions)
+        return self._transformer.read_image(context, markers, image)
+
+    def _positions(self, grid: tuple[int, int]) -> torch.Tensor:
+        return grid_positions(*grid, MAX_LATENT_SIDE).to(self._device)
+
+    def _shapes(self, parameters: GenerationParameters) -> dict[str, Shape]:
+        width = self._transformer.width
+        shapes: dict[str, Shape] = {
+            "prompt_embeds": (1, None, width),
+            "marker_embeds": (1, 2, width),
+        }
+        for index, image in enumerate(parameters.images):
+            shapes["image_embeds"] = (1, _vision_tokens(image), width)
+            shapes[image_latents_name(index)] = _latents_shape(image)
+        return shapes
+
+
+def _grid(size: Size) -> tuple[int, int]:
+    """Rows and columns of latent patches of a picture."""
+    width, height = size
+    patch = VAE_SCALE_FACTOR * LATENT_PATCH
+    return height // patch, width // patch
+
+
+def _vision_tokens(image: InputImage) -> int:
+    width, height = vision_size(image.width, image.height)
+    return (width // VISION_FIT.multiple) * (height // VISION_FIT.multiple)
+
+
+def _latents_shape(image: InputImage) -> Shape:
+    width, height = vae_size(image.width, image.height)
+    return (1, LATENT_CHANNELS, height // VAE_SCALE_FACTOR, width // VAE_SCALE_FACTOR)
+
+
+def _effective(value: float | None) -> float:
+    """A number in float32, as the noise levels are that it is compared with."""
+    assert value is not None
+    return torch.tensor(value, dtype=torch.float32).item()
+
+
+def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> BagelDenoiser:
+    """Loads the language model and what goes with it.
+
+    Raises:
+        ConfigurationError: they cannot be loaded.
+    """
+    config, patch_values = language_model_config(directory), LATENT_CHANNELS * LATENT_PATCH**2
+    transformer = load_published(
+        lambda: FlowTransformer(config, patch_values, MAX_LATENT_SIDE), directory, dtype, device
+    )
+    return BagelDenoiser(transformer, device)

@@ -1,0 +1,87 @@
+"""How BAGEL combines what it would draw with, without the prompt, and without the image.
+
+Velocities are [1, N, F]: N tokens of F values.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+# Published: keeps the quotient of lengths finite.
+_EPSILON = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """One request's.
+
+    Attributes:
+        text_scale: how far to go from the velocity without the prompt; 1 leaves it out.
+        image_scale: how far to go from the velocity without the image; 1 leaves it out.
+        editing: whether there is an image. Then each token is kept from growing before the image's
+            scale is applied; otherwise the picture as a whole after both.
+    """
+
+    text_scale: float
+    image_scale: float
+    editing: bool
+
+    @property
+    def needs_without_text(self) -> bool:
+        """Whether the velocity without the prompt is used."""
+        return self.text_scale > 1
+
+    @property
+    def needs_without_image(self) -> bool:
+        """Whether the velocity without the image is used and is another than the wanted one."""
+        return self.editing and self.image_scale > 1
+
+    def combine(
+        self,
+        wanted: torch.Tensor,
+        without_text: torch.Tensor | None,
+        without_image: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The velocity to follow.
+
+        Args:
+            wanted: with all that the request says.
+            without_text: None if it is not needed.
+            without_image: None if it is not needed.
+        """
+        if self.editing:
+            return self._edited(wanted, without_text, without_image)
+        return self._drawn(wanted, without_text)
+
+    def _drawn(self, wanted: torch.Tensor, without_text: torch.Tensor | None) -> torch.Tensor:
+        if without_text is None:
+            return wanted
+        guided = without_text + self.text_scale * (wanted - without_text)
+        if self.image_scale > 1:
+            # Published: without an image, the branch that lacks it is the wanted one itself.
+            guided = wanted + self.image_scale * (guided - wanted)
+        return _no_longer(guided, wanted, dim=None)
+
+    def _edited(
+        self,
+        wanted: torch.Tensor,
+        without_text: torch.Tensor | None,
+        without_image: torch.Tensor | None,
+    ) -> torch.Tensor:
+        guided = wanted
+        if without_text is not None:
+            guided = without_text + self.text_scale * (wanted - without_text)
+            guided = _no_longer(guided, wanted, dim=-1)
+        if without_image is not None:
+            guided = without_image + self.image_scale * (guided - without_image)
+        return guided
+
+
+def _no_longer(velocity: torch.Tensor, than: torch.Tensor, dim: int | None) -> torch.Tensor:
+    """Shortens velocities that are longer than others, along an axis or as a whole."""
+    length, allowed = (
+        torch.linalg.vector_norm(each, dim=dim, keepdim=dim is not None)
+        for each in (velocity, than)
+    )
+    shortened: torch.Tensor = velocity * (allowed / (length + _EPSILON)).clamp(max=1.0)
+    return shortened

@@ -1,0 +1,144 @@
+"""What BAGEL accepts, read from a directory's configuration.
+
+A step is one from one noise level to the next: what is published as 50 time steps, counting the
+levels at both ends, is 49 steps.
+"""
+
+import math
+from typing import Final
+
+from services.domain.element_type import ElementType
+from services.domain.errors import ConfigurationError
+from services.domain.family_options import OptionKind, OptionLimits
+from services.domain.generation import GenerationParameters
+from services.domain.model import Capabilities, GenerationDefaults, Stage
+from services.model_api.crossings import (
+    Crossings,
+    LatentSpace,
+    configured_size,
+    pixels_bytes,
+    prompt_bytes,
+)
+from services.model_api.directory import ModelDirectory
+from services.model_api.picture_limits import picture_limits
+from services.model_api.spec import FamilySpec
+from services.model_families.bagel.resizing import VAE_FIT, VISION_FIT, vae_size, vision_size
+
+WEIGHTS: Final = "ema.safetensors"
+"""Of the language model, the vision tower and what connects them."""
+
+VAE_WEIGHTS: Final = "ae.safetensors"
+
+MAX_PROMPT_TOKENS: Final = 1024
+"""With the two around the prompt. The published code has no limit, but memory has."""
+
+# The published code has these sizes in itself, whatever config.json says.
+VAE_SCALE_FACTOR: Final = 8
+LATENT_CHANNELS: Final = 16
+LATENT_PATCH: Final = 2
+MAX_LATENT_SIDE: Final = 64
+MAX_VISION_SIDE: Final = 70
+
+_MULTIPLE = VAE_SCALE_FACTOR * LATENT_PATCH
+_MAX_EDGE = MAX_LATENT_SIDE * _MULTIPLE
+_DEFAULTS = GenerationDefaults(
+    width=1024, height=1024, steps=49, guidance_scale=4.0, negative_prompt=""
+)
+_OPTIONS = (
+    OptionLimits(
+        field="bagel.image_guidance_scale",
+        kind=OptionKind.NUMBER,
+        minimum=1.0,
+        maximum=10.0,
+        default=1.5,
+    ),
+    OptionLimits(
+        field="bagel.guidance_interval_start",
+        kind=OptionKind.NUMBER,
+        minimum=0.0,
+        maximum=1.0,
+        default=0.4,
+    ),
+    OptionLimits(
+        field="bagel.guidance_interval_end",
+        kind=OptionKind.NUMBER,
+        minimum=0.0,
+        maximum=1.0,
+        default=1.0,
+    ),
+)
+
+
+def _capabilities(directory: ModelDirectory) -> Capabilities:
+    if directory.setting("interpolate_pos"):
+        raise ConfigurationError(
+            f"{directory.index_path}: interpolate_pos is true; served are models that count"
+            " positions patch by patch"
+        )
+    limits = picture_limits(_MULTIPLE)
+    limits["max_side"] = _MAX_EDGE
+    limits["max_pixels"] = _MAX_EDGE**2
+    return Capabilities(
+        **limits,
+        max_prompt_tokens=MAX_PROMPT_TOKENS,
+        min_steps=1,
+        supports_guidance=True,
+        supports_negative_prompt=False,
+        min_guidance_scale=1.0,
+        max_guidance_scale=20.0,
+        max_images=1,
+        image_fit=VAE_FIT,
+        options=_OPTIONS,
+        defaults=directory.defaults(_DEFAULTS),
+    )
+
+
+def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
+    space = LatentSpace(LATENT_CHANNELS, VAE_SCALE_FACTOR)
+    width = configured_size(directory, "llm_config.json", "hidden_size")
+    # Two markers stand around a picture; every branch of guidance reads from the same tensors.
+    tokens = MAX_PROMPT_TOKENS + 2
+    image_latents = 0
+    for image in parameters.images:
+        seen = vision_size(image.width, image.height)
+        tokens += math.prod(side // VISION_FIT.multiple for side in seen)
+        encoded = vae_size(image.width, image.height)
+        image_latents += space.size_bytes(*encoded, parameters.dtype)
+    return Crossings(
+        conditioning_bytes=prompt_bytes(parameters, tokens, width),
+        image_latents_bytes=image_latents,
+        latents_bytes=space.size_bytes(parameters.width, parameters.height, ElementType.FLOAT32),
+        pixels_bytes=pixels_bytes(parameters),
+    )
+
+
+# The encoder embeds the prompt's tokens, so that the denoiser needs neither tokenizer nor table.
+SPEC = FamilySpec(
+    name="bagel",
+    pipeline_classes=frozenset({"BagelForConditionalGeneration"}),
+    classes={
+        "embed_tokens": "Embedding",
+        "vit_model": "SiglipVisionModel",
+        "language_model": "Qwen2ForCausalLM",
+        "vae": "AutoEncoder",
+    },
+    capabilities=_capabilities,
+    crossings=_crossings,
+    weights={
+        Stage.ENCODER: ("embed_tokens", "vit_model"),
+        Stage.DENOISER: ("language_model",),
+        Stage.VAE: ("vae",),
+    },
+    configs=dict.fromkeys(Stage, ()),
+    files={
+        Stage.ENCODER: (
+            "config.json",
+            "llm_config.json",
+            "vit_config.json",
+            "tokenizer_config.json",
+            WEIGHTS,
+        ),
+        Stage.DENOISER: ("config.json", "llm_config.json", WEIGHTS),
+        Stage.VAE: ("config.json", VAE_WEIGHTS),
+    },
+)

@@ -1,0 +1,95 @@
+"""BAGEL's VAE: latents to a picture, and the picture that is to be edited to latents.
+
+It is published in the layout of the autoencoder's authors, without a configuration.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from services.domain.errors import ConfigurationError
+from services.domain.generation import GenerationParameters
+from services.model_api.directory import ModelDirectory
+from services.model_api.image_vae import ImageVae
+from services.model_families.bagel.checkpoint import fill
+from services.model_families.bagel.input_picture import vae_pixels
+from services.model_families.bagel.spec import LATENT_CHANNELS, VAE_SCALE_FACTOR, VAE_WEIGHTS
+
+_LEVELS = 4
+_BLOCK = re.compile(r"encoder\.down\.(\d+)\.block\.(\d+)\.conv2\.weight")
+
+
+class BagelVae(ImageVae):
+    """Also samples the latents of input images."""
+
+    @torch.no_grad()
+    def encode_image(
+        self, parameters: GenerationParameters, index: int, image: Image.Image
+    ) -> torch.Tensor:
+        """Latents [1, C, height / 8, width / 8] of one image, normalised for the denoiser.
+
+        They are drawn from what the VAE finds likely. The request's seed decides them: of its
+        stream of random numbers they take the beginning, and the denoiser's noise what follows.
+
+        Args:
+            parameters: effective values; the image is encoded in a size of its own, not theirs.
+            index: which of parameters.images it is; there is one at most.
+            image: the picture, the right way up, in the mode its file has.
+        """
+        pixels = vae_pixels(image).to(self._device, self._vae.dtype)
+        posterior = self._vae.encode(pixels).latent_dist
+        generator = torch.Generator("cpu").manual_seed(parameters.seed)
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+        sample = posterior.mean + posterior.std * noise
+        config = self._vae.config
+        latents: torch.Tensor = config.scaling_factor * (sample - config.shift_factor)
+        return latents
+
+
+def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> BagelVae:
+    """Loads the VAE.
+
+    Raises:
+        ConfigurationError: it cannot be loaded, or has other levels than the published one.
+    """
+    file = directory.path / VAE_WEIGHTS
+    try:
+        published = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ConfigurationError(f"{file}: cannot be loaded: {error!r}") from error
+    widths, blocks = _sizes(published)
+    if len(widths) != _LEVELS:
+        raise ConfigurationError(
+            f"{file}: has {len(widths)} levels; served are VAEs with {_LEVELS}"
+        )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * _LEVELS,
+        up_block_types=("UpDecoderBlock2D",) * _LEVELS,
+        block_out_channels=widths,
+        layers_per_block=blocks,
+        latent_channels=LATENT_CHANNELS,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    converted = convert_ldm_vae_checkpoint(published, vae.config)
+    found = {name: tensor.to(dtype) for name, tensor in converted.items()}
+    return BagelVae(fill(vae, found, file).to(device), VAE_SCALE_FACTOR, device)
+
+
+def _sizes(published: Mapping[str, torch.Tensor]) -> tuple[tuple[int, ...], int]:
+    """Channels of each level, and how many blocks each has."""
+    blocks = {
+        (int(match[1]), int(match[2])): tensor.shape[0]
+        for name, tensor in published.items()
+        if (match := _BLOCK.fullmatch(name))
+    }
+    widths = tuple(width for (_, block), width in sorted(blocks.items()) if block == 0)
+    return widths, 1 + max((block for _, block in blocks), default=0)

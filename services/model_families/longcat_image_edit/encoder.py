@@ -1,0 +1,81 @@
+"""LongCat-Image-Edit's encoder: a prompt and its picture through Qwen2.5-VL."""
+
+from collections.abc import Mapping
+
+import torch
+from diffusers import LongCatImageEditPipeline
+from PIL import Image
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from services.domain.generation import GenerationParameters
+from services.model_api.directory import ModelDirectory
+from services.model_api.longcat_prompts import check_placeholders, checked_prompts
+from services.model_api.modules import load_module, load_part
+from services.model_api.stages import Images, Tensors
+from services.model_api.still_image_processor import load_processor
+
+
+class LongCatImageEditEncoder:
+    """Runs the published pipeline's own `encode_prompt`.
+
+    Args:
+        pipeline: with its encoder components and no others.
+    """
+
+    def __init__(self, pipeline: LongCatImageEditPipeline) -> None:
+        self._pipeline = pipeline
+
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]:
+        """The text encoder."""
+        return {"text_encoder": self._pipeline.text_encoder}
+
+    @torch.no_grad()
+    def encode(self, parameters: GenerationParameters, images: Images = (), /) -> Tensors:
+        """Returns `prompt_embeds` [1, tokens, width]; when guided, `negative_prompt_embeds` too.
+
+        The picture's tokens are before the prompt's, in both.
+
+        Raises:
+            InvalidRequest: a prompt has more tokens than the model reads, would be garbled, or
+                contains what stands for a picture.
+        """
+        prompts = checked_prompts(parameters, self._pipeline.tokenizer)
+        for field, prompt in prompts.items():
+            check_placeholders(field, prompt, (self._pipeline.image_token,))
+        (image,) = images
+        scaled = self._scaled(image, parameters.width, parameters.height)
+        return {f"{field}_embeds": self._embed(prompt, scaled) for field, prompt in prompts.items()}
+
+    def _scaled(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        resize = self._pipeline.image_processor.resize
+        drawn_size = resize(image.convert("RGB"), height, width)
+        half = resize(drawn_size, height // 2, width // 2)
+        assert isinstance(half, Image.Image)
+        return half
+
+    def _embed(self, prompt: str, image: Image.Image) -> torch.Tensor:
+        embeds, _ = self._pipeline.encode_prompt(prompt, image)
+        assert isinstance(embeds, torch.Tensor)
+        return embeds
+
+
+def load(
+    directory: ModelDirectory, dtype: torch.dtype, device: torch.device
+) -> LongCatImageEditEncoder:
+    """Loads tokenizer, processor and text encoder.
+
+    Raises:
+        ConfigurationError: they cannot be loaded.
+    """
+    pipeline = LongCatImageEditPipeline(
+        tokenizer=load_part(Qwen2Tokenizer, directory, "tokenizer"),
+        text_processor=load_processor(directory, "text_processor"),
+        text_encoder=load_module(
+            Qwen2_5_VLForConditionalGeneration, directory, "text_encoder", dtype, device
+        ),
+        scheduler=None,
+        vae=None,
+        transformer=None,
+    )
+    return LongCatImageEditEncoder(pipeline)

@@ -1,0 +1,69 @@
+"""What LongCat-Image-Edit accepts, read from a directory's configuration."""
+
+from services.domain.generation import GenerationParameters
+from services.domain.image_fit import ImageFit
+from services.domain.model import Capabilities
+from services.model_api.cache_support import LONGCAT_COEFFICIENTS, cache_support
+from services.model_api.crossings import (
+    Crossings,
+    LatentSpace,
+    configured_size,
+    pixels_bytes,
+    prompt_bytes,
+)
+from services.model_api.directory import ModelDirectory
+from services.model_api.longcat_image import (
+    CLASSES,
+    CONFIGS,
+    DEFAULTS,
+    PATCH_SIZE,
+    PROMPT_TOKENS,
+)
+from services.model_api.picture_limits import picture_limits
+from services.model_api.qwen_vision import picture_tokens
+from services.model_api.spec import FamilySpec
+from services.model_api.vae_config import image_scale_factor
+
+_PICTURE_FIT = ImageFit(area=1024 * 1024, multiple=16, rounds_up=True, overridable=False)
+
+
+def _capabilities(directory: ModelDirectory) -> Capabilities:
+    return Capabilities(
+        **picture_limits(image_scale_factor(directory) * PATCH_SIZE),
+        # Not counting those of the picture.
+        max_prompt_tokens=PROMPT_TOKENS,
+        min_steps=1,
+        supports_guidance=True,
+        min_guidance_scale=1.0,
+        max_guidance_scale=20.0,
+        min_images=1,
+        max_images=1,
+        image_fit=_PICTURE_FIT,
+        cache_support=cache_support(
+            directory, ("num_layers", "num_single_layers"), LONGCAT_COEFFICIENTS
+        ),
+        defaults=directory.defaults(DEFAULTS),
+    )
+
+
+def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
+    space = LatentSpace.of_image_vae(directory)
+    width = configured_size(directory, "transformer/config.json", "joint_attention_dim")
+    # The picture is seen at half its size, between two markers.
+    tokens = PROMPT_TOKENS + picture_tokens(parameters.width // 2, parameters.height // 2) + 2
+    return Crossings(
+        conditioning_bytes=prompt_bytes(parameters, tokens, width),
+        image_latents_bytes=space.size_bytes(parameters.width, parameters.height, parameters.dtype),
+        latents_bytes=space.size_bytes(parameters.width, parameters.height, parameters.dtype),
+        pixels_bytes=pixels_bytes(parameters),
+    )
+
+
+SPEC = FamilySpec(
+    name="longcat-image-edit",
+    pipeline_classes=frozenset({"LongCatImageEditPipeline"}),
+    classes=CLASSES,
+    capabilities=_capabilities,
+    crossings=_crossings,
+    configs=CONFIGS,
+)

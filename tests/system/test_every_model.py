@@ -1,0 +1,151 @@
+"""Every model through real services, split and fused, against the published pipelines.
+
+Editing models draw at full size here; tests/conformance draws many more cases, smaller ones.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import xxhash
+from pydantic import SecretStr
+
+import triptych
+from services.domain.element_type import ElementType
+from services.domain.generation import GenerationParameters, GenerationRequest, resolve
+from services.domain.tensor_ref import Seal
+from services.model_api.directory import ModelDirectory
+from services.model_families import find_family
+from services.model_families.loading import describe_model
+from services.tensor_store.tensor_store import open_store
+from tests.conformance.gallery import Gallery
+from tests.conformance.pictures import described, encoded_of
+from tests.conformance.references import Reference, references
+from tests.conformance.split_stages import pixels_of
+from tests.system.running_cluster import RunningCluster, running_cluster
+
+REFERENCES = references()
+pytestmark = pytest.mark.timeout(400)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request to one model, with the bits that the published pipeline gives for it."""
+
+    parameters: GenerationParameters
+    latents_checksum: int
+    pixels: bytes
+
+
+class Studio:
+    """What every test draws with, made when it is first asked for, in whichever order that is."""
+
+    def __init__(self, gallery: Gallery, exits: ExitStack) -> None:
+        self.gallery = gallery
+        self._exits = exits
+        self._cases: dict[tuple[str, ElementType], Case] = {}
+        self._fused: dict[ElementType, RunningCluster] = {}
+
+    def case(self, reference: Reference, dtype: ElementType) -> Case:
+        key = (reference.model, dtype)
+        if key not in self._cases:
+            self._cases[key] = case_of(self.gallery, reference, dtype)
+        return self._cases[key]
+
+    def fused(self, dtype: ElementType) -> RunningCluster:
+        """One process that holds all models."""
+        if dtype not in self._fused:
+            first, *others = [self.gallery.directory(each) for each in REFERENCES]
+            more = [flag for each in others for flag in ("--model", str(each))]
+            self._fused[dtype] = self._exits.enter_context(
+                running_cluster(*more, "--topology", "fused", "--dtype", dtype, model=first)
+            )
+        return self._fused[dtype]
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    seal = Seal(SecretStr("a secret of at least 32 characters"))
+    with ExitStack() as exits:
+        store = exits.enter_context(closing(open_store("memory:", seal=seal, ttl_seconds=600)))
+        yield Studio(Gallery(tmp_path_factory.mktemp("studio"), store), exits)
+
+
+def case_of(gallery: Gallery, reference: Reference, dtype: ElementType) -> Case:
+    parameters = parameters_of(gallery.directory(reference), reference, dtype)
+    torch.set_num_threads(1)
+    drawn = reference.draw(gallery.published(reference, dtype), parameters)
+    checksum = xxhash.xxh3_64(drawn.latents.contiguous().view(torch.uint8).numpy().data)
+    return Case(parameters, checksum.intdigest(), drawn.pixels)
+
+
+def parameters_of(
+    directory: Path, reference: Reference, dtype: ElementType
+) -> GenerationParameters:
+    """The first case of a reference, resolved without loading the model."""
+    opened = ModelDirectory(directory)
+    model = describe_model(opened, find_family(opened), None, dtype)
+    fields = {"prompt": "a red circle", "seed": 7, **reference.cases[0]}
+    images = fields.get("images", model.capabilities.min_images)
+    assert isinstance(images, int)
+    if images:
+        # A step over a megapixel takes seconds.
+        fields["steps"] = model.capabilities.min_steps
+    request = GenerationRequest.model_validate(fields | {"images": described(images)})
+    return resolve(request, model, draw_seed=lambda: 0)
+
+
+def drawn_by(cluster: RunningCluster, parameters: GenerationParameters) -> triptych.Generation:
+    options = parameters.options
+    sized = not parameters.images
+    with cluster.client() as client:
+        return client.generate(
+            parameters.prompt,
+            model=parameters.model,
+            negative_prompt=parameters.negative_prompt,
+            width=parameters.width if sized else None,
+            height=parameters.height if sized else None,
+            steps=parameters.steps,
+            guidance_scale=parameters.guidance_scale,
+            seed=parameters.seed,
+            images=encoded_of(parameters),
+            media_format=parameters.media_format.value,
+            options=None
+            if options is None
+            else getattr(triptych, type(options).__name__)(**options.model_dump(exclude={"kind"})),
+            timeout=100,
+        )
+
+
+def check(cluster: RunningCluster, case: Case) -> None:
+    drawn = drawn_by(cluster, case.parameters)
+    assert drawn.latents_checksum_xxh3 == case.latents_checksum
+    assert pixels_of(drawn.data) == case.pixels
+
+
+each_model = pytest.mark.parametrize("reference", REFERENCES, ids=lambda each: each.model)
+each_dtype = pytest.mark.parametrize("dtype", [ElementType.FLOAT32, ElementType.BFLOAT16])
+
+
+@each_dtype
+@each_model
+def test_a_fused_cluster_of_all_models_draws_what_each_published_pipeline_draws(
+    reference: Reference, dtype: ElementType, studio: Studio
+) -> None:
+    check(studio.fused(dtype), studio.case(reference, dtype))
+
+
+@each_dtype
+@each_model
+def test_split_services_draw_what_the_published_pipeline_draws(
+    reference: Reference, dtype: ElementType, studio: Studio
+) -> None:
+    case = studio.case(reference, dtype)
+    with running_cluster(
+        *("--topology", "split", "--dtype", dtype), model=studio.gallery.directory(reference)
+    ) as cluster:
+        check(cluster, case)
+        assert cluster.stored_tensors() == []

@@ -1,0 +1,109 @@
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+
+import pytest
+import torch
+from PIL import Image
+from pydantic import SecretStr
+
+from services.domain.errors import InvalidRequest, ModelNotFound, Unsupported
+from services.domain.generation import GenerationParameters
+from services.domain.model import Stage
+from services.domain.stages import EncodeImageRequest, StageTask
+from services.domain.tensor_ref import Seal
+from services.model_api.stage_model import StageModel
+from services.model_api.stages import Tensors, VaeModel
+from services.tensor_store.tensor_store import TensorStore, open_store
+from tests.unit.model_api.fake_model import EDITING, described, parameters
+from tests.unit.pictures.drawn import drawn, encoded, turned
+from vae_service.stage import VaeStage
+
+TENANT = "someone"
+REQUEST = "1" * 32
+PICTURES = (encoded(drawn()), encoded(drawn("L"), "JPEG", exif=turned(6)))
+
+
+class DrawingVae:
+    """Draws, and cannot look at anything."""
+
+    components: Mapping[str, torch.nn.Module] = {}
+
+    def decode(self, parameters: GenerationParameters, latents: Tensors) -> list[Image.Image]:
+        raise AssertionError("nobody decodes here")
+
+
+class MeasuringVae(DrawingVae):
+    """Its latents are a picture's index and size."""
+
+    def __init__(self) -> None:
+        self.seen: list[Image.Image] = []
+
+    def encode_image(
+        self, parameters: GenerationParameters, index: int, image: Image.Image
+    ) -> torch.Tensor:
+        self.seen.append(image)
+        return torch.tensor([index, *image.size])
+
+
+@pytest.fixture
+def store() -> Iterator[TensorStore]:
+    seal = Seal(SecretStr("a secret of at least 32 characters"))
+    with closing(open_store("memory:", seal=seal, ttl_seconds=60)) as store:
+        yield store
+
+
+def stage(store: TensorStore, vae: VaeModel) -> VaeStage:
+    return VaeStage(StageModel(EDITING, vae), store)
+
+
+def asked(index: int, image: bytes | None = None, **change: object) -> EncodeImageRequest:
+    wanted = parameters(images=described(*PICTURES), **change)
+    data = PICTURES[index] if image is None else image
+    return EncodeImageRequest(REQUEST, TENANT, wanted, index, data)
+
+
+@pytest.mark.parametrize(("index", "mode", "size"), [(0, "RGB", [40, 24]), (1, "L", [24, 40])])
+def test_the_latents_of_a_picture_are_stored_for_its_request(
+    store: TensorStore, index: int, mode: str, size: list[int]
+) -> None:
+    vae = MeasuringVae()
+    made = stage(store, vae).encode_image(asked(index))
+    with store.get(made.latents, tenant=TENANT, request_id=REQUEST) as tensors:
+        assert {name: each.tolist() for name, each in tensors.items()} == {
+            "latents": [index, *size]
+        }
+    assert [each.mode for each in vae.seen] == [mode]
+
+
+def test_the_time_is_told_for_pictures(store: TensorStore) -> None:
+    timing = stage(store, MeasuringVae()).encode_image(asked(0)).timing
+    assert (timing.stage, timing.task) == (Stage.VAE, StageTask.ENCODE_IMAGES)
+    assert timing.run_seconds > 0
+    assert timing.transfer_seconds > 0
+    assert timing.queue_seconds == 0
+
+
+def test_a_picture_that_the_request_does_not_have_is_refused(store: TensorStore) -> None:
+    with pytest.raises(Unsupported, match=r"^image_index: is 2; images are 2"):
+        stage(store, MeasuringVae()).encode_image(asked(2, PICTURES[0]))
+
+
+def test_a_model_that_cannot_look_at_pictures_says_so(store: TensorStore) -> None:
+    with pytest.raises(Unsupported, match=r"^images: the VAE of fake encodes none"):
+        stage(store, DrawingVae()).encode_image(asked(0))
+
+
+@pytest.mark.parametrize("image", [PICTURES[1], b"", PICTURES[0] + b"more"], ids=len)
+def test_only_the_picture_that_was_described_is_encoded(store: TensorStore, image: bytes) -> None:
+    vae = MeasuringVae()
+    with pytest.raises(InvalidRequest, match=r"^images\[0\]: is not the picture that was descr"):
+        stage(store, vae).encode_image(asked(0, image))
+    assert vae.seen == []
+    assert store.stats().stored_count == 0
+
+
+def test_requests_the_model_cannot_do_are_refused(store: TensorStore) -> None:
+    with pytest.raises(ModelNotFound):
+        stage(store, MeasuringVae()).encode_image(asked(0, model="another"))
+    with pytest.raises(InvalidRequest, match="width: is 65"):
+        stage(store, MeasuringVae()).encode_image(asked(0, width=65))
