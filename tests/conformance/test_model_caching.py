@@ -1,0 +1,195 @@
+"""Caches that belong to one request, against doing without and against independent references."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from denoiser_service.acceleration.tea_cache import TeaCacheSession
+from denoiser_service.stage import DenoiseStage
+from services.domain.element_type import ElementType
+from services.domain.generation import GenerationParameters
+from services.domain.stages import BranchDecision
+from tests.conformance.gallery import Gallery
+from tests.conformance.references import Drawn, Reference, references
+from tests.conformance.split_stages import Split
+
+STEPS = 12
+IDENTITY = [0.0, 0.0, 0.0, 1.0, 0.0]
+# Far enough for reuse, near enough for computing in between.
+TEA_CACHE: dict[str, Any] = {
+    "kind": "tea_cache",
+    "coefficients": IDENTITY,
+    "rel_l1_thresh": 1.5,
+}
+CACHE_DIT: dict[str, Any] = {
+    "kind": "cache_dit",
+    "max_warmup_steps": 2,
+    # Random weights change much from step to step: from 1 on, every change counts as small.
+    "residual_diff_threshold": 1.0,
+}
+CACHES = {
+    "tea_cache": TEA_CACHE,
+    "cache_dit": CACHE_DIT,
+    "taylorseer": {**CACHE_DIT, "taylorseer_order": 1},
+    "scm": {**CACHE_DIT, "scm": {"mask_policy": "fast", "policy": "static"}},
+}
+
+
+def _cacheable() -> list[Reference]:
+    # BAGEL's blocks are its own.
+    return [each for each in references() if each.model != "bagel-7b-mot"]
+
+
+@pytest.fixture(params=_cacheable(), ids=lambda reference: reference.model)
+def reference(request: pytest.FixtureRequest) -> Reference:
+    assert isinstance(request.param, Reference)
+    return request.param
+
+
+@pytest.fixture
+def split(gallery: Gallery, reference: Reference) -> Split:
+    return gallery.split(reference, ElementType.FLOAT32)
+
+
+def asked(split: Split, reference: Reference, **changes: Any) -> GenerationParameters:
+    return split.parameters(**{**reference.small, "steps": STEPS, **changes})
+
+
+def drawn(
+    split: Split, parameters: GenerationParameters
+) -> tuple[Drawn, list[tuple[BranchDecision, ...]]]:
+    request = split.encoded(parameters)
+    stage = DenoiseStage(split.denoiser, split.store)
+    decisions = [
+        stage.step(request.request_id).decisions for _ in range(stage.prepare(request).total_steps)
+    ]
+    return split.decoded(parameters, stage.finish(request.request_id)), decisions
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [
+        {**TEA_CACHE, "rel_l1_thresh": 0.0},
+        {**CACHE_DIT, "max_warmup_steps": STEPS},
+        {**CACHE_DIT, "residual_diff_threshold": 0.0},
+        {**CACHE_DIT, "max_cached_steps": 0, "taylorseer_order": 2},
+    ],
+    ids=["tea_cache at 0", "warm-up to the end", "cache_dit at 0", "nothing may be cached"],
+)
+def test_a_cache_that_may_reuse_nothing_changes_no_bit(
+    split: Split, reference: Reference, cache: dict[str, Any]
+) -> None:
+    plain, nothing = drawn(split, asked(split, reference))
+    cached, decisions = drawn(split, asked(split, reference, cache=cache))
+    assert torch.equal(plain.latents, cached.latents)
+    assert plain.pixels == cached.pixels
+    assert not any(nothing)
+    assert all(step for step in decisions)
+    assert not any(each.reused for step in decisions for each in step)
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_a_cache_that_reuses_steps_changes_the_latents(
+    split: Split, reference: Reference, name: str
+) -> None:
+    plain, _ = drawn(split, asked(split, reference))
+    cached, decisions = drawn(split, asked(split, reference, cache=CACHES[name]))
+    reused = [any(each.reused for each in step) for step in decisions]
+    assert any(reused)
+    assert not reused[0]
+    assert not torch.equal(plain.latents, cached.latents)
+    assert torch.isfinite(cached.latents).all()
+
+
+def test_requests_that_take_turns_cache_as_they_would_alone(
+    split: Split, reference: Reference
+) -> None:
+    many = [
+        asked(split, reference, cache=cache, steps=STEPS - number, seed=number)
+        for number, cache in enumerate([TEA_CACHE, {"kind": "none"}, *list(CACHES.values())[1:]])
+    ]
+    stage = DenoiseStage(split.denoiser, split.store)
+    requests = [split.encoded(parameters) for parameters in many]
+    for request in requests:
+        stage.prepare(request)
+    together: list[list[tuple[BranchDecision, ...]]] = [[] for _ in many]
+    for turn in range(STEPS):
+        for number, request in enumerate(requests):
+            if turn < many[number].steps:
+                together[number].append(stage.step(request.request_id).decisions)
+    for number, request in enumerate(requests):
+        finished = split.decoded(many[number], stage.finish(request.request_id))
+        alone, decisions = drawn(split, many[number])
+        assert torch.equal(finished.latents, alone.latents)
+        assert together[number] == decisions
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.4, 1.5])
+def test_tea_cache_decides_by_the_published_formula(
+    split: Split,
+    reference: Reference,
+    threshold: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[tuple[int, int], list[np.ndarray]] = {}
+    decided: dict[tuple[int, int], list[bool]] = {}
+    original = TeaCacheSession._decide
+
+    def record(self: TeaCacheSession, state: Any, signal: torch.Tensor) -> None:
+        original(self, state, signal)
+        key = (id(self), id(state))
+        seen.setdefault(key, []).append(signal.float().numpy().astype(np.float64))
+        decided.setdefault(key, []).append(state.decision[0])
+
+    monkeypatch.setattr(TeaCacheSession, "_decide", record)
+    coefficients = [-2.0, 1.5, -0.5, 1.1, 0.01]
+    cache = {**TEA_CACHE, "rel_l1_thresh": threshold, "coefficients": coefficients}
+    drawn(split, asked(split, reference, cache={**cache, "compute_last_step": False}))
+    assert seen
+    for key, signals in seen.items():
+        assert decided[key] == published_decisions(signals, coefficients, threshold)
+
+
+def published_decisions(
+    signals: list[np.ndarray], coefficients: list[float], threshold: float
+) -> list[bool]:
+    """Whether each step is reused: TeaCache's rule, written once more."""
+    reused, accumulated = [False], 0.0
+    for before, now in pairwise(signals):
+        distance = np.abs(now - before).mean() / np.abs(before).mean()
+        accumulated += abs(float(np.poly1d(coefficients)(distance)))
+        reused.append(accumulated < threshold)
+        accumulated = accumulated if reused[-1] else 0.0
+    return reused
+
+
+def test_the_last_step_is_computed_unless_the_request_says_otherwise(
+    split: Split, reference: Reference
+) -> None:
+    greedy = {**TEA_CACHE, "rel_l1_thresh": 1e9}
+    _, careful = drawn(split, asked(split, reference, cache=greedy))
+    _, careless = drawn(
+        split, asked(split, reference, cache={**greedy, "compute_last_step": False})
+    )
+    assert not any(each.reused for each in careful[-1])
+    assert all(each.reused for each in careless[-1])
+
+
+def test_guidance_does_not_change_how_the_wanted_branch_counts_its_steps(
+    split: Split, reference: Reference
+) -> None:
+    limits = split.denoiser.loaded.model.capabilities
+    if not limits.supports_negative_prompt:
+        pytest.skip("has one branch")
+    cache = {**CACHE_DIT, "residual_diff_threshold": 1e9, "scm": {"mask_policy": "medium"}}
+    sequences = []
+    for scale in (limits.defaults.guidance_scale or 4.0, limits.guidance_off_scale):
+        parameters = asked(split, reference, cache=cache, guidance_scale=scale)
+        _, decisions = drawn(split, parameters)
+        sequences.append([step[0].reused for step in decisions])
+    guided, unguided = sequences
+    assert guided == unguided
+    assert any(guided)
