@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from triptych.aio import AsyncClient
+    from triptych.cache import BranchDecision, CacheDit, CacheStatistics, NoCache, TeaCache
     from triptych.client import Client
     from triptych.errors import (
         ArtifactCorruptedError,
@@ -57,6 +58,9 @@ __all__ = [
     "ArtifactCorruptedError",
     "AsyncClient",
     "BagelOptions",
+    "BranchDecision",
+    "CacheDit",
+    "CacheStatistics",
     "CancelledError",
     "Client",
     "Completed",
@@ -74,6 +78,7 @@ __all__ = [
     "LongCatOptions",
     "ModelInfo",
     "ModelNotFoundError",
+    "NoCache",
     "NotFoundError",
     "Queued",
     "ResourceExhaustedError",
@@ -81,6 +86,7 @@ __all__ = [
     "StageStarted",
     "StageTiming",
     "StepCompleted",
+    "TeaCache",
     "TriptychError",
     "UnavailableError",
     "UnimplementedError",
@@ -90,6 +96,7 @@ __all__ = [
 
 _HOMES = (
     "aio",
+    "cache",
     "client",
     "errors",
     "events",

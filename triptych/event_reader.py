@@ -3,6 +3,7 @@
 import xxhash
 
 from triptych import wire
+from triptych.cache_wire import decisions_from_proto, statistics_from_proto
 from triptych.errors import ArtifactCorruptedError, CancelledError, InternalError, error_from
 from triptych.events import (
     Accepted,
@@ -72,7 +73,8 @@ class EventReader:
             case "step_completed":
                 step = event.step_completed
                 seconds = wire.seconds_from_proto(step.duration)
-                return StepCompleted(step.step, step.total_steps, step.sigma, seconds)
+                decisions = decisions_from_proto(step)
+                return StepCompleted(step.step, step.total_steps, step.sigma, seconds, decisions)
             case "stage_completed":
                 return StageCompleted(wire.timing_from_proto(event.stage_completed.timing))
             case _:
@@ -117,5 +119,8 @@ class EventReader:
             stage_timings=tuple(wire.timing_from_proto(each) for each in result.stage_timings),
             latents_checksum_xxh3=result.latents_checksum_xxh3,
             total_seconds=wire.seconds_from_proto(result.total_duration),
+            cache_statistics=statistics_from_proto(result.cache_statistics)
+            if result.HasField("cache_statistics")
+            else None,
             written_prompt=result.written_prompt if result.HasField("written_prompt") else None,
         )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from triptych.cache import BranchDecision
 from triptych.generation import Generation, GenerationParameters, StageTiming
 
 
@@ -41,12 +42,14 @@ class StepCompleted:
     Attributes:
         step: 1 to total_steps.
         sigma: the noise level the step started from.
+        decisions: of the request's cache, branch by branch; empty without one.
     """
 
     step: int
     total_steps: int
     sigma: float
     seconds: float
+    decisions: tuple[BranchDecision, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

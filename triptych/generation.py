@@ -4,9 +4,10 @@ import io
 import os
 import secrets
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from triptych.cache import Cache, CacheStatistics, NoCache
 from triptych.family_options import FamilyOptions
 from triptych.input_image import ImageDescription
 
@@ -23,6 +24,7 @@ class GenerationParameters:
         media_format: for example "png".
         images: the input images, in order.
         options: of the model's family; None for a model that has none.
+        cache: how work was reused between steps.
     """
 
     model: str
@@ -37,6 +39,7 @@ class GenerationParameters:
     media_format: str
     images: tuple[ImageDescription, ...]
     options: FamilyOptions | None
+    cache: Cache = field(default_factory=NoCache)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,7 @@ class Generation:
         checksum_xxh3: XXH3-64 of `data`.
         latents_checksum_xxh3: XXH3-64 of the final latents: equal latents, equal checksums.
         total_seconds: as seen by the gateway.
+        cache_statistics: what the cache did; None without one.
         written_prompt: what a language model made of the prompt, if it was asked to; the picture
             was drawn from this.
     """
@@ -91,6 +95,7 @@ class Generation:
     latents_checksum_xxh3: int
     total_seconds: float
     written_prompt: str | None
+    cache_statistics: CacheStatistics | None = None
 
     @property
     def seed(self) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+from triptych.cache import Cache
 from triptych.family_options import FamilyOptions
 from triptych.input_image import InputImage
 
@@ -25,6 +26,7 @@ class RequestOptions(TypedDict, total=False):
     images: Sequence[InputImage]
     media_format: MediaFormat | None
     options: FamilyOptions | None
+    cache: Cache | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class GenerationRequest:
             the path of one (never a URL), or what `upload_image` returned.
         media_format: "png"; "mp4" for a video; "png_archive" for layers or frames in a ZIP file.
         options: knobs of the model's family, for example VideoOptions.
+        cache: how to reuse work between steps, for example TeaCache(rel_l1_thresh=0.2).
     """
 
     prompt: str
@@ -59,3 +62,4 @@ class GenerationRequest:
     images: Sequence[InputImage] = ()
     media_format: MediaFormat | None = None
     options: FamilyOptions | None = None
+    cache: Cache | None = None

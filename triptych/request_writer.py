@@ -8,6 +8,7 @@ from typing import Final
 
 from google.protobuf.message import Message
 
+from triptych.cache_wire import fill_cache
 from triptych.errors import InvalidRequestError
 from triptych.family_options import GROUPS, FamilyOptions
 from triptych.input_image import ImageFile, UploadedImage, is_url, read_image
@@ -156,6 +157,8 @@ def _fill(
             yield FieldViolation(name, f"is {chosen}; allowed are {allowed}")
         elif chosen is not None:
             setattr(message, name, choices[chosen])
+    if request.cache is not None:
+        yield from fill_cache(message.acceleration, request.cache)
     if request.options is not None:
         yield from _fill_options(message, request.options)
 

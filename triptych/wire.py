@@ -4,6 +4,7 @@ from typing import Protocol
 
 from google.protobuf.duration_pb2 import Duration
 
+from triptych.cache_wire import cache_from_proto
 from triptych.family_options import GROUPS, FamilyOptions
 from triptych.generation import GenerationParameters, StageTiming
 from triptych.input_image import ImageDescription, UploadedImage
@@ -34,6 +35,7 @@ def parameters_from_proto(message: generation_pb2.GenerationParameters) -> Gener
         guidance_scale=message.guidance_scale,
         seed=message.seed,
         dtype=_name(tensor_pb2.ElementType, message.dtype, "ELEMENT_TYPE_"),
+        cache=cache_from_proto(message.acceleration),
         media_format=media_format_from_proto(message.media_format),
         images=tuple(_description(each.description) for each in message.images),
         options=_options(message),

@@ -10,6 +10,7 @@ from triptych.aio import AsyncClient
 from triptych.channel import DEFAULT_TIMEOUT_SECONDS
 from triptych.cli import family_options as family
 from triptych.cli import request_options as options
+from triptych.cli.cache_option import CacheText, read_cache
 from triptych.cli.cluster_event import describe
 from triptych.cli.failure import reported_failures
 from triptych.cli.interruptible import run
@@ -51,6 +52,7 @@ def generate(
     offline: Offline = False,
     media_format: options.Format = None,
     json: options.Json = False,
+    cache: CacheText = None,
     frames: family.Frames = None,
     fps: family.Fps = None,
     low_noise: family.LowNoiseGuidance = None,
@@ -80,6 +82,7 @@ def generate(
         "images": images or (),
         "media_format": checked_format(media_format, output).value,
         "options": chosen,
+        "cache": read_cache(cache),
     }
     with reported_failures():
         cluster = _cluster_for_one_call(target, model, topology, dtype, offline=offline)

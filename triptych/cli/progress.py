@@ -51,6 +51,7 @@ class ProgressDisplay:
                 self.say(f"waiting behind {position} others")
             case StageStarted(stage=stage, task=task):
                 self.say(stage_label(stage, task))
-            case StepCompleted(step=step, total_steps=total, sigma=sigma):
-                text = f"denoiser  step {step}/{total}  sigma {sigma:.3f}"
+            case StepCompleted(step=step, total_steps=total, sigma=sigma, decisions=decisions):
+                reused = "  reused" if any(each.reused for each in decisions) else ""
+                text = f"denoiser  step {step}/{total}  sigma {sigma:.3f}{reused}"
                 self._progress.update(self._task, description=text, completed=step, total=total)

@@ -19,6 +19,11 @@ def print_report(generation: Generation, path: Path) -> None:
     if generation.written_prompt is not None:
         written = f"prompt written by the model: {generation.written_prompt}"
         console.print(written, soft_wrap=True, markup=False)
+    if (did := generation.cache_statistics) is not None:
+        forwards = did.computed_forwards + did.reused_forwards
+        console.print(
+            f"cache: {did.reused_forwards} of {forwards} forwards reused ({did.reused_share:.0%})"
+        )
     console.print(f"{path}: {_contents(generation)}", soft_wrap=True, markup=False)
 
 
@@ -70,6 +75,10 @@ def json_report(generation: Generation, path: Path) -> str:
             "seed": generation.seed,
             "written_prompt": generation.written_prompt,
             "latents_checksum_xxh3": f"{generation.latents_checksum_xxh3:016x}",
+            "cache": type(generation.parameters.cache).__name__,
+            "cache_statistics": None
+            if generation.cache_statistics is None
+            else asdict(generation.cache_statistics),
             "parameters": asdict(generation.parameters),
             "stage_timings": [asdict(timing) for timing in generation.stage_timings],
             "total_seconds": generation.total_seconds,

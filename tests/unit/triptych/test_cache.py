@@ -1,0 +1,122 @@
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.rpc.convert.acceleration import cache_from_proto as domain_from_proto
+from services.rpc.convert.acceleration import cache_to_proto as domain_to_proto
+from triptych.cache import Cache, CacheDit, CacheStatistics, NoCache, TeaCache
+from triptych.cache_wire import cache_from_proto, fill_cache
+from triptych.cli.cache_option import read_cache
+from triptych.v1 import acceleration_pb2
+
+numbers = st.floats(0, 1e6)
+counts = st.integers(0, 1000)
+caches = (
+    st.just(NoCache())
+    | st.builds(
+        TeaCache,
+        rel_l1_thresh=numbers,
+        coefficients=st.tuples(*[numbers] * 5),
+        compute_last_step=st.booleans(),
+    )
+    | st.builds(
+        CacheDit,
+        fn_compute_blocks=counts,
+        bn_compute_blocks=counts,
+        max_warmup_steps=counts,
+        max_cached_steps=st.integers(-1, 99),
+        max_continuous_cached_steps=st.integers(-1, 99),
+        residual_diff_threshold=numbers,
+        taylorseer_order=st.none() | st.integers(1, 4),
+        scm_mask_policy=st.sampled_from(["slow", "medium", "fast", "ultra"]),
+        scm_policy=st.sampled_from(["dynamic", "static"]),
+    )
+)
+
+
+def sent(cache: Cache) -> acceleration_pb2.Acceleration:
+    message = acceleration_pb2.Acceleration()
+    assert list(fill_cache(message, cache)) == []
+    return message
+
+
+@given(caches)
+def test_a_cache_comes_back_from_the_cluster_as_it_was_asked(cache: Cache) -> None:
+    understood = domain_from_proto(sent(cache))
+    assert understood is not None
+    assert cache_from_proto(domain_to_proto(understood)) == cache
+
+
+@pytest.mark.parametrize("cache", [NoCache(), TeaCache(), CacheDit()])
+def test_what_a_cache_leaves_out_is_not_sent(cache: Cache) -> None:
+    method = sent(cache).WhichOneof("cache")
+    assert method is not None
+    assert getattr(sent(cache), method).ListFields() == []
+
+
+@pytest.mark.parametrize(
+    ("cache", "field"),
+    [
+        (CacheDit(fn_compute_blocks=-1), "acceleration.cache_dit.fn_compute_blocks"),
+        (CacheDit(taylorseer_order=-1), "acceleration.cache_dit.taylorseer.order"),
+        (CacheDit(scm_mask_policy="odd"), "acceleration.cache_dit.scm.mask_policy"),  # type: ignore[arg-type]
+        (CacheDit(scm_policy="static"), "acceleration.cache_dit.scm.policy"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_by_its_field(cache: Cache, field: str) -> None:
+    violations = list(fill_cache(acceleration_pb2.Acceleration(), cache))
+    assert [each.field for each in violations] == [field]
+
+
+@pytest.mark.parametrize(
+    ("text", "cache"),
+    [
+        (None, None),
+        ("none", NoCache()),
+        ("tea_cache", TeaCache()),
+        ("tea_cache=0.2", TeaCache(rel_l1_thresh=0.2)),
+        (
+            "tea_cache=0.15,coefficients=0:0:0:1:0,compute_last_step=false",
+            TeaCache(rel_l1_thresh=0.15, coefficients=(0, 0, 0, 1, 0), compute_last_step=False),
+        ),
+        ("cache_dit", CacheDit()),
+        (
+            "cache_dit=0.12,fn_compute_blocks=8,max_cached_steps=-1,scm_mask_policy=fast",
+            CacheDit(
+                residual_diff_threshold=0.12,
+                fn_compute_blocks=8,
+                max_cached_steps=-1,
+                scm_mask_policy="fast",
+            ),
+        ),
+    ],
+)
+def test_the_command_line_reads_methods_thresholds_and_options(
+    text: str | None, cache: Cache | None
+) -> None:
+    assert read_cache(text) == cache
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "method is ''"),
+        ("tea", "method is 'tea'; allowed are none, tea_cache, cache_dit"),
+        ("none=1", "none has no threshold"),
+        ("tea_cache=much", "rel_l1_thresh is 'much'; allowed is a number"),
+        ("tea_cache,fn_compute_blocks=1", "tea_cache has no fn_compute_blocks"),
+        ("cache_dit,max_warmup_steps=1.5", "max_warmup_steps is '1.5'; allowed is a whole number"),
+        ("tea_cache,compute_last_step=maybe", "compute_last_step is 'maybe'; allowed is true or"),
+    ],
+)
+def test_what_the_command_line_cannot_read_is_refused(text: str, said: str) -> None:
+    with pytest.raises(typer.BadParameter, match=said):
+        read_cache(text)
+
+
+def test_statistics_know_what_share_was_reused() -> None:
+    options: dict[str, Any] = {"computed_forwards": 30, "reused_forwards": 10}
+    assert CacheStatistics(**options).reused_share == 0.25
