@@ -17,15 +17,17 @@ from services.model_api.acceleration import BlockLists
 
 
 @contextmanager
-def in_place_of(transformer: nn.Module, stacks: Mapping[str, nn.Module]) -> Iterator[None]:
+def in_place_of(transformer: nn.Module, stacks: Mapping[str, nn.Module | None]) -> Iterator[None]:
     """Puts one module each in the place of a transformer's lists of blocks, for one forward.
+
+    Nothing is put in the place of a list that runs inside another's.
 
     For one thread: whoever calls the transformer meanwhile would meet them too.
     """
     originals = {name: getattr(transformer, name) for name in stacks}
     try:
         for name, stack in stacks.items():
-            setattr(transformer, name, nn.ModuleList([stack]))
+            setattr(transformer, name, nn.ModuleList([] if stack is None else [stack]))
         yield
     finally:
         for name, blocks in originals.items():

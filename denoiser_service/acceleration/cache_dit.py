@@ -42,9 +42,15 @@ class CacheDitBlocks:
             else (ForwardPattern.Pattern_3 if lists.encoder is None else ForwardPattern.Pattern_2)
         )
         self._manager = CachedContextManager(name=type(transformer).__name__)
-        self.stacks: Mapping[str, nn.Module] = {
-            name: CachedBlocks(
-                getattr(transformer, name),
+        blocks: dict[str, nn.ModuleList] = {
+            name: getattr(transformer, name) for name in lists.names
+        }
+        joined = nn.ModuleList([each for name in lists.names for each in blocks[name]])
+        self.stacks: Mapping[str, nn.Module | None] = {
+            name: None
+            if name not in counted(lists)
+            else CachedBlocks(
+                joined if lists.joined else blocks[name],
                 transformer=transformer,
                 forward_pattern=pattern,
                 check_forward_pattern=False,
@@ -94,8 +100,13 @@ def contexts_for(cache: CacheDit, lists: BlockLists, steps: int) -> Contexts:
         )
     return {
         name: CachedContext(name=name, cache_config=config, calibrator_config=calibrator)
-        for name in lists.names
+        for name in counted(lists)
     }
+
+
+def counted(lists: BlockLists) -> tuple[str, ...]:
+    """The lists that the library counts by themselves."""
+    return lists.names[:1] if lists.joined else lists.names
 
 
 def steps_mask(policy: MaskPolicy, steps: int) -> list[int]:

@@ -51,6 +51,7 @@ class BlockLists:
         hidden: the argument that carries what is drawn.
         encoder: the argument that carries the prompt's tokens beside it; None if there is none.
         returns: what a block gives: hidden states alone, or the prompt's tokens and then those.
+        joined: whether Cache-DiT counts all lists as one, as it does for FLUX by default.
         forecasts_encoder: whether the last block gives the prompt's tokens too.
         signal: what a first block makes of its arguments before attention; it changes from step to
             step about as much as the output of all blocks does.
@@ -61,6 +62,7 @@ class BlockLists:
     hidden: str = "hidden_states"
     encoder: str | None = "encoder_hidden_states"
     returns: Literal["hidden", "encoder, hidden"] = "encoder, hidden"
+    joined: bool = False
     forecasts_encoder: bool = True
 
 

@@ -17,6 +17,8 @@ def cache_support(
     directory: ModelDirectory,
     layer_counts: tuple[str, ...],
     tea_cache_coefficients: tuple[float, ...] | None,
+    *,
+    joined: bool = False,
 ) -> CacheSupport:
     """What a model with stock blocks can reuse.
 
@@ -24,6 +26,7 @@ def cache_support(
         directory: the model.
         layer_counts: entries of the transformer's configuration: blocks in each of its lists.
         tea_cache_coefficients: the model's own; None where none are known.
+        joined: whether Cache-DiT counts all lists as one.
 
     Raises:
         ConfigurationError: the configuration does not say how many blocks there are.
@@ -41,6 +44,6 @@ def cache_support(
                 )
     return CacheSupport(
         methods=(CacheMethod.NONE, CacheMethod.TEA_CACHE, CacheMethod.CACHE_DIT),
-        blocks=tuple(blocks),
+        blocks=(sum(blocks),) if joined else tuple(blocks),
         tea_cache_coefficients=tea_cache_coefficients,
     )

@@ -100,14 +100,13 @@ def parameters_of(
 
 def drawn_by(cluster: RunningCluster, parameters: GenerationParameters) -> triptych.Generation:
     options = parameters.options
-    sized = not parameters.images
     with cluster.client() as client:
         return client.generate(
             parameters.prompt,
             model=parameters.model,
             negative_prompt=parameters.negative_prompt,
-            width=parameters.width if sized else None,
-            height=parameters.height if sized else None,
+            width=parameters.width,
+            height=parameters.height,
             steps=parameters.steps,
             guidance_scale=parameters.guidance_scale,
             seed=parameters.seed,

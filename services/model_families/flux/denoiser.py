@@ -62,7 +62,9 @@ class FluxDenoiser:
     @property
     def block_lists(self) -> BlockLists:
         """Where the transformer keeps its blocks."""
-        return BlockLists(("transformer_blocks", "single_transformer_blocks"), adaptive_norm_signal)
+        return BlockLists(
+            ("transformer_blocks", "single_transformer_blocks"), adaptive_norm_signal, joined=True
+        )
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:

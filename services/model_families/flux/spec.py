@@ -40,7 +40,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         min_guidance_scale=0.0,
         max_guidance_scale=30.0,
         cache_support=cache_support(
-            directory, ("num_layers", "num_single_layers"), FLUX_COEFFICIENTS
+            directory, ("num_layers", "num_single_layers"), FLUX_COEFFICIENTS, joined=True
         ),
         defaults=directory.defaults(_DEFAULTS if guided else _DEFAULTS_WITHOUT_GUIDANCE),
     )
