@@ -144,7 +144,7 @@ def _opened(field: str, data: bytes) -> Iterator[Image.Image]:
                 field, "is not a picture; allowed are PNG, JPEG and WebP"
             ) from error
         except Image.DecompressionBombError as error:
-            raise _too_large(field) from error
+            raise _too_large(field, "has too many pixels; ") from error
         except _DAMAGED as error:
             raise InvalidRequest.of(field, f"has a damaged header: {error}") from error
         with image:
@@ -166,7 +166,7 @@ def _check(field: str, image: Image.Image) -> None:
         )
 
 
-def _too_large(field: str, found: str = "") -> InvalidRequest:
+def _too_large(field: str, found: str) -> InvalidRequest:
     return InvalidRequest.of(field, f"{found}allowed are at most {MAX_PIXELS} pixels")
 
 
