@@ -40,5 +40,7 @@ protos: setup ## Regenerate triptych/v1 from protos/.
 	$(BIN)/python -m tools.generate_protos
 
 bench: setup ## Run the benchmarks and rewrite their results.
+	$(PIP_INSTALL) --editable '.[benchmarks]'
 	$(BIN)/python -m benchmarks.tensor_store
 	$(BIN)/python -m benchmarks.hop_overhead
+	$(BIN)/python -m benchmarks.cache_quality

@@ -104,10 +104,11 @@ limits of a model that a cluster serves.
   square of `layered.resolution` and the proportions of the image, sides rounded to the nearest 32.
 - Wan2.2 makes videos. Of its two experts one draws while there is much noise, guided by
   `guidance_scale`, and the other finishes, guided by `video.low_noise_guidance_scale`.
-- BAGEL draws from a prompt or edits an image; its size does not follow from that image. Its
-  directory has no subfolders: `ema.safetensors`, `ae.safetensors` and the configurations lie side
-  by side. A step leads from one noise level to the next, so what is published as 50 time steps is
-  49 steps. Guidance runs branches of its own, without the prompt and without the image.
+- BAGEL draws from a prompt or edits an image, which keeps its proportions, and its size where that
+  lies between the limits. Its directory has no subfolders: `ema.safetensors`, `ae.safetensors` and
+  the configurations lie side by side. A step leads from one noise level to the next, so what is
+  published as 50 time steps is 49 steps. Guidance runs branches of its own, without the prompt and
+  without the image.
 
 ## Options
 

@@ -48,6 +48,8 @@ class ModelLimits:
 
     Attributes:
         media_formats: the first one is the default.
+        cache_methods: ways to reuse work between steps, for example "tea_cache".
+        tea_cache_coefficients: the model's own; empty where a request must bring them.
         min_images: input images that a request must carry.
         max_images: input images that a request may carry.
         image_fit: how the size follows from the last input image; None where it does not.
@@ -68,6 +70,8 @@ class ModelLimits:
     supports_negative_prompt: bool
     guidance_off_scale: float
     media_formats: tuple[str, ...]
+    cache_methods: tuple[str, ...]
+    tea_cache_coefficients: tuple[float, ...]
     min_images: int
     max_images: int
     image_fit: ImageFit | None

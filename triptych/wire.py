@@ -82,6 +82,11 @@ def model_from_proto(message: capabilities_pb2.Model) -> ModelInfo:
             supports_negative_prompt=limits.supports_negative_prompt,
             guidance_off_scale=limits.guidance_off_scale,
             media_formats=tuple(media_format_from_proto(each) for each in limits.media_formats),
+            cache_methods=tuple(
+                _name(capabilities_pb2.CacheMethod, each, "CACHE_METHOD_")
+                for each in limits.cache_methods
+            ),
+            tea_cache_coefficients=tuple(limits.tea_cache_coefficients),
             min_images=limits.min_images,
             max_images=limits.max_images,
             image_fit=_image_fit(limits.image_fit) if limits.HasField("image_fit") else None,

@@ -7,7 +7,8 @@ where its lists of blocks are.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import signature
+from functools import cache
+from inspect import Signature, signature
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ class BlockStack(nn.Module):
         self._blocks = (blocks,)
         self._lists = lists
         self._run = run
-        self._signature = signature(blocks[0].forward)
+        self._signature = _signature(type(blocks[0]).forward)
 
     def forward(self, *args: Any, **inputs: Any) -> Any:  # noqa: ANN401 — whatever a block takes and gives
         """Called once, in the place of every block."""
@@ -98,6 +99,13 @@ class BlockStack(nn.Module):
         bound.apply_defaults()
         (blocks,) = self._blocks
         return self._run(blocks, BlockCall(self._lists, dict(bound.arguments)))
+
+
+@cache
+def _signature(forward: Callable[..., Any]) -> Signature:
+    """Of a block's forward, without the block itself; read once, not in every forward."""
+    _, *parameters = signature(forward).parameters.values()
+    return Signature(parameters)
 
 
 def run_all(blocks: nn.ModuleList, call: BlockCall) -> Any:  # noqa: ANN401 — whatever a block gives

@@ -1,6 +1,6 @@
 """`triptych models`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import typer
@@ -66,6 +66,7 @@ def _details(model: ModelInfo) -> Table:
     )
     for option in limits.options:
         table.add_row(option.name, _range(option), _value(option, option.default))
+    table.add_row("cache", ", ".join(_caches(limits)), "none")
     table.add_row("media", ", ".join(limits.media_formats), limits.media_formats[0])
     return table
 
@@ -122,3 +123,9 @@ def _table(first: str, *others: str) -> Table:
     for heading in others:
         table.add_column(heading, overflow="fold")
     return table
+
+
+def _caches(limits: ModelLimits) -> Iterator[str]:
+    for method in limits.cache_methods:
+        needs = method == "tea_cache" and not limits.tea_cache_coefficients
+        yield f"{method} (with coefficients)" if needs else method
