@@ -25,14 +25,26 @@ def in_place_of(transformer: nn.Module, stacks: Mapping[str, nn.Module | None]) 
 
     For one thread: whoever calls the transformer meanwhile would meet them too.
     """
-    originals = {name: getattr(transformer, name) for name in stacks}
+    originals = {name: blocks_of(transformer, name) for name in stacks}
     try:
         for name, stack in stacks.items():
-            setattr(transformer, name, nn.ModuleList([] if stack is None else [stack]))
+            _put(transformer, name, nn.ModuleList([] if stack is None else [stack]))
         yield
     finally:
         for name, blocks in originals.items():
-            setattr(transformer, name, blocks)
+            _put(transformer, name, blocks)
+
+
+def blocks_of(transformer: nn.Module, name: str) -> nn.ModuleList:
+    """One of a transformer's lists of blocks."""
+    blocks = transformer.get_submodule(name)
+    assert isinstance(blocks, nn.ModuleList)
+    return blocks
+
+
+def _put(transformer: nn.Module, name: str, blocks: nn.ModuleList) -> None:
+    owner, _, attribute = name.rpartition(".")
+    setattr(transformer.get_submodule(owner), attribute, blocks)
 
 
 @dataclass(slots=True)
@@ -57,6 +69,8 @@ class BlockCall:
         """Goes on from what a block gave."""
         if self.lists.returns == "hidden":
             self.arguments[self.lists.hidden] = output
+        elif self.lists.returns == "hidden, unread":
+            self.arguments[self.lists.hidden], _ = output
         else:
             encoder, hidden = output
             assert self.lists.encoder is not None
@@ -67,6 +81,8 @@ class BlockCall:
         """What a block would have given that made these hidden states and left the rest."""
         if self.lists.returns == "hidden":
             return hidden
+        if self.lists.returns == "hidden, unread":
+            return hidden, None
         assert self.lists.encoder is not None
         return self.arguments[self.lists.encoder], hidden
 

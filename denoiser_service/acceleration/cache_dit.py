@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from denoiser_service.acceleration.blocks import in_place_of
+from denoiser_service.acceleration.blocks import blocks_of, in_place_of
 from services.domain.acceleration import CacheDit, MaskPolicy, has_mask
 from services.domain.stages import BranchDecision
 from services.model_api.acceleration import BlockLists
@@ -43,7 +43,7 @@ class CacheDitBlocks:
         )
         self._manager = CachedContextManager(name=type(transformer).__name__)
         blocks: dict[str, nn.ModuleList] = {
-            name: getattr(transformer, name) for name in lists.names
+            name: blocks_of(transformer, name) for name in lists.names
         }
         joined = nn.ModuleList([each for name in lists.names for each in blocks[name]])
         self.stacks: Mapping[str, nn.Module | None] = {

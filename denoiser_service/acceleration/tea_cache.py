@@ -11,7 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from denoiser_service.acceleration.blocks import BlockCall, BlockStack, in_place_of, run_all
+from denoiser_service.acceleration.blocks import (
+    BlockCall,
+    BlockStack,
+    blocks_of,
+    in_place_of,
+    run_all,
+)
 from services.domain.acceleration import TeaCache
 from services.domain.stages import BranchDecision
 from services.model_api.acceleration import BlockLists
@@ -98,7 +104,7 @@ class TeaCacheSession:
             ) -> Any:  # noqa: ANN401 — whatever a block gives
                 return self._run_list(state, blocks, call, begins=begins, ends=ends)
 
-            stacks[name] = BlockStack(getattr(transformer, name), self.lists, run)
+            stacks[name] = BlockStack(blocks_of(transformer, name), self.lists, run)
         with in_place_of(transformer, stacks):
             output = transformer(*args, **inputs)
         reused, signal = state.decision

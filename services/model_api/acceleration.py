@@ -47,10 +47,12 @@ class BlockLists:
     """Where a transformer keeps its blocks, and how it calls them.
 
     Attributes:
-        names: of its attributes, in the order they run; all blocks of a list are called alike.
+        names: of its attributes, with dots inside its parts, in the order they run; all blocks of
+            a list are called alike.
         hidden: the argument that carries what is drawn.
         encoder: the argument that carries the prompt's tokens beside it; None if there is none.
-        returns: what a block gives: hidden states alone, or the prompt's tokens and then those.
+        returns: what a block gives: hidden states alone, or the prompt's tokens and then those, or
+            those and then something that nobody reads while a picture is drawn.
         joined: whether Cache-DiT counts all lists as one, as it does for FLUX by default.
         forecasts_encoder: whether the last block gives the prompt's tokens too.
         signal: what a first block makes of its arguments before attention; it changes from step to
@@ -61,7 +63,7 @@ class BlockLists:
     signal: Callable[[Block, Arguments], torch.Tensor]
     hidden: str = "hidden_states"
     encoder: str | None = "encoder_hidden_states"
-    returns: Literal["hidden", "encoder, hidden"] = "encoder, hidden"
+    returns: Literal["hidden", "encoder, hidden", "hidden, unread"] = "encoder, hidden"
     joined: bool = False
     forecasts_encoder: bool = True
 

@@ -7,9 +7,10 @@ from services.domain.errors import ConfigurationError
 from services.model_api.directory import ModelDirectory
 
 # vLLM-Omni's table (0.30.0), which names the sources: ComfyUI-TeaCache for Qwen-Image, the paper
-# for FLUX, its own estimator for LongCat-Image.
+# for FLUX, its own estimator for LongCat-Image and BAGEL.
 QWEN_IMAGE_COEFFICIENTS: Final = (-4.5e2, 2.8e2, -4.5e1, 3.2, -2e-2)
 FLUX_COEFFICIENTS: Final = (4.98651651e2, -2.83781631e2, 5.58554382e1, -3.82021401, 2.64230861e-1)
+BAGEL_COEFFICIENTS: Final = (1.33313129e6, -1.68644226e5, 7.95050740e3, -1.63747873e2, 1.26352397)
 LONGCAT_COEFFICIENTS: Final = (652.5980, -424.1615, 84.5526, -4.5923, 0.1694)
 
 

@@ -12,6 +12,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from services.domain.family_options import BagelOptions
 from services.domain.generation import GenerationParameters
 from services.domain.input_image import InputImage
+from services.model_api.acceleration import (
+    CONDITIONAL,
+    Arguments,
+    Block,
+    BlockLists,
+)
 from services.model_api.conditioning import Shape, take_conditioning
 from services.model_api.directory import ModelDirectory
 from services.model_api.scheduled_state import ScheduledState
@@ -35,6 +41,8 @@ from services.model_families.bagel.tokens import grid_positions, patches_of, pic
 
 # Published with the model: more of the steps where most is noise.
 _SHIFT = 3.0
+# Guidance branches beside the wanted one.
+_WITHOUT_TEXT, _WITHOUT_IMAGE = "without_text", "without_image"
 
 
 @dataclass(slots=True)
@@ -69,6 +77,17 @@ class BagelDenoiser:
         self._transformer = transformer
         self._scheduler = FlowMatchEulerDiscreteScheduler(shift=_SHIFT)
         self._device = device
+
+    @property
+    def block_lists(self) -> BlockLists:
+        """Where the language model keeps its layers."""
+        return BlockLists(
+            ("language_model.layers",),
+            _signal,
+            hidden="hidden",
+            encoder=None,
+            returns="hidden, unread",
+        )
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:
@@ -136,14 +155,16 @@ class BagelDenoiser:
     @torch.no_grad()
     def step(self, state: BagelState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        velocity = self._velocity(state, state.wanted)
+        velocity = self._velocity(state, CONDITIONAL, state.wanted)
         start, end = state.interval
         if start < state.sigma <= end:
             guidance = state.guidance
             velocity = guidance.combine(
                 velocity,
-                self._velocity(state, state.without_text) if guidance.needs_without_text else None,
-                self._velocity(state, state.without_image)
+                self._velocity(state, _WITHOUT_TEXT, state.without_text)
+                if guidance.needs_without_text
+                else None,
+                self._velocity(state, _WITHOUT_IMAGE, state.without_image)
                 if guidance.needs_without_image
                 else None,
             )
@@ -154,10 +175,14 @@ class BagelDenoiser:
         """Returns `latents` [1, C, H, W] in float32, normalised as the transformer sees them."""
         return {"latents": picture_of_patches(state.latents, *state.grid, LATENT_PATCH)}
 
-    def _velocity(self, state: BagelState, context: Context) -> torch.Tensor:
-        return self._transformer.velocity(
-            context, state.markers, state.latents, state.positions, state.sigma
+    def _velocity(self, state: BagelState, branch: str, context: Context) -> torch.Tensor:
+        velocity = state.acceleration.run(
+            self._transformer,
+            branch,
+            *(context, state.markers, state.latents, state.positions, state.sigma),
         )
+        assert isinstance(velocity, torch.Tensor)
+        return velocity
 
     def _read(
         self,
@@ -185,6 +210,13 @@ class BagelDenoiser:
             shapes["image_embeds"] = (1, _vision_tokens(image), width)
             shapes[image_latents_name(index)] = _latents_shape(image)
         return shapes
+
+
+def _signal(_: Block, arguments: Arguments) -> torch.Tensor:
+    # What the published coefficients were fitted to: the tokens themselves.
+    hidden = arguments["hidden"]
+    assert isinstance(hidden, torch.Tensor)
+    return hidden
 
 
 def _grid(size: Size) -> tuple[int, int]:

@@ -65,7 +65,7 @@ class FlowTransformer(nn.Module):
         tokens = self._tokens(patches, positions, sigma=0.0)
         return self.language_model.read_picture(context, markers, tokens)
 
-    def velocity(
+    def forward(
         self,
         context: Context,
         markers: torch.Tensor,

@@ -7,11 +7,13 @@ levels at both ends, is 49 steps.
 import math
 from typing import Final
 
+from services.domain.acceleration import CacheMethod, CacheSupport
 from services.domain.element_type import ElementType
 from services.domain.errors import ConfigurationError
 from services.domain.family_options import OptionKind, OptionLimits
 from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults, Stage
+from services.model_api.cache_support import BAGEL_COEFFICIENTS
 from services.model_api.crossings import (
     Crossings,
     LatentSpace,
@@ -88,6 +90,11 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         max_guidance_scale=20.0,
         max_images=1,
         image_fit=VAE_FIT,
+        # Cache-DiT's blocks do not know layers that give their keys and values.
+        cache_support=CacheSupport(
+            methods=(CacheMethod.NONE, CacheMethod.TEA_CACHE),
+            tea_cache_coefficients=BAGEL_COEFFICIENTS,
+        ),
         options=_OPTIONS,
         defaults=directory.defaults(_DEFAULTS),
     )

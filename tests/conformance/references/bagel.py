@@ -79,7 +79,7 @@ class BagelInOneProcess:
                 now > options.guidance_interval_start and now <= options.guidance_interval_end
             )
             velocities = [
-                self.transformer.velocity(context, markers, noisy, where, now.item())
+                self.transformer(context, markers, noisy, where, now.item())
                 for context in (contexts if guided else contexts[:1])
             ]
             velocity = combined(velocities, parameters, options)
