@@ -119,7 +119,7 @@ async def test_the_tasks_of_a_request_with_pictures_are_told(tmp_path: Path) -> 
         (InputImage(data=b"<svg/>"), "images[1]", "is not a picture; allowed are PNG, JPEG and W"),
         (InputImage(data=b""), "images[1]", "is empty; allowed are PNG, JPEG and WebP"),
         (InputImage(), "images[1]", "is empty; give its data or its upload_id"),
-        (InputImage(data=header_of(60_000, 60_000)), "images[1]", "allowed are at most 67108864"),
+        (InputImage(data=header_of(60_000, 60_000)), "images[1]", "has too many pixels; allowed"),
         (InputImage(upload_id="f" * 32), "images[1].upload_id", f"is '{'f' * 32}', which is not h"),
         (InputImage(upload_id=""), "images[1].upload_id", "is '', which is not here (any more);"),
     ],
