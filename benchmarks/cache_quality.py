@@ -46,8 +46,7 @@ NOTES = (
     " smallest and the largest ratio. Reused is the share of forwards that skipped blocks.",
     "PSNR (dB) and SSIM compare the cached picture with the uncached one, pixel by pixel:"
     " the smallest over the prompts, and the median. Equal pictures have no PSNR: inf.",
-    "TeaCache's polynomial is the identity: one fitted to this model had an R2 of 0.08, and those"
-    " published are for models a thousand times its size.",
+    "TeaCache's polynomial is the identity: those published were fitted to other models.",
 )
 
 

@@ -5,7 +5,6 @@ The library keeps one context per transformer and guesses branches by counting f
 that take turns, and branches that are left out, change nothing for the others.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,9 +32,10 @@ class CacheDitBlocks:
         from cache_dit.caching import ForwardPattern
         from cache_dit.caching.cache_blocks import CachedBlocks
         from cache_dit.caching.cache_contexts.cache_manager import CachedContextManager
+        from cache_dit.logger import suppress_loggers
 
-        # It tells of every list of blocks, on standard output.
-        logging.getLogger("CACHE_DIT").setLevel(logging.ERROR)
+        # Its modules tell of every list of blocks, on standard output.
+        suppress_loggers(["cache_dit*"])
         pattern = (
             ForwardPattern.Pattern_1
             if lists.returns == "encoder, hidden"

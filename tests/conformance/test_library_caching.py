@@ -1,6 +1,5 @@
 """Our Cache-DiT against a published pipeline with the library switched on the library's own way."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,7 +46,6 @@ def switched_on(
     gallery: Gallery, reference: Reference, parameters: GenerationParameters, cache: dict[str, Any]
 ) -> Iterator[Any]:
     """A pipeline of its own: the library changes its class, until it is switched off again."""
-    logging.getLogger("CACHE_DIT").setLevel(logging.ERROR)
     pipeline = stock_pipeline(gallery.directory(reference), torch.float32)
     scm, order = cache.get("scm"), cache.get("taylorseer_order")
     config = cache_dit.DBCacheConfig(
