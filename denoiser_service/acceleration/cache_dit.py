@@ -5,7 +5,8 @@ The library keeps one context per transformer and guesses branches by counting f
 that take turns, and branches that are left out, change nothing for the others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,9 +63,16 @@ class CacheDitBlocks:
             for name in lists.names
         }
 
-    def use(self, contexts: Contexts) -> None:
-        """Puts a branch's contexts in place for the next forward."""
-        self._manager._cached_context_manager = contexts  # noqa: SLF001 — see the module's text
+    @contextmanager
+    def using(self, contexts: Contexts) -> Iterator[None]:
+        """Puts a branch's contexts in place for one forward, and keeps nothing of them."""
+        manager = self._manager
+        manager._cached_context_manager = contexts  # noqa: SLF001 — see the module's text
+        try:
+            yield
+        finally:
+            manager._cached_context_manager = {}  # noqa: SLF001 — as above
+            manager._current_context = None  # noqa: SLF001 — as above
 
 
 def contexts_for(cache: CacheDit, lists: BlockLists, steps: int) -> Contexts:
@@ -145,8 +153,7 @@ class CacheDitSession:
         if key not in self._contexts:
             self._contexts[key] = contexts_for(self.cache, self.lists, self.steps[key[0]])
         contexts, blocks = self._contexts[key], self.blocks[key[0]]
-        blocks.use(contexts)
-        with in_place_of(transformer, blocks.stacks):
+        with blocks.using(contexts), in_place_of(transformer, blocks.stacks):
             output = transformer(*args, **inputs)
         self.decisions.append(_decision(branch, contexts))
         return output

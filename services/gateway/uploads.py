@@ -42,7 +42,9 @@ class Uploads:
         self._quota_bytes = quota_bytes
         self._ttl_seconds = ttl_seconds
         self._clock = clock
+        # The oldest first: all are kept equally long.
         self._uploads: dict[str, Upload] = {}
+        self._kept_bytes = 0
         # Of uploads that are still coming in, which count as well.
         self._arriving_bytes = 0
 
@@ -91,8 +93,7 @@ class Uploads:
                 "data", f"has more than {MAX_BYTES} bytes; allowed are at most so many"
             )
         self._expire()
-        kept = sum(max(len(each.data), _LEAST_BYTES) for each in self._uploads.values())
-        if kept + self._arriving_bytes + arriving > self._quota_bytes:
+        if self._kept_bytes + self._arriving_bytes + arriving > self._quota_bytes:
             raise ResourceExhausted(
                 f"uploaded images fill the gateway's {self._quota_bytes} bytes for them;"
                 " repeat the upload later"
@@ -102,10 +103,17 @@ class Uploads:
     def _keep(self, upload: Upload) -> tuple[str, InputImage]:
         upload_id = uuid.uuid4().hex
         self._uploads[upload_id] = upload
+        self._kept_bytes += _charge(upload)
         return upload_id, upload.described
 
     def _expire(self) -> None:
         now = self._clock()
-        self._uploads = {
-            upload_id: each for upload_id, each in self._uploads.items() if each.expires_at > now
-        }
+        while self._uploads:
+            oldest = next(iter(self._uploads))
+            if self._uploads[oldest].expires_at > now:
+                return
+            self._kept_bytes -= _charge(self._uploads.pop(oldest))
+
+
+def _charge(upload: Upload) -> int:
+    return max(len(upload.data), _LEAST_BYTES)

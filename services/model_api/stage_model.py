@@ -36,6 +36,11 @@ class StageModel(Generic[M]):
                 "negative_prompt",
                 f"is missing, which does not go with guidance_scale {parameters.guidance_scale:g}",
             )
+        if effective.cache != parameters.cache:
+            raise InvalidRequest.of(
+                "acceleration.tea_cache.coefficients",
+                "are missing; between stages all values are given",
+            )
         if effective.options is not None and effective.options != parameters.options:
             raise InvalidRequest.of(
                 effective.options.kind, "lacks values; between stages all of them are given"

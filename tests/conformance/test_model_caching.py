@@ -1,5 +1,7 @@
 """Caches that belong to one request, against doing without and against independent references."""
 
+import gc
+import weakref
 from itertools import pairwise
 from typing import Any
 
@@ -198,3 +200,36 @@ def test_guidance_does_not_change_how_the_wanted_branch_counts_its_steps(
     guided, unguided = sequences
     assert guided == unguided
     assert any(guided)
+
+
+def test_nothing_of_a_finished_request_is_kept(split: Split, reference: Reference) -> None:
+    kept: list[weakref.ref[Any]] = []
+    for cache in CACHES.values():
+        if not supported(split, cache):
+            continue
+        stage = DenoiseStage(split.denoiser, split.store)
+        request = split.encoded(asked(split, reference, cache=cache))
+        for _ in range(stage.prepare(request).total_steps):
+            stage.step(request.request_id)
+        session = stage._running[request.request_id].session
+        assert session is not None
+        kept.extend(map(weakref.ref, residuals(session)))
+        del session
+        split.decoded(request.parameters, stage.finish(request.request_id))
+        # The stage lives on, as a rank does; collected, since blocks and their lists are in cycles.
+        gc.collect()
+        assert not any(each() is not None for each in kept)
+        assert stage._running == {}
+    assert kept
+
+
+def residuals(session: Any) -> list[torch.Tensor]:
+    """What a session keeps between steps."""
+    if isinstance(session, TeaCacheSession):
+        return [each.residual for each in session._branches.values() if each.residual is not None]
+    return [
+        buffer
+        for contexts in session._contexts.values()
+        for context in contexts.values()
+        for buffer in context.buffers.values()
+    ]
