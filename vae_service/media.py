@@ -19,6 +19,16 @@ from services.domain.model import MediaFormat
 _PNG_COMPRESS_LEVEL = 3
 # x264's own scale: visually lossless, yet a fraction of what frames take as PNG.
 _CRF = "17"
+_X264: dict[str, object] = {
+    "crf": _CRF,
+    "preset": "medium",
+    "flags": "+bitexact",
+    # Another number of threads would give other bytes.
+    "threads": "1",
+    # So would x264's look-ahead in AVX-512, which reads beyond a row of macroblocks and so depends
+    # on whatever lies there; this takes the same look-ahead on every processor.
+    "x264-params": "cpu-independent=1",
+}
 # What a ZIP says of a file whose date nobody knows.
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -72,8 +82,7 @@ def _mp4(frames: Sequence[Image.Image], frames_per_second: int) -> bytes:
             stream = container.add_stream("libx264", Fraction(frames_per_second))
             stream.width, stream.height = frames[0].size
             stream.pix_fmt = "yuv420p"
-            # Another number of threads would give other bytes.
-            stream.options = {"crf": _CRF, "preset": "medium", "threads": "1", "flags": "+bitexact"}
+            stream.options = _X264
             _tag_colours(stream.codec_context)
             for frame in frames:
                 container.mux(stream.encode(_yuv(frame)))
