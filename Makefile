@@ -3,7 +3,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test check format protos up bench
+.PHONY: help setup demo test test-all check format protos up bench
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -23,6 +23,9 @@ up: setup ## Start a local cluster with the demo model.
 
 test: setup check ## Check and test everything.
 	$(BIN)/pytest
+
+test-all: setup check ## Check everything, and test every combination.
+	$(BIN)/pytest -m ""
 
 check: setup ## Lint, types, import contracts, protos.
 	$(BIN)/ruff check .
