@@ -29,14 +29,6 @@ class CacheMethod(StrEnum):
     CACHE_DIT = "cache_dit"
 
 
-class ParallelMethod(StrEnum):
-    """A way to spread one denoising step over ranks."""
-
-    ULYSSES = "ulysses"
-    RING = "ring"
-    CFG = "cfg"
-
-
 class MaskPolicy(StrEnum):
     """Which Steps Computation Mask applies: from many computed steps to few."""
 

@@ -5,10 +5,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.domain.acceleration import CacheSupport, ParallelMethod
+from services.domain.acceleration import CacheSupport
 from services.domain.element_type import ElementType
 from services.domain.family_options import OptionLimits
 from services.domain.image_fit import ImageFit
+from services.domain.parallel import ParallelSupport
 
 
 class Stage(StrEnum):
@@ -78,7 +79,7 @@ class Capabilities(BaseModel):
     supports_previews: bool = False
     media_formats: tuple[MediaFormat, ...] = (MediaFormat.PNG,)
     cache_support: CacheSupport = CacheSupport()
-    parallel_methods: tuple[ParallelMethod, ...] = ()
+    parallel_support: ParallelSupport = ParallelSupport()
     defaults: GenerationDefaults
 
     def guides(self, guidance_scale: float) -> bool:

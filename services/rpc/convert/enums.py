@@ -3,11 +3,12 @@
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from services.domain.acceleration import CacheMethod, MaskPolicy, ParallelMethod, ReusePolicy
+from services.domain.acceleration import CacheMethod, MaskPolicy, ReusePolicy
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
 from services.domain.family_options import OptionKind
 from services.domain.model import MediaFormat, Stage
+from services.domain.parallel import ParallelMethod
 from services.domain.stages import StageTask
 from triptych.v1 import acceleration_pb2, capabilities_pb2, generation_pb2, tensor_pb2
 

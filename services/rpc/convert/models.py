@@ -10,6 +10,7 @@ from services.domain.model import (
     LoadedModel,
     Model,
 )
+from services.domain.parallel import ParallelSupport
 from services.domain.stages import Capacity, RankGroupInfo
 from services.rpc.convert.enums import (
     CACHE_METHODS,
@@ -54,7 +55,9 @@ def model_to_proto(model: Model) -> capabilities_pb2.Model:
             cache_methods=map(CACHE_METHODS.to_wire, capabilities.cache_support.methods),
             cacheable_blocks=capabilities.cache_support.blocks,
             tea_cache_coefficients=capabilities.cache_support.tea_cache_coefficients,
-            parallel_methods=map(PARALLEL_METHODS.to_wire, capabilities.parallel_methods),
+            parallel_methods=map(PARALLEL_METHODS.to_wire, capabilities.parallel_support.methods),
+            attention_heads=capabilities.parallel_support.attention_heads,
+            guidance_branches=capabilities.parallel_support.guidance_branches,
             defaults=capabilities_pb2.GenerationDefaults(**capabilities.defaults.model_dump()),
             image_fit=_image_fit_to_proto(capabilities.image_fit),
             options=map(_option_to_proto, capabilities.options),
@@ -81,9 +84,13 @@ def model_from_proto(message: capabilities_pb2.Model) -> Model:
                 blocks=tuple(limits.cacheable_blocks),
                 tea_cache_coefficients=tuple(limits.tea_cache_coefficients) or None,
             ),
-            parallel_methods=tuple(
-                PARALLEL_METHODS.from_wire("parallel_methods", each)
-                for each in limits.parallel_methods
+            parallel_support=ParallelSupport(
+                methods=tuple(
+                    PARALLEL_METHODS.from_wire("parallel_methods", each)
+                    for each in limits.parallel_methods
+                ),
+                attention_heads=limits.attention_heads,
+                guidance_branches=limits.guidance_branches,
             ),
             defaults=GenerationDefaults(
                 width=defaults.width,

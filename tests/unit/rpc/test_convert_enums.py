@@ -4,11 +4,12 @@ from typing import Any
 import pytest
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
-from services.domain.acceleration import CacheMethod, MaskPolicy, ParallelMethod, ReusePolicy
+from services.domain.acceleration import CacheMethod, MaskPolicy, ReusePolicy
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
 from services.domain.family_options import OptionKind
 from services.domain.model import MediaFormat, Stage
+from services.domain.parallel import ParallelMethod
 from services.domain.stages import StageTask
 from services.rpc.convert import enums
 from triptych.v1 import acceleration_pb2, capabilities_pb2, generation_pb2, tensor_pb2

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.acceleration import CacheMethod, CacheSupport, ParallelMethod
+from services.domain.acceleration import CacheMethod, CacheSupport
 from services.domain.family_options import OptionKind, OptionLimits
 from services.domain.image_fit import ImageFit
 from services.domain.model import MediaFormat, Stage
+from services.domain.parallel import ParallelMethod, ParallelSupport
 from services.domain.stages import (
     Artifact,
     Denoised,
@@ -131,7 +132,9 @@ def test_every_field_of_a_models_capabilities_survives_the_wire() -> None:
                 blocks=(12, 4),
                 tea_cache_coefficients=(1.0, 2.0, 3.0, 4.0, 5.0),
             ),
-            "parallel_methods": tuple(ParallelMethod),
+            "parallel_support": ParallelSupport(
+                methods=tuple(ParallelMethod), attention_heads=24, guidance_branches=2
+            ),
         }
     )
     model = MODEL.model_copy(update={"capabilities": everything})

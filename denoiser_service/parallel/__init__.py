@@ -1,0 +1,1 @@
+"""Spreading one denoising step over the ranks of a group."""
