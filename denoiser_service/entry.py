@@ -3,15 +3,16 @@
 import asyncio
 import time
 
+from denoiser_service.cache_statistics import always_computed_share, cache_statistics
 from denoiser_service.policy import Candidate
-from services.domain.acceleration import NoCache
+from services.domain.acceleration import CacheSupport, NoCache
 from services.domain.deadline import Deadline
 from services.domain.errors import TriptychError
 from services.domain.stages import (
-    BranchDecision,
     CacheStatistics,
     DenoiseEvent,
     DenoiseRequest,
+    StepCompleted,
 )
 
 
@@ -24,8 +25,9 @@ class Entry:
         arrival: a number that grows with every request.
 
     Attributes:
-        decisions: of its cache, in the order they were made.
         generation: of the ranks that hold its state; None while it waits in the queue.
+        cache_support: of the model that denoises it; known with the generation.
+        steps: those that are done.
     """
 
     def __init__(self, request: DenoiseRequest, deadline: Deadline, arrival: int) -> None:
@@ -42,7 +44,8 @@ class Entry:
         self._arrival = arrival
         self._arrival_time = time.monotonic()
         self.queue_seconds = 0.0
-        self.decisions: tuple[BranchDecision, ...] = ()
+        self.cache_support = CacheSupport()
+        self.steps: list[StepCompleted] = []
 
     def candidate(self) -> Candidate:
         """The request as the policy sees it."""
@@ -61,12 +64,13 @@ class Entry:
 
     def cache_statistics(self) -> CacheStatistics | None:
         """What its cache did; None if it has none."""
-        if isinstance(self.request.parameters.cache, NoCache):
+        cache = self.request.parameters.cache
+        if isinstance(cache, NoCache):
             return None
-        reused = sum(each.reused for each in self.decisions)
-        return CacheStatistics(len(self.decisions) - reused, reused)
+        return cache_statistics(self.steps, always_computed_share(cache, self.cache_support))
 
-    def begin(self, generation: int) -> None:
+    def begin(self, generation: int, cache_support: CacheSupport) -> None:
         """The request leaves the queue for the ranks of this generation."""
         self.generation = generation
+        self.cache_support = cache_support
         self.queue_seconds = time.monotonic() - self._arrival_time

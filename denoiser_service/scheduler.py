@@ -175,7 +175,10 @@ class StepScheduler:
         )
 
     async def _prepare(self, entry: Entry) -> None:
-        entry.begin(self._ranks.generation)
+        # The loop looked a moment ago.
+        assert self._ranks.ready is not None
+        model = self._ranks.ready.loaded.model
+        entry.begin(self._ranks.generation, model.capabilities.cache_support)
         entry.events.put_nowait(DenoiseStarted())
         request = entry.request
         prepared = await self._ranks.execute(
@@ -199,16 +202,15 @@ class StepScheduler:
         self._step_seconds += 0.2 * (stepped.seconds - self._step_seconds)
         entry.completed_steps = stepped.step
         entry.run_seconds += stepped.seconds
-        entry.events.put_nowait(
-            StepCompleted(
-                stepped.step,
-                stepped.total_steps,
-                stepped.sigma,
-                stepped.seconds,
-                stepped.decisions,
-            )
+        step = StepCompleted(
+            stepped.step,
+            stepped.total_steps,
+            stepped.sigma,
+            stepped.seconds,
+            stepped.decisions,
         )
-        entry.decisions += stepped.decisions
+        entry.steps.append(step)
+        entry.events.put_nowait(step)
 
     async def _finish(self, entry: Entry) -> None:
         finished = await self._ranks.execute(Finish(request_id=entry.request.request_id))

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from triptych.aio import AsyncClient
-    from triptych.cache import BranchDecision, CacheDit, CacheStatistics, NoCache, TeaCache
+    from triptych.cache import (
+        BranchDecision,
+        BranchStatistics,
+        CacheDit,
+        CacheStatistics,
+        NoCache,
+        TeaCache,
+    )
     from triptych.client import Client
     from triptych.errors import (
         ArtifactCorruptedError,
@@ -59,6 +66,7 @@ __all__ = [
     "AsyncClient",
     "BagelOptions",
     "BranchDecision",
+    "BranchStatistics",
     "CacheDit",
     "CacheStatistics",
     "CancelledError",

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from triptych.cache import (
     BranchDecision,
+    BranchStatistics,
     Cache,
     CacheDit,
     CacheStatistics,
@@ -86,8 +87,23 @@ def decisions_from_proto(step: Any) -> tuple[BranchDecision, ...]:  # noqa: ANN4
 def statistics_from_proto(message: acceleration_pb2.CacheStatistics) -> CacheStatistics:
     """Of a whole request."""
     return CacheStatistics(
-        computed_forwards=message.computed_forwards, reused_forwards=message.reused_forwards
+        computed_forwards=message.computed_forwards,
+        reused_forwards=message.reused_forwards,
+        branches=tuple(
+            BranchStatistics(
+                branch=each.branch,
+                computed_forwards=each.computed_forwards,
+                reused_forwards=each.reused_forwards,
+            )
+            for each in message.branches
+        ),
+        estimated_speedup=_optional(message, "estimated_speedup"),
+        realised_speedup=_optional(message, "realised_speedup"),
     )
+
+
+def _optional(message: acceleration_pb2.CacheStatistics, field: str) -> float | None:
+    return float(getattr(message, field)) if message.HasField(field) else None
 
 
 def _fill_cache_dit(

@@ -149,11 +149,43 @@ class StepCompleted:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheStatistics:
-    """What caching did over a whole request, all branches together."""
+class BranchStatistics:
+    """What caching did for one guidance branch over a whole request, in forwards."""
 
-    computed_forwards: int
-    reused_forwards: int
+    branch: str
+    computed: int
+    reused: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatistics:
+    """What caching did over a whole request, and what that gained.
+
+    Attributes:
+        branches: each at least one forward.
+        estimated_speedup: of the loop, from what was reused; see denoiser_service.cache_statistics.
+        realised_speedup: of the loop, from its own steps' seconds; None where no step was computed
+            whole.
+    """
+
+    branches: tuple[BranchStatistics, ...]
+    estimated_speedup: float
+    realised_speedup: float | None
+
+    @property
+    def computed_forwards(self) -> int:
+        """Of all branches."""
+        return sum(each.computed for each in self.branches)
+
+    @property
+    def reused_forwards(self) -> int:
+        """Of all branches."""
+        return sum(each.reused for each in self.branches)
+
+    @property
+    def reused_share(self) -> float:
+        """Of all forwards, 0 to 1: the skipped share."""
+        return self.reused_forwards / (self.computed_forwards + self.reused_forwards)
 
 
 @dataclass(frozen=True, slots=True)

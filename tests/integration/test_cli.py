@@ -17,13 +17,14 @@ from tests.integration.scripted_cluster import (
     PICTURE,
     ScriptedGateway,
     artifact_chunks,
+    completed,
     duration,
     event,
     refuse,
     serving,
     successful_run,
 )
-from triptych.v1 import generation_pb2, job_pb2
+from triptych.v1 import acceleration_pb2, generation_pb2, job_pb2
 from triptych.v1 import generation_service_pb2 as messages
 
 Responses = AsyncIterator[messages.GenerateResponse]
@@ -56,6 +57,43 @@ async def test_picture_is_written_and_its_making_reported(tmp_path: Path) -> Non
     assert f"{path}: 128x64 pixels, {len(PICTURE)} bytes, seed 7" in ended.out
     encoder = next(line.split() for line in ended.out.splitlines() if line.startswith("encoder"))
     assert encoder == ["encoder", *("250.0", "ms", "1.00", "s", "125.0", "ms", "1.50", "s")]
+
+
+async def with_a_cache(
+    request: messages.GenerateRequest, context: grpc.aio.ServicerContext
+) -> Responses:
+    for response in artifact_chunks():
+        yield response
+    last = completed()
+    last.event.completed.result.cache_statistics.CopyFrom(
+        acceleration_pb2.CacheStatistics(
+            computed_forwards=30,
+            reused_forwards=10,
+            branches=[
+                acceleration_pb2.BranchStatistics(
+                    branch=branch, computed_forwards=20 - reused, reused_forwards=reused
+                )
+                for branch, reused in (("cond", 6), ("uncond", 4))
+            ],
+            estimated_speedup=1.3125,
+            realised_speedup=1.25,
+        )
+    )
+    yield last
+
+
+async def test_what_a_cache_did_is_told_to_people_and_to_scripts(tmp_path: Path) -> None:
+    asked = ("generate", "a red circle", "-o", str(tmp_path / "circle.png"), "--target")
+    async with serving(ScriptedGateway(with_a_cache)) as target:
+        people = await run(*asked, target)
+        scripts = await run(*asked, target, "--json")
+    assert (
+        "cache: 10 of 40 forwards reused (25%): cond 6 of 20, uncond 4 of 20;"
+        " speed-up 1.31 estimated, 1.25 realised\n" in people.out
+    )
+    did = json.loads(scripts.out)["cache_statistics"]
+    assert (did["reused_share"], did["realised_speedup"]) == (0.25, 1.25)
+    assert [each["branch"] for each in did["branches"]] == ["cond", "uncond"]
 
 
 async def test_every_option_reaches_the_cluster(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """What a person sees while a picture is made."""
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from triptych.cache import BranchDecision
 from triptych.cli.stage_label import stage_label
 from triptych.events import Accepted, Event, Queued, StageStarted, StepCompleted
 
@@ -52,6 +54,14 @@ class ProgressDisplay:
             case StageStarted(stage=stage, task=task):
                 self.say(stage_label(stage, task))
             case StepCompleted(step=step, total_steps=total, sigma=sigma, decisions=decisions):
-                reused = "  reused" if any(each.reused for each in decisions) else ""
-                text = f"denoiser  step {step}/{total}  sigma {sigma:.3f}{reused}"
+                text = f"denoiser  step {step}/{total}  sigma {sigma:.3f}{_decided(decisions)}"
                 self._progress.update(self._task, description=text, completed=step, total=total)
+
+
+def _decided(decisions: Sequence[BranchDecision]) -> str:
+    """For example "  cond reused 0.031  uncond computed 0.120"; the numbers are the signals."""
+    return "".join(
+        f"  {each.branch} {'reused' if each.reused else 'computed'}"
+        + ("" if each.signal is None else f" {each.signal:.3f}")
+        for each in decisions
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from triptych.cache import CacheStatistics
 from triptych.cli.stage_label import stage_label
 from triptych.family_options import LayeredOptions
 from triptych.generation import Generation
@@ -20,10 +21,7 @@ def print_report(generation: Generation, path: Path) -> None:
         written = f"prompt written by the model: {generation.written_prompt}"
         console.print(written, soft_wrap=True, markup=False)
     if (did := generation.cache_statistics) is not None:
-        forwards = did.computed_forwards + did.reused_forwards
-        console.print(
-            f"cache: {did.reused_forwards} of {forwards} forwards reused ({did.reused_share:.0%})"
-        )
+        console.print(_cache_line(did), soft_wrap=True, markup=False)
     console.print(f"{path}: {_contents(generation)}", soft_wrap=True, markup=False)
 
 
@@ -47,6 +45,21 @@ def _timings(generation: Generation) -> Table:
     whole = _duration(generation.total_seconds)
     table.add_row("request", *[""] * (len(table.columns) - 2), whole, style="bold")
     return table
+
+
+def _cache_line(did: CacheStatistics) -> str:
+    forwards = did.computed_forwards + did.reused_forwards
+    line = f"cache: {did.reused_forwards} of {forwards} forwards reused ({did.reused_share:.0%})"
+    if len(did.branches) > 1:
+        shares = (
+            f"{each.branch} {each.reused_forwards} of"
+            f" {each.computed_forwards + each.reused_forwards}"
+            for each in did.branches
+        )
+        line += f": {', '.join(shares)}"
+    gains = {"estimated": did.estimated_speedup, "realised": did.realised_speedup}
+    known = [f"{gain:.2f} {name}" for name, gain in gains.items() if gain is not None]
+    return f"{line}; speed-up {', '.join(known)}" if known else line
 
 
 def _contents(generation: Generation) -> str:
@@ -78,7 +91,10 @@ def json_report(generation: Generation, path: Path) -> str:
             "cache": type(generation.parameters.cache).__name__,
             "cache_statistics": None
             if generation.cache_statistics is None
-            else asdict(generation.cache_statistics),
+            else {
+                **asdict(generation.cache_statistics),
+                "reused_share": generation.cache_statistics.reused_share,
+            },
             "parameters": asdict(generation.parameters),
             "stage_timings": [asdict(timing) for timing in generation.stage_timings],
             "total_seconds": generation.total_seconds,

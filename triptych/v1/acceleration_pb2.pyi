@@ -108,12 +108,26 @@ class BranchDecision(_message.Message):
     signal: float
     def __init__(self, branch: _Optional[str] = ..., decision: _Optional[_Union[CacheDecision, str]] = ..., signal: _Optional[float] = ...) -> None: ...
 
+class BranchStatistics(_message.Message):
+    __slots__ = ("branch", "computed_forwards", "reused_forwards")
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
+    COMPUTED_FORWARDS_FIELD_NUMBER: _ClassVar[int]
+    REUSED_FORWARDS_FIELD_NUMBER: _ClassVar[int]
+    branch: str
+    computed_forwards: int
+    reused_forwards: int
+    def __init__(self, branch: _Optional[str] = ..., computed_forwards: _Optional[int] = ..., reused_forwards: _Optional[int] = ...) -> None: ...
+
 class CacheStatistics(_message.Message):
-    __slots__ = ("computed_forwards", "reused_forwards", "estimated_speedup")
+    __slots__ = ("computed_forwards", "reused_forwards", "estimated_speedup", "branches", "realised_speedup")
     COMPUTED_FORWARDS_FIELD_NUMBER: _ClassVar[int]
     REUSED_FORWARDS_FIELD_NUMBER: _ClassVar[int]
     ESTIMATED_SPEEDUP_FIELD_NUMBER: _ClassVar[int]
+    BRANCHES_FIELD_NUMBER: _ClassVar[int]
+    REALISED_SPEEDUP_FIELD_NUMBER: _ClassVar[int]
     computed_forwards: int
     reused_forwards: int
     estimated_speedup: float
-    def __init__(self, computed_forwards: _Optional[int] = ..., reused_forwards: _Optional[int] = ..., estimated_speedup: _Optional[float] = ...) -> None: ...
+    branches: _containers.RepeatedCompositeFieldContainer[BranchStatistics]
+    realised_speedup: float
+    def __init__(self, computed_forwards: _Optional[int] = ..., reused_forwards: _Optional[int] = ..., estimated_speedup: _Optional[float] = ..., branches: _Optional[_Iterable[_Union[BranchStatistics, _Mapping]]] = ..., realised_speedup: _Optional[float] = ...) -> None: ...

@@ -11,7 +11,7 @@ from services.domain.acceleration import (
     StepsMask,
     TeaCache,
 )
-from services.domain.stages import BranchDecision, CacheStatistics
+from services.domain.stages import BranchDecision, BranchStatistics, CacheStatistics
 from services.rpc.convert.enums import MASK_POLICIES, REUSE_POLICIES
 from triptych.v1 import acceleration_pb2
 
@@ -88,12 +88,27 @@ def statistics_to_proto(
     return acceleration_pb2.CacheStatistics(
         computed_forwards=statistics.computed_forwards,
         reused_forwards=statistics.reused_forwards,
+        estimated_speedup=statistics.estimated_speedup,
+        branches=(
+            acceleration_pb2.BranchStatistics(
+                branch=each.branch, computed_forwards=each.computed, reused_forwards=each.reused
+            )
+            for each in statistics.branches
+        ),
+        realised_speedup=statistics.realised_speedup,
     )
 
 
 def statistics_from_proto(message: acceleration_pb2.CacheStatistics) -> CacheStatistics:
     """What caching did over a whole request."""
-    return CacheStatistics(message.computed_forwards, message.reused_forwards)
+    return CacheStatistics(
+        branches=tuple(
+            BranchStatistics(each.branch, each.computed_forwards, each.reused_forwards)
+            for each in message.branches
+        ),
+        estimated_speedup=message.estimated_speedup,
+        realised_speedup=message.realised_speedup if message.HasField("realised_speedup") else None,
+    )
 
 
 def _tea_cache_from_proto(message: acceleration_pb2.TeaCache) -> TeaCache:

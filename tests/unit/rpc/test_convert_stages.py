@@ -11,6 +11,8 @@ from services.domain.model import MediaFormat, Stage
 from services.domain.parallel import ParallelMethod, ParallelSupport
 from services.domain.stages import (
     Artifact,
+    BranchStatistics,
+    CacheStatistics,
     Denoised,
     RankGroupInfo,
     StageTask,
@@ -99,6 +101,14 @@ def test_an_artifact_survives_the_wire(each: Artifact) -> None:
 
 def test_denoised_latents_survive_the_wire() -> None:
     denoised = Denoised(TENSOR_REF, 2**64 - 1, timing(Stage.DENOISER))
+    assert denoised_from_proto(denoised_to_proto(denoised)) == denoised
+
+
+@pytest.mark.parametrize("realised", [None, 1.75])
+def test_what_a_cache_did_survives_the_wire(realised: float | None) -> None:
+    branches = (BranchStatistics("cond", 20, 30), BranchStatistics("uncond", 25, 25))
+    did = CacheStatistics(branches, estimated_speedup=2.5, realised_speedup=realised)
+    denoised = Denoised(TENSOR_REF, 1, timing(Stage.DENOISER), cache_statistics=did)
     assert denoised_from_proto(denoised_to_proto(denoised)) == denoised
 
 

@@ -5,10 +5,19 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.domain import stages as domain
 from services.rpc.convert.acceleration import cache_from_proto as domain_from_proto
 from services.rpc.convert.acceleration import cache_to_proto as domain_to_proto
-from triptych.cache import Cache, CacheDit, CacheStatistics, NoCache, TeaCache
-from triptych.cache_wire import cache_from_proto, fill_cache
+from services.rpc.convert.acceleration import statistics_to_proto
+from triptych.cache import (
+    BranchStatistics,
+    Cache,
+    CacheDit,
+    CacheStatistics,
+    NoCache,
+    TeaCache,
+)
+from triptych.cache_wire import cache_from_proto, fill_cache, statistics_from_proto
 from triptych.cli.cache_option import read_cache
 from triptych.v1 import acceleration_pb2
 
@@ -115,6 +124,23 @@ def test_the_command_line_reads_methods_thresholds_and_options(
 def test_what_the_command_line_cannot_read_is_refused(text: str, said: str) -> None:
     with pytest.raises(typer.BadParameter, match=said):
         read_cache(text)
+
+
+def test_statistics_arrive_as_the_cluster_made_them() -> None:
+    branches = (domain.BranchStatistics("cond", 20, 30), domain.BranchStatistics("uncond", 25, 25))
+    did = domain.CacheStatistics(branches, estimated_speedup=2.5, realised_speedup=None)
+    message = statistics_to_proto(did)
+    assert message is not None
+    assert statistics_from_proto(message) == CacheStatistics(
+        computed_forwards=45,
+        reused_forwards=55,
+        branches=(
+            BranchStatistics(branch="cond", computed_forwards=20, reused_forwards=30),
+            BranchStatistics(branch="uncond", computed_forwards=25, reused_forwards=25),
+        ),
+        estimated_speedup=2.5,
+        realised_speedup=None,
+    )
 
 
 def test_statistics_know_what_share_was_reused() -> None:
