@@ -8,6 +8,7 @@ from denoiser_service.servicer import DenoiserServicer
 from denoiser_service.settings import DenoiserSettings
 from denoiser_service.supervisor import ProcessRankGroup
 from services.domain.model import Stage
+from services.model_api.cache_profile import find_profile
 from services.model_api.hub import open_model
 from services.model_families import find_family
 from services.rpc.process import run_process, run_until_first_ends
@@ -26,7 +27,9 @@ async def main(settings: DenoiserSettings) -> None:
         settings.model,
         lambda index: find_family(index).spec.patterns(Stage.DENOISER),
     )
-    find_family(directory).spec.check(directory, Stage.DENOISER)
+    spec = find_family(directory).spec
+    spec.check(directory, Stage.DENOISER)
+    find_profile(directory, spec, settings.cache_profile)
     store = open_blob_store(settings.store)
     ranks = ProcessRankGroup(
         settings.rank_flags(directory),

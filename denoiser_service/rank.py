@@ -20,7 +20,7 @@ from denoiser_service.commands import Failed, RankReady
 from denoiser_service.executor import RankExecutor
 from denoiser_service.stage import DenoiseStage
 from services.domain.errors import ConfigurationError
-from services.domain.settings import ComputeSettings
+from services.domain.settings import DenoisingSettings
 from services.domain.tensor_ref import Seal
 from services.model_api.runtime import set_up_torch
 from services.model_families.loading import load_denoiser
@@ -33,7 +33,7 @@ EXIT_FAILED = 1
 _log = get_logger(__name__)
 
 
-class RankSettings(ComputeSettings):
+class RankSettings(DenoisingSettings):
     """Flags, or TRIPTYCH_RANK_* in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TRIPTYCH_RANK_")
@@ -80,7 +80,8 @@ def _run(settings: RankSettings, channel: RankChannel) -> int:
         open_store(settings.store, seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
     ) as store:
         set_up_torch(settings.threads)
-        model = load_denoiser(settings.model, settings.model_name, settings.dtype, settings.device)
+        told = (settings.model, settings.model_name, settings.dtype, settings.device)
+        model = load_denoiser(*told, settings.cache_profile)
         ready = RankReady(loaded=model.loaded, tensor_store=store.identity, pid=os.getpid())
         channel.send(ready)
         return _serve(channel, RankExecutor(DenoiseStage(model, store)), store, settings)

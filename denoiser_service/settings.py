@@ -6,11 +6,11 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from denoiser_service.policy import Order
-from services.domain.settings import StageSettings
+from services.domain.settings import DenoisingSettings, StageSettings
 from services.model_api.directory import ModelDirectory
 
 
-class DenoiserSettings(StageSettings):
+class DenoiserSettings(StageSettings, DenoisingSettings):
     """Flags, or TRIPTYCH_DENOISER_* in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TRIPTYCH_DENOISER_")
@@ -46,4 +46,6 @@ class DenoiserSettings(StageSettings):
             "log-level": self.log_level,
             "log-format": self.log_format,
         }
+        if self.cache_profile is not None:
+            told["cache-profile"] = self.cache_profile
         return [f"--{flag}={value}" for flag, value in told.items()]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from triptych.cache import Cache
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFit:
@@ -50,6 +52,7 @@ class ModelLimits:
         media_formats: the first one is the default.
         cache_methods: ways to reuse work between steps, for example "tea_cache".
         tea_cache_coefficients: the model's own; empty where a request must bring them.
+        tea_cache_coefficients_source: "published" or "calibrated"; empty where there are none.
         min_images: input images that a request must carry.
         max_images: input images that a request may carry.
         image_fit: how the size follows from the last input image; None where it does not.
@@ -72,6 +75,7 @@ class ModelLimits:
     media_formats: tuple[str, ...]
     cache_methods: tuple[str, ...]
     tea_cache_coefficients: tuple[float, ...]
+    tea_cache_coefficients_source: str
     min_images: int
     max_images: int
     image_fit: ImageFit | None
@@ -84,6 +88,8 @@ class ModelDefaults:
 
     Attributes:
         negative_prompt: used when guidance is on and the request has none.
+        cache: used when the request names no cache, not even NoCache.
+        cache_min_steps: a request with fewer steps does without.
     """
 
     width: int
@@ -91,6 +97,8 @@ class ModelDefaults:
     steps: int
     guidance_scale: float
     negative_prompt: str
+    cache: Cache
+    cache_min_steps: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,6 +87,13 @@ def model_from_proto(message: capabilities_pb2.Model) -> ModelInfo:
                 for each in limits.cache_methods
             ),
             tea_cache_coefficients=tuple(limits.tea_cache_coefficients),
+            tea_cache_coefficients_source=_name(
+                capabilities_pb2.CoefficientsSource,
+                limits.tea_cache_coefficients_source,
+                "COEFFICIENTS_SOURCE_",
+            )
+            if limits.tea_cache_coefficients_source
+            else "",
             min_images=limits.min_images,
             max_images=limits.max_images,
             image_fit=_image_fit(limits.image_fit) if limits.HasField("image_fit") else None,
@@ -98,6 +105,8 @@ def model_from_proto(message: capabilities_pb2.Model) -> ModelInfo:
             steps=defaults.steps,
             guidance_scale=defaults.guidance_scale,
             negative_prompt=defaults.negative_prompt,
+            cache=cache_from_proto(defaults.acceleration),
+            cache_min_steps=defaults.acceleration_min_steps,
         ),
     )
 

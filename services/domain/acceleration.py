@@ -29,6 +29,13 @@ class CacheMethod(StrEnum):
     CACHE_DIT = "cache_dit"
 
 
+class CoefficientsSource(StrEnum):
+    """Where a model's TeaCache polynomial comes from."""
+
+    PUBLISHED = "published"
+    CALIBRATED = "calibrated"
+
+
 class MaskPolicy(StrEnum):
     """Which Steps Computation Mask applies: from many computed steps to few."""
 
@@ -111,9 +118,10 @@ class CacheSupport(BaseModel):
     """What a model can reuse.
 
     Attributes:
-        methods: the first is what a request gets that asks for none.
+        methods: those a request may name.
         blocks: how many each of the transformer's lists holds.
         tea_cache_coefficients: the model's own; None where none are known.
+        coefficients_source: where those come from.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -121,6 +129,7 @@ class CacheSupport(BaseModel):
     methods: tuple[CacheMethod, ...] = (CacheMethod.NONE,)
     blocks: tuple[int, ...] = ()
     tea_cache_coefficients: tuple[float, ...] | None = None
+    coefficients_source: CoefficientsSource = CoefficientsSource.PUBLISHED
 
 
 def cache_violations(cache: Cache, support: CacheSupport, steps: int) -> Iterator[FieldViolation]:

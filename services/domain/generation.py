@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from services.domain.acceleration import NO_CACHE, Cache, cache_violations, effective_cache
+from services.domain.acceleration import Cache, cache_violations, effective_cache
 from services.domain.element_type import ElementType
 from services.domain.errors import FieldViolation, InvalidRequest
 from services.domain.family_options import (
@@ -97,6 +97,7 @@ def resolve(
     if violations:
         raise InvalidRequest(violations)
     width, height = _size(request, model.capabilities)
+    steps = _either(request.steps, defaults.steps)
     return GenerationParameters(
         model=model.name,
         prompt=request.prompt,
@@ -105,14 +106,22 @@ def resolve(
         else None,
         width=width,
         height=height,
-        steps=_either(request.steps, defaults.steps),
+        steps=steps,
         guidance_scale=guidance_scale,
         seed=draw_seed() if request.seed is None else request.seed,
         dtype=model.dtype,
-        cache=effective_cache(request.cache or NO_CACHE, model.capabilities.cache_support),
+        cache=_cache(request.cache, model.capabilities, steps),
         media_format=_either(request.media_format, model.capabilities.media_formats[0]),
         images=request.images,
         options=effective_options(request.options, model.capabilities.options),
+    )
+
+
+def _cache(asked: Cache | None, limits: Capabilities, steps: int) -> Cache:
+    return (
+        limits.default_cache(steps)
+        if asked is None
+        else effective_cache(asked, limits.cache_support)
     )
 
 

@@ -5,7 +5,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.domain.acceleration import CacheSupport
+from services.domain.acceleration import (
+    NO_CACHE,
+    Cache,
+    CacheSupport,
+    cache_violations,
+    effective_cache,
+)
 from services.domain.element_type import ElementType
 from services.domain.family_options import OptionLimits
 from services.domain.image_fit import ImageFit
@@ -33,6 +39,8 @@ class GenerationDefaults(BaseModel):
 
     Attributes:
         negative_prompt: used when guidance is on and the request has none.
+        cache: used from cache_min_steps on, if the request names no cache; not even "none".
+        cache_min_steps: fewer steps differ more from one another than those it was chosen with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +50,8 @@ class GenerationDefaults(BaseModel):
     steps: int
     guidance_scale: float
     negative_prompt: str = " "
+    cache: Cache = NO_CACHE
+    cache_min_steps: int = 0
 
 
 class Capabilities(BaseModel):
@@ -85,6 +95,16 @@ class Capabilities(BaseModel):
     def guides(self, guidance_scale: float) -> bool:
         """Whether each step runs a second branch, from the negative prompt."""
         return self.supports_negative_prompt and guidance_scale > self.guidance_off_scale
+
+    def default_cache(self, steps: int) -> Cache:
+        """What a request of so many steps gets that names no cache.
+
+        None at all where the model's default cannot be had for them: nobody asked for it.
+        """
+        cache, support = self.defaults.cache, self.cache_support
+        if steps < self.defaults.cache_min_steps or any(cache_violations(cache, support, steps)):
+            return NO_CACHE
+        return effective_cache(cache, support)
 
 
 class Model(BaseModel):

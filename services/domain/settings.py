@@ -111,6 +111,16 @@ class ComputeSettings(ProcessSettings):
         return SecretStr(secret)
 
 
+class DenoisingSettings(ComputeSettings):
+    """What every process that denoises for one model is told."""
+
+    cache_profile: Path | None = Field(
+        None,
+        description="file with TeaCache coefficients and a default cache, made for this model;"
+        " cache_profile.json in the model's directory, if it is there, by default",
+    )
+
+
 class StageSettings(ServerSettings, ComputeSettings):
     """What every stage's service is told."""
 

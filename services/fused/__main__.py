@@ -48,7 +48,11 @@ async def main(settings: FusedSettings) -> None:
     # Nobody outside this process ever sees a reference, so nobody else needs the secret.
     seal = Seal(SecretStr(secrets.token_hex(32)))
     store = open_store("memory:", seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
-    models = [await asyncio.to_thread(_load, each, settings, store) for each in settings.model]
+    profiles = settings.cache_profile or (None,) * len(settings.model)
+    models = [
+        await asyncio.to_thread(_load, source, profile, settings, store)
+        for source, profile in zip(settings.model, profiles, strict=True)
+    ]
     app = GatewayApp(
         settings,
         [each.encoder for each in models],
@@ -68,9 +72,15 @@ async def main(settings: FusedSettings) -> None:
         store.close()
 
 
-def _load(source: Path | HubModel, settings: FusedSettings, store: TensorStore) -> _Model:
+def _load(
+    source: Path | HubModel,
+    cache_profile: Path | None,
+    settings: FusedSettings,
+    store: TensorStore,
+) -> _Model:
     told = (source, None, settings.dtype, settings.device)
-    encoder, denoiser, vae = load_encoder(*told), load_denoiser(*told), load_vae(*told)
+    encoder, vae = load_encoder(*told), load_vae(*told)
+    denoiser = load_denoiser(*told, cache_profile)
     ready = RankReady(loaded=denoiser.loaded, tensor_store=store.identity, pid=os.getpid())
     ranks = ThreadRankGroup(RankExecutor(DenoiseStage(denoiser, store)), ready)
     queue = settings.max_queued_requests

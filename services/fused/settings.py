@@ -25,6 +25,11 @@ class FusedSettings(PipelineSettings):
         description="model directory in the published diffusers layout, or a repository of the"
         " hub that holds one, as org/name or org/name@revision; repeat for several"
     )
+    cache_profile: tuple[Path, ...] = Field(
+        (),
+        description="cache profile of each model, in their order;"
+        " cache_profile.json in a model's directory, if it is there, by default",
+    )
     dtype: ElementType = Field(ElementType.FLOAT32, description="type the weights compute in")
     device: str = Field("cpu", description="torch device, for example cpu or cuda:0")
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="torch threads")
@@ -49,3 +54,11 @@ class FusedSettings(PipelineSettings):
     ) -> tuple[Path | HubModel, ...]:
         offline = told.data.get("offline", False)
         return tuple(taken(each, offline=offline) for each in models)
+
+    @field_validator("cache_profile")
+    @classmethod
+    def _one_for_each(cls, profiles: tuple[Path, ...], told: ValidationInfo) -> tuple[Path, ...]:
+        models = told.data.get("model", ())
+        if profiles and len(profiles) != len(models):
+            raise ValueError(f"are {len(profiles)} for {len(models)} models; give one for each")
+        return profiles

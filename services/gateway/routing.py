@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from services.domain.acceleration import NO_CACHE, CacheSupport
 from services.domain.errors import ConfigurationError, ModelNotFound, StageUnavailable
-from services.domain.model import Model, Stage
+from services.domain.model import Capabilities, Model, Stage
 from services.domain.stages import Capacity
 
 
@@ -117,11 +118,21 @@ def _check_agreement(name: str, pools: Pools) -> None:
         if name in _models([replica])
     ]
     # The type may differ from stage to stage; the model may not.
-    first, *others = [(each.family, each.capabilities) for each in accounts]
-    if any(each != first for each in others):
+    first, *others = [(each.family, _without_cache(each.capabilities)) for each in accounts]
+    # What is reused between steps is the denoisers' alone to say, but all of them alike.
+    denoisers = [
+        held[name] for held in (_models([each]) for each in pools[Stage.DENOISER]) if name in held
+    ]
+    alike = all(each.capabilities == denoisers[0].capabilities for each in denoisers)
+    if not alike or any(each != first for each in others):
         raise ConfigurationError(
             f"replicas disagree on what {name} is; give different models different names"
         )
+
+
+def _without_cache(capabilities: Capabilities) -> Capabilities:
+    defaults = capabilities.defaults.model_copy(update={"cache": NO_CACHE, "cache_min_steps": 0})
+    return capabilities.model_copy(update={"cache_support": CacheSupport(), "defaults": defaults})
 
 
 def _requests_on(replica: Reported) -> int:

@@ -13,6 +13,7 @@ from services.model_api.weights import check_weight_file, check_weights
 
 INDEX = "model_index.json"
 MANIFEST = "triptych.json"
+CACHE_PROFILE = "cache_profile.json"
 VOCABULARY = ("tokenizer.json", "vocab.json", "merges.txt")
 """A tokenizer needs the first, or both of the others."""
 

@@ -8,7 +8,13 @@ from services.domain.generation import GenerationParameters, GenerationRequest, 
 from services.domain.input_image import InputImage
 from services.domain.model import Capabilities, Model, Stage
 from services.model_api.crossings import Crossings
-from services.model_api.directory import INDEX, MANIFEST, VOCABULARY, ModelDirectory
+from services.model_api.directory import (
+    CACHE_PROFILE,
+    INDEX,
+    MANIFEST,
+    VOCABULARY,
+    ModelDirectory,
+)
 from services.model_api.weights import weight_patterns
 
 # Of a subfolder's configurations, vocabularies and templates.
@@ -61,15 +67,17 @@ class FamilySpec:
         No pattern matches weights of another stage, unless both read the same file, nor weights in
         a form that is never loaded.
         """
+        profile = (CACHE_PROFILE,) if stage is Stage.DENOISER else ()
         if self.files is not None:
             named = self.files[stage]
             # Which of them there are is the model's choice.
             vocabulary = VOCABULARY if "tokenizer_config.json" in named else ()
-            return (MANIFEST, *named, *vocabulary)
+            return (MANIFEST, *profile, *named, *vocabulary)
         weights = self.weights[stage]
         return (
             INDEX,
             MANIFEST,
+            *profile,
             *(
                 f"{subfolder}/{name}"
                 for subfolder in (*weights, *self.configs[stage])

@@ -11,6 +11,7 @@ from services.domain.element_type import ElementType
 from services.domain.errors import ConfigurationError
 from services.domain.model import LoadedModel, Model, Stage
 from services.domain.model_source import HubModel
+from services.model_api.cache_profile import CacheProfile, find_profile
 from services.model_api.directory import ModelDirectory
 from services.model_api.hub import open_model
 from services.model_api.modules import components_of
@@ -48,10 +49,23 @@ def load_encoder(
 
 
 def load_denoiser(
-    source: Path | HubModel, name: str | None, dtype: ElementType, device: str
+    source: Path | HubModel,
+    name: str | None,
+    dtype: ElementType,
+    device: str,
+    cache_profile: Path | None = None,
 ) -> StageModel[DenoiserModel]:
-    """Loads the denoiser of a model; see load_encoder."""
-    return _load(Stage.DENOISER, Family.load_denoiser, source, name, dtype, device)
+    """Loads the denoiser of a model; see load_encoder.
+
+    Args:
+        source: see load_encoder.
+        name: see load_encoder.
+        dtype: see load_encoder.
+        device: see load_encoder.
+        cache_profile: see services.model_api.cache_profile.find_profile.
+    """
+    told = (source, name, dtype, device, cache_profile)
+    return _load(Stage.DENOISER, Family.load_denoiser, *told)
 
 
 def load_vae(
@@ -62,18 +76,30 @@ def load_vae(
 
 
 def describe_model(
-    directory: ModelDirectory, family: Family, name: str | None, dtype: ElementType
+    directory: ModelDirectory,
+    family: Family,
+    name: str | None,
+    dtype: ElementType,
+    profile: CacheProfile | None = None,
 ) -> Model:
     """What a directory will be served as.
+
+    Args:
+        directory: the model.
+        family: the directory's.
+        name: what requests call the model; None for the model's own name.
+        dtype: the type the weights compute in.
+        profile: what a denoiser knows about its caches; no other stage needs to.
 
     Raises:
         ConfigurationError: the name is not one, or the defaults are outside the model's own limits.
     """
+    capabilities = family.spec.capabilities(directory)
     try:
         model = Model(
             name=directory.name if name is None else name,
             family=family.spec.name,
-            capabilities=family.spec.capabilities(directory),
+            capabilities=capabilities if profile is None else profile.applied(capabilities),
             dtype=dtype,
         )
     except ValidationError as error:
@@ -92,11 +118,14 @@ def _load(
     name: str | None,
     dtype: ElementType,
     device: str,
+    cache_profile: Path | None = None,
 ) -> StageModel[M]:
     directory = open_model(source, lambda index: find_family(index).spec.patterns(stage))
     family = find_family(directory)
     family.spec.check(directory, stage)
-    described = describe_model(directory, family, name, dtype)
+    denoises = stage is Stage.DENOISER
+    profile = find_profile(directory, family.spec, cache_profile) if denoises else None
+    described = describe_model(directory, family, name, dtype, profile)
     model = load(family, directory, torch_dtype(dtype), torch_device(device))
     loaded = LoadedModel(model=described, components=components_of(model.components))
     return StageModel(loaded, model)

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from services.model_api.cache_profile import profiled_model
+from services.model_api.directory import CACHE_PROFILE, ModelDirectory
+from services.model_families import find_family
 from tests.system.running_cluster import MODEL, TRIPTYCH
+from tests.unit.model_api.profiles import profile
 
 
 @pytest.fixture
@@ -26,7 +30,12 @@ def model(tmp_path: Path) -> Path:
 
 
 def start_denoiser(
-    tmp_path: Path, secret: Path, model: Path, *, store: str = "", listen: str = ""
+    tmp_path: Path,
+    secret: Path,
+    model: Path,
+    *options: str,
+    store: str = "",
+    listen: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Runs the denoiser's service: it checks the model directory but loads nothing."""
     return subprocess.run(
@@ -35,6 +44,7 @@ def start_denoiser(
             *("--listen", listen or f"unix:{tmp_path}/d.sock"),
             *("--model", str(model), "--cluster-secret-file", str(secret)),
             *("--store", store or f"shm://{tmp_path}/store"),
+            *options,
         ],
         capture_output=True,
         text=True,
@@ -94,6 +104,17 @@ def test_a_model_of_an_unknown_class_is_refused(tmp_path: Path, secret: Path, mo
     said = refusal(start_denoiser(tmp_path, secret, model))
     assert "StrangePipeline" in said
     assert "QwenImagePipeline" in said
+
+
+def test_another_models_cache_profile_is_refused(tmp_path: Path, secret: Path, model: Path) -> None:
+    directory = ModelDirectory(model)
+    made_for = profiled_model(directory, find_family(directory).spec)
+    file = model / CACHE_PROFILE
+    profile(made_for.model_copy(update={"fingerprint": "0" * 64})).write(file)
+
+    assert f"{file} was made for" in refusal(start_denoiser(tmp_path, secret, model))
+    given = ("--cache-profile", str(file))
+    assert f"{file} was made for" in refusal(start_denoiser(tmp_path, secret, MODEL, *given))
 
 
 def test_a_port_in_use_is_refused(tmp_path: Path, secret: Path) -> None:

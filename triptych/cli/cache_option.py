@@ -53,6 +53,23 @@ def read_cache(text: str | None) -> Cache | None:
     return kind(**values)  # type: ignore[no-any-return]
 
 
+def cache_text(cache: Cache) -> str:
+    """What a person would write to ask for these effective options."""
+    method = next(name for name, kind in _KINDS.items() if isinstance(cache, kind))
+    given = {each.name: getattr(cache, each.name) for each in fields(cache)}
+    parts = [method]
+    if method in _SHORT:
+        parts = [f"{method}={given.pop(_SHORT[method])}"]
+    for name, value in given.items():
+        if isinstance(value, bool):
+            parts.append(f"{name}={str(value).lower()}")
+        elif isinstance(value, tuple | list):
+            parts += [f"{name}={':'.join(map(str, value))}"] if value else []
+        elif value is not None:
+            parts.append(f"{name}={value}")
+    return ",".join(parts)
+
+
 def _value(name: str, text: str) -> object:
     try:
         if name == "coefficients":

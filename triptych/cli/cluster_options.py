@@ -36,6 +36,18 @@ Listen = Annotated[
 DType = Annotated[DTypeName, typer.Option(help="Type the weights compute in.")]
 Device = Annotated[str, typer.Option(help="Torch device, for example cpu or cuda:0.")]
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads of each process.")]
+CacheProfiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--cache-profile",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="TeaCache coefficients and default cache of a model, made by triptych calibrate and"
+        " triptych tune; cache_profile.json in the model's directory, if it is there, by default."
+        " With several models, one for each, in their order.",
+    ),
+]
 LogDirectory = Annotated[
     Path | None,
     typer.Option(

@@ -7,7 +7,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from triptych.cache import NoCache
 from triptych.channel import DEFAULT_TARGET
+from triptych.cli.cache_option import cache_text
 from triptych.cli.failure import reported_failures
 from triptych.client import Client
 from triptych.model_info import ModelDefaults, ModelInfo, ModelLimits, OptionLimits
@@ -66,7 +68,7 @@ def _details(model: ModelInfo) -> Table:
     )
     for option in limits.options:
         table.add_row(option.name, _range(option), _value(option, option.default))
-    table.add_row("cache", ", ".join(_caches(limits)), "none")
+    table.add_row("cache", ", ".join(_caches(limits)), _default_cache(defaults))
     table.add_row("media", ", ".join(limits.media_formats), limits.media_formats[0])
     return table
 
@@ -127,5 +129,15 @@ def _table(first: str, *others: str) -> Table:
 
 def _caches(limits: ModelLimits) -> Iterator[str]:
     for method in limits.cache_methods:
-        needs = method == "tea_cache" and not limits.tea_cache_coefficients
-        yield f"{method} (with coefficients)" if needs else method
+        if method == "tea_cache":
+            source = limits.tea_cache_coefficients_source
+            yield f"{method} ({f'{source} coefficients' if source else 'with coefficients'})"
+        else:
+            yield method
+
+
+def _default_cache(defaults: ModelDefaults) -> str:
+    text = cache_text(defaults.cache)
+    if isinstance(defaults.cache, NoCache) or not defaults.cache_min_steps:
+        return text
+    return f"{text}\nfrom {defaults.cache_min_steps} steps on"

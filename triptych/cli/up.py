@@ -32,6 +32,7 @@ def up(
     device: options.Device = "cpu",
     threads: options.Threads = 1,
     offline: Offline = False,
+    cache_profiles: options.CacheProfiles = None,
     log_dir: options.LogDirectory = None,
 ) -> None:
     """Serve one model or several from this machine until Ctrl-C.
@@ -43,9 +44,15 @@ def up(
         raise typer.BadParameter(
             "has no effect in a fused cluster, which keeps tensors to itself", param_hint="--store"
         )
+    profiles = tuple(cache_profiles or ())
     with reported_failures():
         served = tuple(map(checked_model, models or (None,)))
-        model_options = ModelOptions(served, dtype, device, threads, offline)
+        if profiles and len(profiles) != len(served):
+            raise typer.BadParameter(
+                f"is given {len(profiles)} times for {len(served)} models; give one for each",
+                param_hint="--cache-profile",
+            )
+        model_options = ModelOptions(served, dtype, device, threads, offline, profiles)
         for name in model_options.fetched:
             typer.echo(f"hub       {name}: what is not in the cache yet is fetched first")
         spec = ClusterSpec(

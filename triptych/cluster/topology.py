@@ -50,6 +50,8 @@ class ModelOptions:
         device: torch device, for example "cpu" or "cuda:0".
         threads: torch threads of each process.
         offline: whether the hub is never asked, only its cache.
+        cache_profiles: files, one for each model in their order; none for those that lie in the
+            models' directories.
     """
 
     models: tuple[Path | str, ...]
@@ -57,6 +59,7 @@ class ModelOptions:
     device: str = "cpu"
     threads: int = 1
     offline: bool = False
+    cache_profiles: tuple[Path, ...] = ()
 
     @property
     def fetched(self) -> tuple[str, ...]:
@@ -72,6 +75,10 @@ class ModelOptions:
             *("--device", self.device),
             *("--threads", str(self.threads)),
         )
+
+    def denoiser_flags(self, number: int) -> tuple[str, ...]:
+        """Further ones of the process that denoises for one of the models, counted from 0."""
+        return _profile_flags(self.cache_profiles[number : number + 1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,8 @@ class SplitTopology:
                 name = stage if number == 1 else f"{stage}-{number}"
                 command = _python(f"{stage}_service", "--listen", place.socket(name))
                 flags = self.options.flags(model)
+                if stage == "denoiser":
+                    flags += self.options.denoiser_flags(number - 1)
                 stages.append(ProcessSpec(name, (*command, *flags, *shared, *common)))
                 doors += [f"--{stage}", place.socket(name)]
         # Ready means all of it: a user who is told so may ask for any of the models.
@@ -110,13 +119,19 @@ class FusedTopology:
         """See Topology; the one process keeps its tensors to itself."""
         command = (
             *_python("services.fused", "--listen", str(address)),
-            *(*self.options.flags(*self.options.models), *_common_flags(drain_seconds)),
+            *self.options.flags(*self.options.models),
+            *_profile_flags(self.options.cache_profiles),
+            *_common_flags(drain_seconds),
         )
         return Processes(ProcessSpec("fused", command))
 
 
 def _named(model: Path | str) -> str:
     return model if isinstance(model, str) else str(model.absolute())
+
+
+def _profile_flags(profiles: tuple[Path, ...]) -> tuple[str, ...]:
+    return tuple(flag for file in profiles for flag in ("--cache-profile", str(file.absolute())))
 
 
 def _python(module: str, *flags: str) -> tuple[str, ...]:

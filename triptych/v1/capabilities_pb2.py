@@ -22,31 +22,34 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from triptych.v1 import acceleration_pb2 as triptych_dot_v1_dot_acceleration__pb2
 from triptych.v1 import generation_pb2 as triptych_dot_v1_dot_generation__pb2
 from triptych.v1 import tensor_pb2 as triptych_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etriptych/v1/capabilities.proto\x12\x0btriptych.v1\x1a\x1ctriptych/v1/generation.proto\x1a\x18triptych/v1/tensor.proto\"\x7f\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12/\n\x0c\x63\x61pabilities\x18\x03 \x01(\x0b\x32\x19.triptych.v1.Capabilities\x12\'\n\x05\x64type\x18\x04 \x01(\x0e\x32\x18.triptych.v1.ElementType\"\xa1\x06\n\x0c\x43\x61pabilities\x12\x1d\n\x15max_prompt_characters\x18\x01 \x01(\r\x12\x19\n\x11max_prompt_tokens\x18\x02 \x01(\r\x12\x15\n\rsize_multiple\x18\x03 \x01(\r\x12\x10\n\x08min_side\x18\x04 \x01(\r\x12\x10\n\x08max_side\x18\x05 \x01(\r\x12\x12\n\nmax_pixels\x18\x06 \x01(\x04\x12\x11\n\tmin_steps\x18\x07 \x01(\r\x12\x11\n\tmax_steps\x18\x08 \x01(\r\x12\x19\n\x11supports_guidance\x18\t \x01(\x08\x12\x1a\n\x12min_guidance_scale\x18\n \x01(\x01\x12\x1a\n\x12max_guidance_scale\x18\x0b \x01(\x01\x12\x12\n\nmax_images\x18\x0c \x01(\r\x12\x19\n\x11supports_previews\x18\r \x01(\x08\x12/\n\rmedia_formats\x18\x0e \x03(\x0e\x32\x18.triptych.v1.MediaFormat\x12/\n\rcache_methods\x18\x0f \x03(\x0e\x32\x18.triptych.v1.CacheMethod\x12\x35\n\x10parallel_methods\x18\x10 \x03(\x0e\x32\x1b.triptych.v1.ParallelMethod\x12\x31\n\x08\x64\x65\x66\x61ults\x18\x11 \x01(\x0b\x32\x1f.triptych.v1.GenerationDefaults\x12 \n\x18supports_negative_prompt\x18\x12 \x01(\x08\x12\x1a\n\x12guidance_off_scale\x18\x13 \x01(\x01\x12\x12\n\nmin_images\x18\x14 \x01(\r\x12(\n\timage_fit\x18\x15 \x01(\x0b\x32\x15.triptych.v1.ImageFit\x12*\n\x07options\x18\x16 \x03(\x0b\x32\x19.triptych.v1.OptionLimits\x12\x18\n\x10\x63\x61\x63heable_blocks\x18\x17 \x03(\r\x12\x1e\n\x16tea_cache_coefficients\x18\x18 \x03(\x01\x12\x17\n\x0f\x61ttention_heads\x18\x19 \x01(\r\x12\x19\n\x11guidance_branches\x18\x1a \x01(\r\"\x86\x01\n\x08ImageFit\x12\x13\n\x0b\x61rea_pixels\x18\x01 \x01(\x04\x12\x10\n\x08multiple\x18\x02 \x01(\r\x12\x11\n\trounds_up\x18\x03 \x01(\x08\x12\x13\n\x0boverridable\x18\x04 \x01(\x08\x12\x15\n\rshortest_edge\x18\x05 \x01(\r\x12\x14\n\x0clongest_edge\x18\x06 \x01(\r\"\x8b\x01\n\x0cOptionLimits\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.triptych.v1.OptionKind\x12\x0f\n\x07minimum\x18\x03 \x01(\x01\x12\x0f\n\x07maximum\x18\x04 \x01(\x01\x12\x0c\n\x04step\x18\x05 \x01(\x01\x12\x15\n\rdefault_value\x18\x06 \x01(\x01\"s\n\x12GenerationDefaults\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\r\x12\x16\n\x0eguidance_scale\x18\x04 \x01(\x01\x12\x17\n\x0fnegative_prompt\x18\x05 \x01(\t*z\n\x0b\x43\x61\x63heMethod\x12\x1c\n\x18\x43\x41\x43HE_METHOD_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41\x43HE_METHOD_NONE\x10\x01\x12\x1a\n\x16\x43\x41\x43HE_METHOD_TEA_CACHE\x10\x02\x12\x1a\n\x16\x43\x41\x43HE_METHOD_CACHE_DIT\x10\x03*\x81\x01\n\x0eParallelMethod\x12\x1f\n\x1bPARALLEL_METHOD_UNSPECIFIED\x10\x00\x12\x1b\n\x17PARALLEL_METHOD_ULYSSES\x10\x01\x12\x18\n\x14PARALLEL_METHOD_RING\x10\x02\x12\x17\n\x13PARALLEL_METHOD_CFG\x10\x03*r\n\nOptionKind\x12\x1b\n\x17OPTION_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13OPTION_KIND_INTEGER\x10\x01\x12\x16\n\x12OPTION_KIND_NUMBER\x10\x02\x12\x16\n\x12OPTION_KIND_SWITCH\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etriptych/v1/capabilities.proto\x12\x0btriptych.v1\x1a\x1etriptych/v1/acceleration.proto\x1a\x1ctriptych/v1/generation.proto\x1a\x18triptych/v1/tensor.proto\"\x7f\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12/\n\x0c\x63\x61pabilities\x18\x03 \x01(\x0b\x32\x19.triptych.v1.Capabilities\x12\'\n\x05\x64type\x18\x04 \x01(\x0e\x32\x18.triptych.v1.ElementType\"\xe9\x06\n\x0c\x43\x61pabilities\x12\x1d\n\x15max_prompt_characters\x18\x01 \x01(\r\x12\x19\n\x11max_prompt_tokens\x18\x02 \x01(\r\x12\x15\n\rsize_multiple\x18\x03 \x01(\r\x12\x10\n\x08min_side\x18\x04 \x01(\r\x12\x10\n\x08max_side\x18\x05 \x01(\r\x12\x12\n\nmax_pixels\x18\x06 \x01(\x04\x12\x11\n\tmin_steps\x18\x07 \x01(\r\x12\x11\n\tmax_steps\x18\x08 \x01(\r\x12\x19\n\x11supports_guidance\x18\t \x01(\x08\x12\x1a\n\x12min_guidance_scale\x18\n \x01(\x01\x12\x1a\n\x12max_guidance_scale\x18\x0b \x01(\x01\x12\x12\n\nmax_images\x18\x0c \x01(\r\x12\x19\n\x11supports_previews\x18\r \x01(\x08\x12/\n\rmedia_formats\x18\x0e \x03(\x0e\x32\x18.triptych.v1.MediaFormat\x12/\n\rcache_methods\x18\x0f \x03(\x0e\x32\x18.triptych.v1.CacheMethod\x12\x35\n\x10parallel_methods\x18\x10 \x03(\x0e\x32\x1b.triptych.v1.ParallelMethod\x12\x31\n\x08\x64\x65\x66\x61ults\x18\x11 \x01(\x0b\x32\x1f.triptych.v1.GenerationDefaults\x12 \n\x18supports_negative_prompt\x18\x12 \x01(\x08\x12\x1a\n\x12guidance_off_scale\x18\x13 \x01(\x01\x12\x12\n\nmin_images\x18\x14 \x01(\r\x12(\n\timage_fit\x18\x15 \x01(\x0b\x32\x15.triptych.v1.ImageFit\x12*\n\x07options\x18\x16 \x03(\x0b\x32\x19.triptych.v1.OptionLimits\x12\x18\n\x10\x63\x61\x63heable_blocks\x18\x17 \x03(\r\x12\x1e\n\x16tea_cache_coefficients\x18\x18 \x03(\x01\x12\x17\n\x0f\x61ttention_heads\x18\x19 \x01(\r\x12\x19\n\x11guidance_branches\x18\x1a \x01(\r\x12\x46\n\x1dtea_cache_coefficients_source\x18\x1b \x01(\x0e\x32\x1f.triptych.v1.CoefficientsSource\"\x86\x01\n\x08ImageFit\x12\x13\n\x0b\x61rea_pixels\x18\x01 \x01(\x04\x12\x10\n\x08multiple\x18\x02 \x01(\r\x12\x11\n\trounds_up\x18\x03 \x01(\x08\x12\x13\n\x0boverridable\x18\x04 \x01(\x08\x12\x15\n\rshortest_edge\x18\x05 \x01(\r\x12\x14\n\x0clongest_edge\x18\x06 \x01(\r\"\x8b\x01\n\x0cOptionLimits\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.triptych.v1.OptionKind\x12\x0f\n\x07minimum\x18\x03 \x01(\x01\x12\x0f\n\x07maximum\x18\x04 \x01(\x01\x12\x0c\n\x04step\x18\x05 \x01(\x01\x12\x15\n\rdefault_value\x18\x06 \x01(\x01\"\xc4\x01\n\x12GenerationDefaults\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\r\x12\x16\n\x0eguidance_scale\x18\x04 \x01(\x01\x12\x17\n\x0fnegative_prompt\x18\x05 \x01(\t\x12/\n\x0c\x61\x63\x63\x65leration\x18\x06 \x01(\x0b\x32\x19.triptych.v1.Acceleration\x12\x1e\n\x16\x61\x63\x63\x65leration_min_steps\x18\x07 \x01(\r*z\n\x0b\x43\x61\x63heMethod\x12\x1c\n\x18\x43\x41\x43HE_METHOD_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41\x43HE_METHOD_NONE\x10\x01\x12\x1a\n\x16\x43\x41\x43HE_METHOD_TEA_CACHE\x10\x02\x12\x1a\n\x16\x43\x41\x43HE_METHOD_CACHE_DIT\x10\x03*\x80\x01\n\x12\x43oefficientsSource\x12#\n\x1f\x43OEFFICIENTS_SOURCE_UNSPECIFIED\x10\x00\x12!\n\x1d\x43OEFFICIENTS_SOURCE_PUBLISHED\x10\x01\x12\"\n\x1e\x43OEFFICIENTS_SOURCE_CALIBRATED\x10\x02*\x81\x01\n\x0eParallelMethod\x12\x1f\n\x1bPARALLEL_METHOD_UNSPECIFIED\x10\x00\x12\x1b\n\x17PARALLEL_METHOD_ULYSSES\x10\x01\x12\x18\n\x14PARALLEL_METHOD_RING\x10\x02\x12\x17\n\x13PARALLEL_METHOD_CFG\x10\x03*r\n\nOptionKind\x12\x1b\n\x17OPTION_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13OPTION_KIND_INTEGER\x10\x01\x12\x16\n\x12OPTION_KIND_NUMBER\x10\x02\x12\x16\n\x12OPTION_KIND_SWITCH\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.v1.capabilities_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CACHEMETHOD']._serialized_start=1432
-  _globals['_CACHEMETHOD']._serialized_end=1554
-  _globals['_PARALLELMETHOD']._serialized_start=1557
-  _globals['_PARALLELMETHOD']._serialized_end=1686
-  _globals['_OPTIONKIND']._serialized_start=1688
-  _globals['_OPTIONKIND']._serialized_end=1802
-  _globals['_MODEL']._serialized_start=103
-  _globals['_MODEL']._serialized_end=230
-  _globals['_CAPABILITIES']._serialized_start=233
-  _globals['_CAPABILITIES']._serialized_end=1034
-  _globals['_IMAGEFIT']._serialized_start=1037
-  _globals['_IMAGEFIT']._serialized_end=1171
-  _globals['_OPTIONLIMITS']._serialized_start=1174
-  _globals['_OPTIONLIMITS']._serialized_end=1313
-  _globals['_GENERATIONDEFAULTS']._serialized_start=1315
-  _globals['_GENERATIONDEFAULTS']._serialized_end=1430
+  _globals['_CACHEMETHOD']._serialized_start=1618
+  _globals['_CACHEMETHOD']._serialized_end=1740
+  _globals['_COEFFICIENTSSOURCE']._serialized_start=1743
+  _globals['_COEFFICIENTSSOURCE']._serialized_end=1871
+  _globals['_PARALLELMETHOD']._serialized_start=1874
+  _globals['_PARALLELMETHOD']._serialized_end=2003
+  _globals['_OPTIONKIND']._serialized_start=2005
+  _globals['_OPTIONKIND']._serialized_end=2119
+  _globals['_MODEL']._serialized_start=135
+  _globals['_MODEL']._serialized_end=262
+  _globals['_CAPABILITIES']._serialized_start=265
+  _globals['_CAPABILITIES']._serialized_end=1138
+  _globals['_IMAGEFIT']._serialized_start=1141
+  _globals['_IMAGEFIT']._serialized_end=1275
+  _globals['_OPTIONLIMITS']._serialized_start=1278
+  _globals['_OPTIONLIMITS']._serialized_end=1417
+  _globals['_GENERATIONDEFAULTS']._serialized_start=1420
+  _globals['_GENERATIONDEFAULTS']._serialized_end=1616
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from triptych.v1 import acceleration_pb2 as _acceleration_pb2
 from triptych.v1 import generation_pb2 as _generation_pb2
 from triptych.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
@@ -16,6 +17,12 @@ class CacheMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CACHE_METHOD_TEA_CACHE: _ClassVar[CacheMethod]
     CACHE_METHOD_CACHE_DIT: _ClassVar[CacheMethod]
 
+class CoefficientsSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COEFFICIENTS_SOURCE_UNSPECIFIED: _ClassVar[CoefficientsSource]
+    COEFFICIENTS_SOURCE_PUBLISHED: _ClassVar[CoefficientsSource]
+    COEFFICIENTS_SOURCE_CALIBRATED: _ClassVar[CoefficientsSource]
+
 class ParallelMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PARALLEL_METHOD_UNSPECIFIED: _ClassVar[ParallelMethod]
@@ -33,6 +40,9 @@ CACHE_METHOD_UNSPECIFIED: CacheMethod
 CACHE_METHOD_NONE: CacheMethod
 CACHE_METHOD_TEA_CACHE: CacheMethod
 CACHE_METHOD_CACHE_DIT: CacheMethod
+COEFFICIENTS_SOURCE_UNSPECIFIED: CoefficientsSource
+COEFFICIENTS_SOURCE_PUBLISHED: CoefficientsSource
+COEFFICIENTS_SOURCE_CALIBRATED: CoefficientsSource
 PARALLEL_METHOD_UNSPECIFIED: ParallelMethod
 PARALLEL_METHOD_ULYSSES: ParallelMethod
 PARALLEL_METHOD_RING: ParallelMethod
@@ -55,7 +65,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.ElementType, str]] = ...) -> None: ...
 
 class Capabilities(_message.Message):
-    __slots__ = ("max_prompt_characters", "max_prompt_tokens", "size_multiple", "min_side", "max_side", "max_pixels", "min_steps", "max_steps", "supports_guidance", "min_guidance_scale", "max_guidance_scale", "max_images", "supports_previews", "media_formats", "cache_methods", "parallel_methods", "defaults", "supports_negative_prompt", "guidance_off_scale", "min_images", "image_fit", "options", "cacheable_blocks", "tea_cache_coefficients", "attention_heads", "guidance_branches")
+    __slots__ = ("max_prompt_characters", "max_prompt_tokens", "size_multiple", "min_side", "max_side", "max_pixels", "min_steps", "max_steps", "supports_guidance", "min_guidance_scale", "max_guidance_scale", "max_images", "supports_previews", "media_formats", "cache_methods", "parallel_methods", "defaults", "supports_negative_prompt", "guidance_off_scale", "min_images", "image_fit", "options", "cacheable_blocks", "tea_cache_coefficients", "attention_heads", "guidance_branches", "tea_cache_coefficients_source")
     MAX_PROMPT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SIZE_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +92,7 @@ class Capabilities(_message.Message):
     TEA_CACHE_COEFFICIENTS_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_HEADS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_BRANCHES_FIELD_NUMBER: _ClassVar[int]
+    TEA_CACHE_COEFFICIENTS_SOURCE_FIELD_NUMBER: _ClassVar[int]
     max_prompt_characters: int
     max_prompt_tokens: int
     size_multiple: int
@@ -108,7 +119,8 @@ class Capabilities(_message.Message):
     tea_cache_coefficients: _containers.RepeatedScalarFieldContainer[float]
     attention_heads: int
     guidance_branches: int
-    def __init__(self, max_prompt_characters: _Optional[int] = ..., max_prompt_tokens: _Optional[int] = ..., size_multiple: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., max_pixels: _Optional[int] = ..., min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., supports_guidance: _Optional[bool] = ..., min_guidance_scale: _Optional[float] = ..., max_guidance_scale: _Optional[float] = ..., max_images: _Optional[int] = ..., supports_previews: _Optional[bool] = ..., media_formats: _Optional[_Iterable[_Union[_generation_pb2.MediaFormat, str]]] = ..., cache_methods: _Optional[_Iterable[_Union[CacheMethod, str]]] = ..., parallel_methods: _Optional[_Iterable[_Union[ParallelMethod, str]]] = ..., defaults: _Optional[_Union[GenerationDefaults, _Mapping]] = ..., supports_negative_prompt: _Optional[bool] = ..., guidance_off_scale: _Optional[float] = ..., min_images: _Optional[int] = ..., image_fit: _Optional[_Union[ImageFit, _Mapping]] = ..., options: _Optional[_Iterable[_Union[OptionLimits, _Mapping]]] = ..., cacheable_blocks: _Optional[_Iterable[int]] = ..., tea_cache_coefficients: _Optional[_Iterable[float]] = ..., attention_heads: _Optional[int] = ..., guidance_branches: _Optional[int] = ...) -> None: ...
+    tea_cache_coefficients_source: CoefficientsSource
+    def __init__(self, max_prompt_characters: _Optional[int] = ..., max_prompt_tokens: _Optional[int] = ..., size_multiple: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., max_pixels: _Optional[int] = ..., min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., supports_guidance: _Optional[bool] = ..., min_guidance_scale: _Optional[float] = ..., max_guidance_scale: _Optional[float] = ..., max_images: _Optional[int] = ..., supports_previews: _Optional[bool] = ..., media_formats: _Optional[_Iterable[_Union[_generation_pb2.MediaFormat, str]]] = ..., cache_methods: _Optional[_Iterable[_Union[CacheMethod, str]]] = ..., parallel_methods: _Optional[_Iterable[_Union[ParallelMethod, str]]] = ..., defaults: _Optional[_Union[GenerationDefaults, _Mapping]] = ..., supports_negative_prompt: _Optional[bool] = ..., guidance_off_scale: _Optional[float] = ..., min_images: _Optional[int] = ..., image_fit: _Optional[_Union[ImageFit, _Mapping]] = ..., options: _Optional[_Iterable[_Union[OptionLimits, _Mapping]]] = ..., cacheable_blocks: _Optional[_Iterable[int]] = ..., tea_cache_coefficients: _Optional[_Iterable[float]] = ..., attention_heads: _Optional[int] = ..., guidance_branches: _Optional[int] = ..., tea_cache_coefficients_source: _Optional[_Union[CoefficientsSource, str]] = ...) -> None: ...
 
 class ImageFit(_message.Message):
     __slots__ = ("area_pixels", "multiple", "rounds_up", "overridable", "shortest_edge", "longest_edge")
@@ -143,15 +155,19 @@ class OptionLimits(_message.Message):
     def __init__(self, field: _Optional[str] = ..., kind: _Optional[_Union[OptionKind, str]] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., step: _Optional[float] = ..., default_value: _Optional[float] = ...) -> None: ...
 
 class GenerationDefaults(_message.Message):
-    __slots__ = ("width", "height", "steps", "guidance_scale", "negative_prompt")
+    __slots__ = ("width", "height", "steps", "guidance_scale", "negative_prompt", "acceleration", "acceleration_min_steps")
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATION_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATION_MIN_STEPS_FIELD_NUMBER: _ClassVar[int]
     width: int
     height: int
     steps: int
     guidance_scale: float
     negative_prompt: str
-    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., negative_prompt: _Optional[str] = ...) -> None: ...
+    acceleration: _acceleration_pb2.Acceleration
+    acceleration_min_steps: int
+    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., negative_prompt: _Optional[str] = ..., acceleration: _Optional[_Union[_acceleration_pb2.Acceleration, _Mapping]] = ..., acceleration_min_steps: _Optional[int] = ...) -> None: ...

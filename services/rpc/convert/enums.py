@@ -3,7 +3,12 @@
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from services.domain.acceleration import CacheMethod, MaskPolicy, ReusePolicy
+from services.domain.acceleration import (
+    CacheMethod,
+    CoefficientsSource,
+    MaskPolicy,
+    ReusePolicy,
+)
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
 from services.domain.family_options import OptionKind
@@ -93,6 +98,12 @@ CACHE_METHODS = EnumTable(
         CacheMethod.NONE: capabilities_pb2.CACHE_METHOD_NONE,
         CacheMethod.TEA_CACHE: capabilities_pb2.CACHE_METHOD_TEA_CACHE,
         CacheMethod.CACHE_DIT: capabilities_pb2.CACHE_METHOD_CACHE_DIT,
+    }
+)
+COEFFICIENTS_SOURCES = EnumTable(
+    {
+        CoefficientsSource.PUBLISHED: capabilities_pb2.COEFFICIENTS_SOURCE_PUBLISHED,
+        CoefficientsSource.CALIBRATED: capabilities_pb2.COEFFICIENTS_SOURCE_CALIBRATED,
     }
 )
 MASK_POLICIES = EnumTable(

@@ -1,6 +1,8 @@
 """Models and replicas on the wire."""
 
-from services.domain.acceleration import CacheSupport
+from typing import Any
+
+from services.domain.acceleration import NO_CACHE, CacheSupport, CoefficientsSource
 from services.domain.family_options import OptionLimits
 from services.domain.image_fit import ImageFit
 from services.domain.model import (
@@ -12,8 +14,10 @@ from services.domain.model import (
 )
 from services.domain.parallel import ParallelSupport
 from services.domain.stages import Capacity, RankGroupInfo
+from services.rpc.convert.acceleration import cache_from_proto, cache_to_proto
 from services.rpc.convert.enums import (
     CACHE_METHODS,
+    COEFFICIENTS_SOURCES,
     ELEMENT_TYPES,
     MEDIA_FORMATS,
     OPTION_KINDS,
@@ -52,13 +56,11 @@ def model_to_proto(model: Model) -> capabilities_pb2.Model:
         capabilities=capabilities_pb2.Capabilities(
             **capabilities.model_dump(include=set(_SAME_NAMED)),
             media_formats=map(MEDIA_FORMATS.to_wire, capabilities.media_formats),
-            cache_methods=map(CACHE_METHODS.to_wire, capabilities.cache_support.methods),
-            cacheable_blocks=capabilities.cache_support.blocks,
-            tea_cache_coefficients=capabilities.cache_support.tea_cache_coefficients,
+            **_cache_support_to_proto(capabilities.cache_support),
             parallel_methods=map(PARALLEL_METHODS.to_wire, capabilities.parallel_support.methods),
             attention_heads=capabilities.parallel_support.attention_heads,
             guidance_branches=capabilities.parallel_support.guidance_branches,
-            defaults=capabilities_pb2.GenerationDefaults(**capabilities.defaults.model_dump()),
+            defaults=_defaults_to_proto(capabilities.defaults),
             image_fit=_image_fit_to_proto(capabilities.image_fit),
             options=map(_option_to_proto, capabilities.options),
         ),
@@ -77,13 +79,7 @@ def model_from_proto(message: capabilities_pb2.Model) -> Model:
             media_formats=tuple(
                 MEDIA_FORMATS.from_wire("media_formats", each) for each in limits.media_formats
             ),
-            cache_support=CacheSupport(
-                methods=tuple(
-                    CACHE_METHODS.from_wire("cache_methods", each) for each in limits.cache_methods
-                ),
-                blocks=tuple(limits.cacheable_blocks),
-                tea_cache_coefficients=tuple(limits.tea_cache_coefficients) or None,
-            ),
+            cache_support=_cache_support_from_proto(limits),
             parallel_support=ParallelSupport(
                 methods=tuple(
                     PARALLEL_METHODS.from_wire("parallel_methods", each)
@@ -98,12 +94,47 @@ def model_from_proto(message: capabilities_pb2.Model) -> Model:
                 steps=defaults.steps,
                 guidance_scale=defaults.guidance_scale,
                 negative_prompt=defaults.negative_prompt,
+                cache=cache_from_proto(defaults.acceleration) or NO_CACHE,
+                cache_min_steps=defaults.acceleration_min_steps,
             ),
             image_fit=_image_fit_from_proto(limits.image_fit)
             if limits.HasField("image_fit")
             else None,
             options=tuple(map(_option_from_proto, limits.options)),
         ),
+    )
+
+
+def _defaults_to_proto(defaults: GenerationDefaults) -> capabilities_pb2.GenerationDefaults:
+    return capabilities_pb2.GenerationDefaults(
+        **defaults.model_dump(exclude={"cache", "cache_min_steps"}),
+        acceleration=cache_to_proto(defaults.cache),
+        acceleration_min_steps=defaults.cache_min_steps,
+    )
+
+
+def _cache_support_to_proto(support: CacheSupport) -> dict[str, Any]:
+    known = support.tea_cache_coefficients is not None
+    source = COEFFICIENTS_SOURCES.to_wire(support.coefficients_source) if known else None
+    return {
+        "cache_methods": map(CACHE_METHODS.to_wire, support.methods),
+        "cacheable_blocks": support.blocks,
+        "tea_cache_coefficients": support.tea_cache_coefficients,
+        "tea_cache_coefficients_source": source,
+    }
+
+
+def _cache_support_from_proto(limits: capabilities_pb2.Capabilities) -> CacheSupport:
+    source = COEFFICIENTS_SOURCES.optional_from_wire(
+        "tea_cache_coefficients_source", limits.tea_cache_coefficients_source
+    )
+    return CacheSupport(
+        methods=tuple(
+            CACHE_METHODS.from_wire("cache_methods", each) for each in limits.cache_methods
+        ),
+        blocks=tuple(limits.cacheable_blocks),
+        tea_cache_coefficients=tuple(limits.tea_cache_coefficients) or None,
+        coefficients_source=source or CoefficientsSource.PUBLISHED,
     )
 
 

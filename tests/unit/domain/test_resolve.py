@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.acceleration import NO_CACHE, CacheDit, TeaCache
+from services.domain.acceleration import (
+    NO_CACHE,
+    Cache,
+    CacheDit,
+    CacheMethod,
+    CacheSupport,
+    StepsMask,
+    TeaCache,
+)
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
 from services.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest, resolve
@@ -207,3 +215,40 @@ def test_any_request_resolves_within_the_limits_or_is_refused_by_name(
     for name in request.model_fields_set - {"model"}:
         asked = getattr(request, name)
         assert asked is None or getattr(parameters, name) == asked
+
+
+def _with_default(cache: Cache, min_steps: int = 0, **support: Any) -> Model:
+    defaults = CAPABILITIES.defaults.model_copy(
+        update={"cache": cache, "cache_min_steps": min_steps}
+    )
+    known = {"methods": tuple(CacheMethod), "blocks": (12,), **support}
+    return _model(cache_support=CacheSupport(**known), defaults=defaults)
+
+
+def test_a_request_that_names_no_cache_gets_the_models_default() -> None:
+    model = _with_default(TeaCache(), tea_cache_coefficients=(1, 2, 3, 4, 5))
+    assert _resolved(model).cache == TeaCache(coefficients=(1, 2, 3, 4, 5))
+    assert _resolved(model, cache=NO_CACHE).cache == NO_CACHE
+    assert _resolved(model, cache=CacheDit()).cache == CacheDit()
+
+
+@pytest.mark.parametrize(
+    ("cache", "min_steps", "steps"),
+    [
+        (CacheDit(), 20, 19),
+        (CacheDit(taylorseer_order=1), 0, 4),
+        (CacheDit(scm=StepsMask()), 0, 5),
+        (CacheDit(fn_compute_blocks=13), 0, 50),
+    ],
+)
+def test_a_default_that_so_many_steps_cannot_have_is_left_out(
+    cache: Cache, min_steps: int, steps: int
+) -> None:
+    model = _with_default(cache, min_steps)
+    assert _resolved(model, steps=steps).cache == NO_CACHE
+
+
+def test_a_default_applies_from_its_own_number_of_steps_on() -> None:
+    model = _with_default(CacheDit(), 20)
+    for steps in (20, 50):
+        assert _resolved(model, steps=steps).cache == CacheDit()

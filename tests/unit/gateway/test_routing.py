@@ -1,9 +1,10 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.domain.acceleration import CacheMethod, CacheSupport, TeaCache
 from services.domain.errors import ConfigurationError, ModelNotFound, StageUnavailable
 from services.domain.model import Stage
 from services.domain.stages import Capacity
@@ -71,6 +72,32 @@ def test_a_stage_without_a_working_replica_is_unavailable(
 ) -> None:
     pools = _everywhere("a") | {stage: replicas}
     with pytest.raises(StageUnavailable, match=f"the {stage} is down"):
+        choose_model("a", pools)
+
+
+def _caching(known: Known, threshold: float) -> Known:
+    assert known.last_capacity is not None
+    (held,) = known.last_capacity.models
+    defaults = held.model.capabilities.defaults.model_copy(
+        update={"cache": TeaCache(rel_l1_thresh=threshold)}
+    )
+    support = CacheSupport(methods=tuple(CacheMethod), tea_cache_coefficients=(1, 2, 3, 4, 5))
+    capabilities = held.model.capabilities.model_copy(
+        update={"cache_support": support, "defaults": defaults}
+    )
+    model = held.model.model_copy(update={"capabilities": capabilities})
+    changed = held.model_copy(update={"model": model})
+    return Known(replace(known.last_capacity, models=(changed,)))
+
+
+def test_what_a_model_caches_is_the_denoisers_to_say() -> None:
+    pools = _everywhere("a") | {Stage.DENOISER: [_caching(_up("a"), 0.2), _caching(_up("a"), 0.2)]}
+    assert choose_model("a", pools).capabilities.defaults.cache == TeaCache(rel_l1_thresh=0.2)
+
+
+def test_denoisers_with_different_cache_profiles_are_a_configuration_error() -> None:
+    pools = _everywhere("a") | {Stage.DENOISER: [_caching(_up("a"), 0.2), _caching(_up("a"), 0.3)]}
+    with pytest.raises(ConfigurationError, match="disagree on what a is"):
         choose_model("a", pools)
 
 

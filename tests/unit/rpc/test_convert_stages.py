@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.acceleration import CacheMethod, CacheSupport
+from services.domain.acceleration import (
+    CacheDit,
+    CacheMethod,
+    CacheSupport,
+    CoefficientsSource,
+)
 from services.domain.family_options import OptionKind, OptionLimits
 from services.domain.image_fit import ImageFit
 from services.domain.model import MediaFormat, Stage
@@ -141,6 +146,10 @@ def test_every_field_of_a_models_capabilities_survives_the_wire() -> None:
                 methods=tuple(CacheMethod),
                 blocks=(12, 4),
                 tea_cache_coefficients=(1.0, 2.0, 3.0, 4.0, 5.0),
+                coefficients_source=CoefficientsSource.CALIBRATED,
+            ),
+            "defaults": CAPABILITIES.defaults.model_copy(
+                update={"cache": CacheDit(taylorseer_order=2), "cache_min_steps": 9}
             ),
             "parallel_support": ParallelSupport(
                 methods=tuple(ParallelMethod), attention_heads=24, guidance_branches=2

@@ -18,7 +18,7 @@ from triptych.cache import (
     TeaCache,
 )
 from triptych.cache_wire import cache_from_proto, fill_cache, statistics_from_proto
-from triptych.cli.cache_option import read_cache
+from triptych.cli.cache_option import cache_text, read_cache
 from triptych.v1 import acceleration_pb2
 
 numbers = st.floats(0, 1e6)
@@ -107,6 +107,20 @@ def test_the_command_line_reads_methods_thresholds_and_options(
     text: str | None, cache: Cache | None
 ) -> None:
     assert read_cache(text) == cache
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [
+        NoCache(),
+        TeaCache(rel_l1_thresh=0.1234567, coefficients=(1e-9, 0, -2.5, 1, 0)),
+        TeaCache(rel_l1_thresh=0.0, compute_last_step=False),
+        CacheDit(residual_diff_threshold=0.24, max_cached_steps=-1, scm_policy="dynamic"),
+        CacheDit(residual_diff_threshold=1.0, taylorseer_order=2, scm_mask_policy="ultra"),
+    ],
+)
+def test_a_cache_is_shown_as_the_command_line_would_read_it(cache: Cache) -> None:
+    assert read_cache(cache_text(cache)) == cache
 
 
 @pytest.mark.parametrize(

@@ -81,3 +81,18 @@ def test_every_further_model_gets_stages_of_its_own_behind_one_gateway() -> None
     assert [each for each in fused.gateway.command if each.startswith("/models")] == [
         *("/models/a", "/models/b")
     ]
+
+
+def test_each_models_denoiser_alone_gets_its_cache_profile() -> None:
+    models = (Path("/models/a"), Path("/models/b"))
+    profiles = (Path("/profiles/a.json"), Path("/profiles/b.json"))
+    options = ModelOptions(models, cache_profiles=profiles)
+    split = SplitTopology(options).processes(ADDRESS, PLACE, drain_seconds=5)
+    told = {each.name: flags(each).get("--cache-profile") for each in split.stages}
+    assert {name: file for name, file in told.items() if file} == {
+        "denoiser": "/profiles/a.json",
+        "denoiser-2": "/profiles/b.json",
+    }
+    fused = FusedTopology(options).processes(ADDRESS, PLACE, drain_seconds=5).gateway.command
+    given = [fused[place + 1] for place, flag in enumerate(fused) if flag == "--cache-profile"]
+    assert given == list(map(str, profiles))
