@@ -2,6 +2,7 @@
 
 import asyncio
 
+from denoiser_service.rank_team import RankBounds
 from denoiser_service.replica import DenoiserReplica
 from denoiser_service.scheduler import StepScheduler
 from denoiser_service.servicer import DenoiserServicer
@@ -33,8 +34,11 @@ async def main(settings: DenoiserSettings) -> None:
     store = open_blob_store(settings.store)
     ranks = ProcessRankGroup(
         settings.rank_flags(directory),
-        start_seconds=settings.rank_start_seconds,
-        command_seconds=settings.command_seconds,
+        bounds=RankBounds(
+            start=settings.rank_start_seconds,
+            command=settings.command_seconds,
+            silence=settings.silence_seconds,
+        ),
     )
     scheduler = StepScheduler(
         ranks,

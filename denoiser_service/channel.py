@@ -7,10 +7,11 @@ import asyncio
 import select
 import socket
 import struct
+import threading
 
 from pydantic import BaseModel
 
-from denoiser_service.commands import Command, Reply, decode_command
+from denoiser_service.commands import Alive, Command, Reply, decode_command
 from services.domain.errors import TriptychError
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
@@ -45,11 +46,15 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes:
 
 
 class RankChannel:
-    """A rank's end of the channel: blocking, for one thread; the socket stays its opener's."""
+    """A rank's end of the channel: blocking; the socket stays its opener's.
+
+    One thread may receive; several may send.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(True)
         self._connection = connection
+        self._sending = threading.Lock()
 
     def wait(self, seconds: float) -> bool:
         """Whether `receive` has something to do; waits so long for it."""
@@ -68,13 +73,14 @@ class RankChannel:
         payload = None if header is None else self._read(_payload_bytes(header))
         return None if payload is None else decode_command(payload)
 
-    def send(self, reply: Reply) -> None:
-        """Sends a reply.
+    def send(self, reply: Reply | Alive) -> None:
+        """Sends a reply, or a sign of life between two.
 
         Raises:
             ConnectionError: the supervisor is gone.
         """
-        self._connection.sendall(encode_frame(reply))
+        with self._sending:
+            self._connection.sendall(encode_frame(reply))
 
     def _read(self, size: int) -> bytes | None:
         buffer = bytearray(size)

@@ -69,6 +69,12 @@ class RankReady(_Message):
     pid: int
 
 
+class Alive(_Message):
+    """Said again and again, whatever the rank is doing; silence means that it does nothing."""
+
+    kind: Literal["alive"] = "alive"
+
+
 class Prepared(_Message):
     """The answer to Prepare; seconds in the model and in the tensor store."""
 
@@ -92,11 +98,15 @@ class Stepped(_Message):
 
 
 class Finished(_Message):
-    """The answer to Finish; see services.domain.stages.Denoised."""
+    """The answer to Finish; see services.domain.stages.Denoised.
+
+    Attributes:
+        latents: from the one rank of a group that stores them.
+    """
 
     kind: Literal["finished"] = "finished"
     request_id: str
-    latents: TensorRef
+    latents: TensorRef | None
     latents_checksum_xxh3: int
     run_seconds: float
     transfer_seconds: float
@@ -143,9 +153,10 @@ class Failed(_Message):
 Reply = Annotated[
     RankReady | Prepared | Stepped | Finished | Aborted | Failed, Field(discriminator="kind")
 ]
+_Said = Annotated[Reply | Alive, Field(discriminator="kind")]
 
 _COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)
-_REPLIES: TypeAdapter[Reply] = TypeAdapter(Reply)
+_SAID: TypeAdapter[Reply | Alive] = TypeAdapter(_Said)
 
 
 def decode_command(payload: bytes) -> Command:
@@ -160,13 +171,13 @@ def decode_command(payload: bytes) -> Command:
         raise ConnectionError(f"rank channel: not a command: {error}") from error
 
 
-def decode_reply(payload: bytes) -> Reply:
-    """Reads a reply.
+def decode_reply(payload: bytes) -> Reply | Alive:
+    """Reads a reply, or a sign of life between two.
 
     Raises:
-        ConnectionError: it is none; the channel is of no further use.
+        ConnectionError: it is neither; the channel is of no further use.
     """
     try:
-        return _REPLIES.validate_json(payload)
+        return _SAID.validate_json(payload)
     except ValidationError as error:
         raise ConnectionError(f"rank channel: not a reply: {error}") from error

@@ -12,10 +12,17 @@ _log = get_logger(__name__)
 
 
 class RankExecutor:
-    """Turns every command into exactly one reply, whatever happens inside it. For one thread."""
+    """Turns every command into exactly one reply, whatever happens inside it. For one thread.
 
-    def __init__(self, stage: DenoiseStage) -> None:
+    Args:
+        stage: what executes them.
+        alone: whether no other rank takes part in its steps. Otherwise one that breaks off a step
+            leaves the others waiting for it, and can join them again only from the start.
+    """
+
+    def __init__(self, stage: DenoiseStage, *, alone: bool = True) -> None:
         self._stage = stage
+        self._alone = alone
 
     def execute(self, command: Command) -> Reply:
         """Never raises: a rank that broke off would leave the supervisor waiting."""
@@ -26,14 +33,18 @@ class RankExecutor:
         except (torch.OutOfMemoryError, MemoryError):
             _log.exception("out of memory", request_id=command.request_id)
             message = f"the denoiser has no memory left to {command.kind} the request"
-            return Failed.of(command.request_id, ResourceExhausted(message))
+            fatal = self._strands_others(command)
+            return Failed.of(command.request_id, ResourceExhausted(message), fatal=fatal)
         # A defect met by one request must not end the others'.
         except Exception as error:  # noqa: BLE001 - what it is cannot be known beforehand
             _log.exception("command failed", kind=command.kind, request_id=command.request_id)
             message = f"the denoiser failed to {command.kind} the request: {type(error).__name__}"
             # After an error of its own a device gives no right results in this process any more.
-            fatal = isinstance(error, torch.AcceleratorError)
+            fatal = isinstance(error, torch.AcceleratorError) or self._strands_others(command)
             return Failed.of(command.request_id, TriptychError(message), fatal=fatal)
+
+    def _strands_others(self, command: Command) -> bool:
+        return isinstance(command, Step) and not self._alone
 
     def _execute(self, command: Command) -> Reply:
         match command:

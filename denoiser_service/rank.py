@@ -18,6 +18,9 @@ from pydantic_settings import SettingsConfigDict
 from denoiser_service.channel import RankChannel
 from denoiser_service.commands import Failed, RankReady
 from denoiser_service.executor import RankExecutor
+from denoiser_service.heartbeat import Heartbeat
+from denoiser_service.process_group import joined
+from denoiser_service.rank_environment import RankEnvironment
 from denoiser_service.stage import DenoiseStage
 from services.domain.errors import ConfigurationError
 from services.domain.settings import DenoisingSettings
@@ -40,6 +43,15 @@ class RankSettings(DenoisingSettings):
 
     channel_fd: Annotated[int, Field(ge=0)] = Field(
         description="inherited descriptor of a stream socket to the supervisor"
+    )
+    rendezvous_fd: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="inherited descriptor of the socket at which the first rank meets others"
+    )
+    beat_seconds: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="how often the rank says that it is alive"
+    )
+    collective_seconds: Annotated[float, Field(gt=0)] = Field(
+        300.0, description="how long the ranks of a group may wait for one another"
     )
 
 
@@ -74,17 +86,30 @@ def _connection(descriptor: int) -> socket.socket:
 
 
 def _run(settings: RankSettings, channel: RankChannel) -> int:
+    environment = RankEnvironment()
     seal = Seal(settings.cluster_secret())
-    # Before the model: a store that cannot be used should not cost minutes of loading.
-    with closing(
-        open_store(settings.store, seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
-    ) as store:
+    # Before the model: a store that cannot be used should not cost minutes of loading, nor should
+    # peers that cannot be reached.
+    with (
+        closing(
+            open_store(settings.store, seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
+        ) as store,
+        joined(
+            environment,
+            settings.device,
+            seconds=settings.collective_seconds,
+            rendezvous_fd=settings.rendezvous_fd,
+        ),
+    ):
         set_up_torch(settings.threads)
         told = (settings.model, settings.model_name, settings.dtype, settings.device)
         model = load_denoiser(*told, settings.cache_profile)
+        stage = DenoiseStage(model, store, stores=environment.rank == 0)
+        executor = RankExecutor(stage, alone=environment.world_size == 1)
         ready = RankReady(loaded=model.loaded, tensor_store=store.identity, pid=os.getpid())
         channel.send(ready)
-        return _serve(channel, RankExecutor(DenoiseStage(model, store)), store, settings)
+        with Heartbeat(channel, settings.beat_seconds):
+            return _serve(channel, executor, store, settings)
 
 
 def _serve(

@@ -215,6 +215,7 @@ class StepScheduler:
     async def _finish(self, entry: Entry) -> None:
         finished = await self._ranks.execute(Finish(request_id=entry.request.request_id))
         assert isinstance(finished, Finished)
+        assert finished.latents is not None
         timing = StageTiming(
             stage=Stage.DENOISER,
             task=StageTask.DENOISE,

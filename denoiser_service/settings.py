@@ -23,7 +23,10 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
         900.0, description="how long a rank may take to load its model"
     )
     command_seconds: Annotated[float, Field(gt=0)] = Field(
-        300.0, description="how long one step may take before its rank counts as hung"
+        300.0, description="how long one step may take before its ranks count as hung"
+    )
+    silence_seconds: Annotated[float, Field(gt=0)] = Field(
+        8.0, description="how long a rank may show no sign of life before it counts as hung"
     )
 
     def rank_flags(self, directory: ModelDirectory) -> list[str]:
@@ -43,6 +46,7 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
             "threads": self.threads,
             "tensor-ttl-seconds": self.tensor_ttl_seconds,
             "sweep-seconds": self.sweep_seconds,
+            "collective-seconds": self.command_seconds,
             "log-level": self.log_level,
             "log-format": self.log_format,
         }

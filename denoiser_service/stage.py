@@ -41,10 +41,14 @@ class DenoiseStage:
     Args:
         model: what denoises.
         store: where the conditioning comes from and the latents go.
+        stores: whether latents go there; of ranks that work together, only one stores them.
     """
 
-    def __init__(self, model: StageModel[DenoiserModel], store: TensorStore) -> None:
+    def __init__(
+        self, model: StageModel[DenoiserModel], store: TensorStore, *, stores: bool = True
+    ) -> None:
         self._loaded = model
+        self._stores = stores
         self._model = model.model
         self._store = store
         self._running: dict[str, _Running] = {}
@@ -150,7 +154,8 @@ class DenoiseStage:
         _check_finite(request_id, latents)
         checksum = _checksum(latents)
         ran = time.perf_counter()
-        ref = self._store.put(latents, tenant=request.tenant, request_id=request_id)
+        identity = {"tenant": request.tenant, "request_id": request_id}
+        ref = self._store.put(latents, **identity) if self._stores else None
         return Finished(
             request_id=request_id,
             latents=ref,

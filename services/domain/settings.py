@@ -129,6 +129,11 @@ class StageSettings(ServerSettings, ComputeSettings):
     )
 
 
+def environment_with(**variables: str) -> dict[str, str]:
+    """This process's environment with these added: what a child process is started with."""
+    return {**os.environ, **variables}
+
+
 def _refuse_unknown_environment(settings: type[ProcessSettings]) -> None:
     prefix = settings.model_config.get("env_prefix", "")
     known = {f"{prefix}{name}".upper() for name in settings.model_fields}

@@ -1,0 +1,76 @@
+"""A rank group over real processes without a model, watched."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import psutil
+import pytest
+
+from denoiser_service.commands import Step
+from denoiser_service.rank_team import RankBounds
+from denoiser_service.supervisor import ProcessRankGroup
+from services.domain.errors import RanksLost
+
+MODULE = "tests.unit.denoiser_service.scripted_rank"
+STEP = Step(request_id="a")
+
+
+class Supervised:
+    """A rank group, and what it said about itself."""
+
+    def __init__(self, mode: str, ranks: int, bounds: RankBounds) -> None:
+        self.ranks = ProcessRankGroup([mode], ranks=ranks, bounds=bounds, module=MODULE)
+        self.changes: asyncio.Queue[bool] = asyncio.Queue()
+        self.running = asyncio.create_task(self.ranks.run(self.changes.put))
+
+    async def ready_pid(self) -> int:
+        return (await self.ranks.wait_ready()).pid
+
+
+@asynccontextmanager
+async def supervised(
+    mode: str = "serves",
+    *,
+    ranks: int = 1,
+    start_seconds: float = 60,
+    command_seconds: float = 60,
+    silence_seconds: float = 60,
+    patience_seconds: float = 40,
+) -> AsyncIterator[Supervised]:
+    before = set(psutil.Process().children(recursive=True))
+    bounds = RankBounds(start_seconds, command_seconds, silence_seconds)
+    group = Supervised(mode, ranks, bounds)
+    try:
+        async with asyncio.timeout(patience_seconds):
+            yield group
+    finally:
+        await group.ranks.close()
+        group.running.cancel()
+        await asyncio.gather(group.running, return_exceptions=True)
+        left = set(psutil.Process().children(recursive=True)) - before
+        assert not left, "no rank outlives its supervisor"
+
+
+async def lost(group: Supervised, command: Step = STEP) -> str:
+    with pytest.raises(RanksLost) as caught:
+        await group.ranks.execute(command)
+    return str(caught.value)
+
+
+async def rank_processes(count: int) -> list[psutil.Process]:
+    """This process's ranks by number, once so many have been started."""
+    while len(ranks := running_ranks()) != count:  # noqa: ASYNC110 - nobody announces them
+        # Others' turn: the loop is what starts them.
+        await asyncio.sleep(0)
+    return ranks
+
+
+def running_ranks() -> list[psutil.Process]:
+    """This process's ranks by number."""
+    numbers = {}
+    for each in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            if MODULE in " ".join(each.cmdline()):
+                numbers[int(each.environ()["RANK"])] = each
+    return [numbers[number] for number in sorted(numbers)]
