@@ -12,7 +12,7 @@ setup: $(VENV)/.installed ## Install everything into .venv.
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) --editable '.[stages,dev]'
+	$(PIP_INSTALL) --editable '.[stages,embedded,dev]'
 	touch $@
 
 demo: setup ## Draw a picture through the four services.

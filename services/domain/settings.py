@@ -73,7 +73,9 @@ class ComputeSettings(ProcessSettings):
     model_name: str | None = Field(
         None, description="name that requests use; the model's own by default"
     )
-    store: str = Field(description="tensor store, for example shm:///dev/shm/triptych")
+    store: str = Field(
+        description="tensor store, for example shm:///dev/shm/triptych or redis://host:6379"
+    )
     cluster_secret_file: Path = Field(
         description="file with the secret that signs tensor references; the same for all stages"
     )

@@ -67,6 +67,7 @@ def common_store(name: str, pools: Pools) -> str:
 
     Raises:
         ConfigurationError: there is none.
+        StageUnavailable: nor is there, but their servers may just have been restarted.
     """
     stores = {
         stage: {
@@ -79,10 +80,13 @@ def common_store(name: str, pools: Pools) -> str:
     common = set.intersection(*stores.values())
     if not common:
         seen = "; ".join(f"{stage}: {', '.join(sorted(each))}" for stage, each in stores.items())
-        raise ConfigurationError(
-            f"the stages that hold {name} share no tensor store ({seen});"
-            " start them with the same --store"
-        )
+        problem = f"the stages that hold {name} share no tensor store ({seen})"
+        if all(each.startswith("redis:") for each in set.union(*stores.values())):
+            raise StageUnavailable(
+                f"{problem}; repeat the request if their server was restarted just now, otherwise"
+                " start them with the same --store"
+            )
+        raise ConfigurationError(f"{problem}; start them with the same --store")
     return min(common)
 
 

@@ -63,6 +63,13 @@ class BlobStore(StoreControl):
     verifies_reads: bool
     """Whether readers should compare checksums."""
 
+    def check_own(self, store: str) -> None:
+        """Raises TensorRefused unless a reference's store is this one."""
+        if store != self.identity:
+            raise TensorRefused(
+                f"tensor reference: its store is {store}; this process has {self.identity}"
+            )
+
     @abstractmethod
     def reserve(
         self, tenant: str, request_id: str, size_bytes: int, expire_time: float

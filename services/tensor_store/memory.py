@@ -12,10 +12,10 @@ from typing import Self
 from services.domain.errors import StoreFull, TensorCorrupted, TensorNotFound, Unavailable
 from services.domain.store_control import StoreStats, SweepReport
 from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, check_request
-from services.tensor_store.store_url import StoreOptions, StoreUrl
+from services.tensor_store.store_url import LocalOptions, StoreUrl
 
 
-class MemoryOptions(StoreOptions):
+class MemoryOptions(LocalOptions):
     """What may follow `memory:?`."""
 
 

@@ -5,12 +5,16 @@ from collections.abc import Callable, Mapping
 from services.domain.errors import ConfigurationError
 from services.tensor_store.blob_store import BlobStore
 from services.tensor_store.memory import MemoryBlobStore
+from services.tensor_store.redis import RedisBlobStore
 from services.tensor_store.shared_memory import SharedMemoryBlobStore
 from services.tensor_store.store_url import StoreUrl
 
 _BACKENDS: Mapping[str, Callable[[StoreUrl], BlobStore]] = {
     "memory": MemoryBlobStore.from_url,
     "shm": SharedMemoryBlobStore.from_url,
+    "redis": RedisBlobStore.from_url,
+    "rediss": RedisBlobStore.from_url,
+    "redis+unix": RedisBlobStore.from_url,
 }
 
 
@@ -18,7 +22,8 @@ def open_blob_store(url: str) -> BlobStore:
     """Opens a store, for the caller to close.
 
     Args:
-        url: for example "shm:///dev/shm/triptych?quota_bytes=1073741824" or "memory:".
+        url: for example "shm:///dev/shm/triptych?quota_bytes=1073741824", "memory:" or
+            "redis://host:6379?username=triptych&password_file=/run/secrets/redis".
 
     Raises:
         ConfigurationError: the URL is not allowed, or its place cannot be used; says why.

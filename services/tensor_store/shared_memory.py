@@ -14,10 +14,10 @@ from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, c
 from services.tensor_store.segment import map_for_reading
 from services.tensor_store.segment_pool import SegmentPool
 from services.tensor_store.store_root import StoreRoot
-from services.tensor_store.store_url import StoreOptions, StoreUrl
+from services.tensor_store.store_url import LocalOptions, StoreUrl
 
 
-class SharedMemoryOptions(StoreOptions):
+class SharedMemoryOptions(LocalOptions):
     """What may follow `shm:///path?`.
 
     Attributes:

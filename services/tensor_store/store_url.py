@@ -12,7 +12,13 @@ Options = TypeVar("Options", bound="StoreOptions")
 
 
 class StoreOptions(BaseModel):
-    """Options every store has.
+    """What may follow a store's place in its URL."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LocalOptions(StoreOptions):
+    """Options of the stores of one host.
 
     Attributes:
         quota_bytes: what one process may hold.
@@ -21,8 +27,6 @@ class StoreOptions(BaseModel):
             them takes as long as a copy. Of a plain copy's speed, putting and getting 64 MiB
             through shared memory reached 0.75 without it and 0.35 with it; see benchmarks/.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     quota_bytes: Annotated[int, Field(gt=0)] = 1 << 30
     verify: bool = False

@@ -173,10 +173,8 @@ class TensorStore(StoreControl):
             raise TensorNotFound(f"tensors {ref.key}: they expired")
 
     def _check_store(self, ref: TensorRef) -> None:
-        if ref.store not in (self.identity, INLINE):
-            raise TensorRefused(
-                f"tensor reference: its store is {ref.store}; this process has {self.identity}"
-            )
+        if ref.store != INLINE:
+            self._blobs.check_own(ref.store)
         if ref.inline_blob and ref.store != INLINE:
             raise TensorRefused(f"tensor reference: inline_blob came, but its store is {ref.store}")
 

@@ -1,9 +1,11 @@
 """The tensor stores that must pass the same tests."""
 
+import atexit
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,12 @@ from services.domain.errors import TriptychError
 from services.domain.tensor_ref import Seal, TensorRef
 from services.tensor_store.blob_store import BlobStore
 from services.tensor_store.memory import MemoryBlobStore, MemoryOptions
+from services.tensor_store.redis import RedisBlobStore
+from services.tensor_store.redis_server import RedisOptions, RedisServer
 from services.tensor_store.shared_memory import SharedMemoryBlobStore, SharedMemoryOptions
+from services.tensor_store.store_url import StoreUrl
 from services.tensor_store.tensor_store import TensorStore
+from tests.valkey_server import KeyValueServer, key_value_server
 
 MIB = 1 << 20
 QUOTA_BYTES = 8 * MIB
@@ -117,5 +123,35 @@ def shm_backend_in(root: Path) -> Iterator[Backend]:
     assert [path.name for path in root.iterdir()] == ["id"]
 
 
-STORING = {"memory": memory_backend, "shm": shm_backend}
+@cache
+def shared_server() -> KeyValueServer:
+    """One server for all tests: every store has a prefix of its own, and leaves nothing behind."""
+    exits = ExitStack()
+    atexit.register(exits.close)
+    return exits.enter_context(key_value_server())
+
+
+def redis_backend() -> Iterator[Backend]:
+    clock, server = Clock(), shared_server()
+    client = server.client()
+
+    def spoil(ref: TensorRef, position: int) -> TensorRef:
+        (key,) = client.keys(f"*:blob:*:{ref.key}")
+        blob = bytearray(client.hget(key, "0") or b"")
+        blob[ref.size_bytes - position] ^= 1
+        client.hset(key, "0", bytes(blob))
+        return ref
+
+    def opened() -> TensorStore:
+        options = RedisOptions()
+        connected = RedisServer(StoreUrl.parse(server.url), options)
+        return over(RedisBlobStore(connected, options, clock=clock), clock)
+
+    with closing(opened()) as store, closing(opened()) as reader:
+        yield Backend(store, reader, spoil, clock)
+    assert client.keys("*") == []
+
+
+LOCAL = {"memory": memory_backend, "shm": shm_backend}
+STORING = {**LOCAL, "redis": redis_backend}
 BACKENDS = {"inline": inline_backend, **STORING}

@@ -26,8 +26,9 @@ Store = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="Tensor store the stages share, for example shm:///dev/shm/tensors;"
-        " a fresh one in memory by default. Split only.",
+        help="Tensor store the stages share, for example shm:///dev/shm/tensors or"
+        " redis://127.0.0.1:6379; redis alone starts a Valkey server for it; a fresh one in memory"
+        " by default. Split only.",
     ),
 ]
 Listen = Annotated[

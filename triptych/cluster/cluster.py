@@ -26,7 +26,8 @@ class ClusterSpec:
 
     Attributes:
         address: where the gateway listens; port 0 for any that is free.
-        store_url: the user's own tensor store; None for a fresh one in memory.
+        store_url: the user's own tensor store; EMBEDDED for a server of this cluster alone; None
+            for a fresh one in memory.
         logs: directory for the processes' logs; None for one that is removed with the cluster.
         drain_seconds: how long running requests may take to finish once the cluster is to end.
         grace_seconds: what a process gets beyond that before it is killed.
@@ -81,7 +82,7 @@ class LocalCluster:
                 self._address, self._place, self._spec.drain_seconds
             )
             # Ended in reverse: the gateway's running requests still need the stages.
-            for group in (processes.stages, (processes.gateway,)):
+            for group in (processes.store, processes.stages, (processes.gateway,)):
                 exits.push_async_callback(self._stop, self._start(group, self._place.logs))
             await self._until_ready()
             self._exits = exits.pop_all()

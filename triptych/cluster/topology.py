@@ -25,10 +25,11 @@ class ProcessSpec:
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """The gateway, which is the door, and the stages behind it."""
+    """The gateway, which is the door, the stages behind it, and what keeps their tensors."""
 
     gateway: ProcessSpec
     stages: tuple[ProcessSpec, ...] = ()
+    store: tuple[ProcessSpec, ...] = ()
 
 
 class Topology(Protocol):
@@ -106,7 +107,7 @@ class SplitTopology:
         patience = FETCH_PATIENCE_SECONDS if self.options.fetched else _START_PATIENCE_SECONDS
         doors += ["--start-patience-seconds", f"{patience:g}"]
         gateway = (*_python("services.gateway", "--listen", str(address)), *doors, *common)
-        return Processes(ProcessSpec("gateway", gateway), tuple(stages))
+        return Processes(ProcessSpec("gateway", gateway), tuple(stages), _store(place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,13 @@ class FusedTopology:
             *_common_flags(drain_seconds),
         )
         return Processes(ProcessSpec("fused", command))
+
+
+def _store(place: Workplace) -> tuple[ProcessSpec, ...]:
+    if place.store_socket is None:
+        return ()
+    command = _python("triptych.cluster.valkey", str(os.getpid()), str(place.store_socket))
+    return (ProcessSpec("store", command),)
 
 
 def _named(model: Path | str) -> str:

@@ -15,6 +15,8 @@ from triptych.cluster.ownership import PREFIX, owned, remove_abandoned
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a memory file system, not a place for files
 MIN_SHARED_MEMORY_BYTES = 256 * 2**20
+EMBEDDED = "redis"
+"""Asks for a server that is started with the cluster and ends with it."""
 
 _MAX_SOCKET_PATH_BYTES = 107
 _LONGEST_SOCKET_NAME = "denoiser-99.sock"
@@ -29,12 +31,14 @@ class Workplace:
         secret_file: 64 hexadecimal digits that sign tensor references.
         store_url: the tensor store.
         logs: one file per process.
+        store_socket: where the cluster's own server of tensors listens; None if it has none.
     """
 
     directory: Path
     secret_file: Path
     store_url: str
     logs: Path
+    store_socket: Path | None = None
 
     def socket(self, name: str) -> str:
         """The gRPC address of a stage's unix socket."""
@@ -54,7 +58,8 @@ def workplace(
     What clusters left behind that were killed themselves is removed first.
 
     Args:
-        store_url: a tensor store of the user's own, left as it is; None for a fresh one in memory.
+        store_url: a tensor store of the user's own, left as it is; EMBEDDED for a server of this
+            cluster alone; None for a fresh one in memory.
         logs: a directory of the user's own, made if needed and left; None for one that is removed.
         parent: where the workplace is made; the system's directory for such things by default.
         shared_memory: where a fresh store goes while there is room.
@@ -70,6 +75,10 @@ def workplace(
         secret_file.touch(stat.S_IRUSR | stat.S_IWUSR)
         secret_file.write_text(secrets.token_hex(32))
         logs = _made(logs or directory / "logs")
+        if store_url == EMBEDDED:
+            socket = directory / "store.sock"
+            yield Workplace(directory, secret_file, f"redis+unix://{socket}", logs, socket)
+            return
         if store_url is not None:
             yield Workplace(directory, secret_file, store_url, logs)
             return

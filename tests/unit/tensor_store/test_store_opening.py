@@ -14,8 +14,8 @@ REPOSITORY = Path(__file__).parents[3]
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("", "scheme ''; allowed are memory, shm"),
-        ("redis://localhost", "scheme 'redis'; allowed are memory, shm"),
+        ("", "scheme ''; allowed are memory, shm, redis, rediss, redis\\+unix"),
+        ("file:///tmp", "scheme 'file'; allowed are memory, shm"),
         ("shm://dev/shm/x", "names no absolute directory; allowed is shm:///directory"),
         ("shm:", "names no absolute directory"),
         ("memory:///somewhere", "names a place; allowed is memory:"),
