@@ -31,9 +31,11 @@ async def main(settings: DenoiserSettings) -> None:
     spec = find_family(directory).spec
     spec.check(directory, Stage.DENOISER)
     find_profile(directory, spec, settings.cache_profile)
+    settings.check_ranks(spec.capabilities(directory))
     store = open_blob_store(settings.store)
     ranks = ProcessRankGroup(
         settings.rank_flags(directory),
+        degrees=settings.degrees,
         bounds=RankBounds(
             start=settings.rank_start_seconds,
             command=settings.command_seconds,

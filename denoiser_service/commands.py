@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from services.domain.errors import FieldViolation, TriptychError
 from services.domain.generation import GenerationParameters
 from services.domain.model import LoadedModel
+from services.domain.parallel import ONE_RANK, ParallelDegrees
 from services.domain.stages import BranchDecision
 from services.domain.tensor_ref import TensorRef
 
@@ -76,13 +77,18 @@ class Alive(_Message):
 
 
 class Prepared(_Message):
-    """The answer to Prepare; seconds in the model and in the tensor store."""
+    """The answer to Prepare; seconds in the model and in the tensor store.
+
+    Attributes:
+        degrees: how its steps will be spread over the ranks.
+    """
 
     kind: Literal["prepared"] = "prepared"
     request_id: str
     total_steps: int
     run_seconds: float
     transfer_seconds: float
+    degrees: ParallelDegrees = ONE_RANK
 
 
 class Stepped(_Message):

@@ -8,6 +8,7 @@ from denoiser_service.policy import Candidate
 from services.domain.acceleration import CacheSupport, NoCache
 from services.domain.deadline import Deadline
 from services.domain.errors import TriptychError
+from services.domain.parallel import ONE_RANK
 from services.domain.stages import (
     CacheStatistics,
     DenoiseEvent,
@@ -40,6 +41,7 @@ class Entry:
         self.completed_steps = 0
         self.last_turn = 0
         self.run_seconds = 0.0
+        self.degrees = ONE_RANK
         self.transfer_seconds = 0.0
         self._arrival = arrival
         self._arrival_time = time.monotonic()

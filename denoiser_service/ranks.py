@@ -4,6 +4,7 @@ from typing import Protocol
 
 from denoiser_service.commands import Command, Failed, RankReady, Reply
 from services.domain.errors import FieldViolation, RemoteFailure, TriptychError
+from services.domain.parallel import ParallelDegrees
 
 
 class RankGroup(Protocol):
@@ -12,6 +13,11 @@ class RankGroup(Protocol):
     @property
     def ready(self) -> RankReady | None:
         """What the ranks hold, or None while they are being (re)built."""
+        ...
+
+    @property
+    def degrees(self) -> ParallelDegrees:
+        """How many ranks there are, and how they share steps."""
         ...
 
     @property

@@ -56,9 +56,10 @@ class DenoiserReplica:
             max_queued_requests=self._scheduler.max_queued,
             draining=self._scheduler.draining,
             rank_group=RankGroupInfo(
-                ranks=1,
+                ranks=self._ranks.degrees.ranks,
                 generation=self._ranks.generation,
                 completed_steps=self._scheduler.completed_steps,
+                degrees=self._ranks.degrees,
             ),
         )
 

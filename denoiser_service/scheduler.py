@@ -192,6 +192,7 @@ class StepScheduler:
         )
         assert isinstance(prepared, Prepared)
         entry.total_steps = prepared.total_steps
+        entry.degrees = prepared.degrees
         entry.run_seconds += prepared.run_seconds
         entry.transfer_seconds += prepared.transfer_seconds
 
@@ -233,6 +234,7 @@ class StepScheduler:
             finished.latents_checksum_xxh3,
             timing,
             cache_statistics=entry.cache_statistics(),
+            degrees=entry.degrees,
         )
         entry.events.put_nowait(denoised)
         del self._entries[entry.request.request_id]

@@ -6,6 +6,8 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from denoiser_service.policy import Order
+from services.domain.errors import ConfigurationError
+from services.domain.model import Capabilities
 from services.domain.settings import DenoisingSettings, StageSettings
 from services.model_api.directory import ModelDirectory
 
@@ -29,6 +31,22 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
         8.0, description="how long a rank may show no sign of life before it counts as hung"
     )
 
+    def check_ranks(self, capabilities: Capabilities) -> None:
+        """Checks that the model's steps can be shared as this says, before a rank is started.
+
+        Raises:
+            ConfigurationError: naming every degree that is not allowed, and those that are.
+        """
+        problems = [
+            f"{each.field}: {each.description}"
+            for each in self.degrees.violations(capabilities.parallel_support)
+        ]
+        kind, _, number = self.device.partition(":")
+        if self.degrees.ranks > 1 and number:
+            problems.append(f"device: is {self.device}; {kind} gives each rank a device of its own")
+        if problems:
+            raise ConfigurationError("; ".join(problems))
+
     def rank_flags(self, directory: ModelDirectory) -> list[str]:
         """What a rank is told: the part of this that concerns the model and the store.
 
@@ -47,6 +65,9 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
             "tensor-ttl-seconds": self.tensor_ttl_seconds,
             "sweep-seconds": self.sweep_seconds,
             "collective-seconds": self.command_seconds,
+            "ulysses": self.ulysses,
+            "ring": self.ring,
+            "cfg": self.cfg,
             "log-level": self.log_level,
             "log-format": self.log_format,
         }

@@ -9,6 +9,7 @@ from denoiser_service.rank_team import RankBounds, RankTeam
 from denoiser_service.ranks import error_of
 from denoiser_service.reconcile import RanksDisagree, reconcile
 from services.domain.errors import RanksLost
+from services.domain.parallel import ONE_RANK, ParallelDegrees
 from services.observability.logs import get_logger
 
 _MAX_PAUSE_SECONDS = 30.0
@@ -22,7 +23,7 @@ class ProcessRankGroup:
 
     Args:
         flags: every rank's flags; those of its channel are added.
-        ranks: how many.
+        degrees: how many ranks there are, and how they share steps.
         bounds: how long they may take before they count as hung.
         module: what to run as a rank.
     """
@@ -32,11 +33,11 @@ class ProcessRankGroup:
         flags: Sequence[str],
         *,
         bounds: RankBounds,
-        ranks: int = 1,
+        degrees: ParallelDegrees = ONE_RANK,
         module: str = "denoiser_service.rank",
     ) -> None:
         self._flags = flags
-        self._ranks = ranks
+        self.degrees = degrees
         self._module = module
         self._bounds = bounds
         self._team: RankTeam | None = None
@@ -59,7 +60,9 @@ class ProcessRankGroup:
         while not self._closed:
             self.generation += 1
             try:
-                team = await RankTeam.start(self._module, self._flags, self._ranks, self._bounds)
+                team = await RankTeam.start(
+                    self._module, self._flags, self.degrees.ranks, self._bounds
+                )
                 ready = await team.ready()
             except RanksLost as error:
                 failures += 1
@@ -114,7 +117,9 @@ class ProcessRankGroup:
     ) -> None:
         self._team, self.ready, self._settled = team, ready, False
         self._became_ready.set()
-        _log.info("ranks ready", ranks=self._ranks, pid=ready.pid, generation=self.generation)
+        _log.info(
+            "ranks ready", ranks=self.degrees.ranks, pid=ready.pid, generation=self.generation
+        )
         cause = "the service ends"
         try:
             await on_change(True)

@@ -8,6 +8,7 @@ from denoiser_service.commands import Command, Failed, RankReady, Reply
 from denoiser_service.executor import RankExecutor
 from denoiser_service.ranks import error_of
 from services.domain.errors import RanksLost
+from services.domain.parallel import ONE_RANK
 
 
 class ThreadRankGroup:
@@ -24,6 +25,7 @@ class ThreadRankGroup:
         self._broken = asyncio.Event()
         self.ready: RankReady | None = ready
         self.generation = 1
+        self.degrees = ONE_RANK
 
     async def run(self) -> None:
         """Runs until the device is of no further use in this process.

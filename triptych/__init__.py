@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from triptych.generation import Generation, GenerationParameters, StageTiming
     from triptych.input_image import ImageDescription, UploadedImage
     from triptych.model_info import ModelInfo
+    from triptych.parallel import ParallelDegrees
     from triptych.request import GenerationRequest
     from triptych.status import Failure, FieldViolation
 
@@ -88,6 +89,7 @@ __all__ = [
     "ModelNotFoundError",
     "NoCache",
     "NotFoundError",
+    "ParallelDegrees",
     "Queued",
     "ResourceExhaustedError",
     "StageCompleted",
@@ -112,6 +114,7 @@ _HOMES = (
     "generation",
     "input_image",
     "model_info",
+    "parallel",
     "request",
     "status",
 )

@@ -123,4 +123,5 @@ class EventReader:
             if result.HasField("cache_statistics")
             else None,
             written_prompt=result.written_prompt if result.HasField("written_prompt") else None,
+            parallel_degrees=wire.degrees_from_proto(result.parallel_degrees),
         )

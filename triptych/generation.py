@@ -10,6 +10,7 @@ from pathlib import Path
 from triptych.cache import Cache, CacheStatistics, NoCache
 from triptych.family_options import FamilyOptions
 from triptych.input_image import ImageDescription
+from triptych.parallel import ONE_RANK, ParallelDegrees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,7 @@ class Generation:
         cache_statistics: what the cache did; None without one.
         written_prompt: what a language model made of the prompt, if it was asked to; the picture
             was drawn from this.
+        parallel_degrees: how its denoising steps were spread over ranks.
     """
 
     job_id: str
@@ -96,6 +98,7 @@ class Generation:
     total_seconds: float
     written_prompt: str | None
     cache_statistics: CacheStatistics | None = None
+    parallel_degrees: ParallelDegrees = ONE_RANK
 
     @property
     def seed(self) -> int:

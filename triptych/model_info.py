@@ -53,6 +53,9 @@ class ModelLimits:
         cache_methods: ways to reuse work between steps, for example "tea_cache".
         tea_cache_coefficients: the model's own; empty where a request must bring them.
         tea_cache_coefficients_source: "published" or "calibrated"; empty where there are none.
+        parallel_methods: ways to spread a step over ranks, for example "ulysses".
+        attention_heads: that the degree of Ulysses must divide.
+        guidance_branches: the highest degree of CFG-Parallel.
         min_images: input images that a request must carry.
         max_images: input images that a request may carry.
         image_fit: how the size follows from the last input image; None where it does not.
@@ -76,6 +79,9 @@ class ModelLimits:
     cache_methods: tuple[str, ...]
     tea_cache_coefficients: tuple[float, ...]
     tea_cache_coefficients_source: str
+    parallel_methods: tuple[str, ...]
+    attention_heads: int
+    guidance_branches: int
     min_images: int
     max_images: int
     image_fit: ImageFit | None

@@ -9,8 +9,10 @@ from triptych.family_options import GROUPS, FamilyOptions
 from triptych.generation import GenerationParameters, StageTiming
 from triptych.input_image import ImageDescription, UploadedImage
 from triptych.model_info import ImageFit, ModelDefaults, ModelInfo, ModelLimits, OptionLimits
+from triptych.parallel import ParallelDegrees
 from triptych.status import Failure
 from triptych.v1 import (
+    acceleration_pb2,
     capabilities_pb2,
     generation_pb2,
     generation_service_pb2,
@@ -60,6 +62,15 @@ def timing_from_proto(message: generation_pb2.StageTiming) -> StageTiming:
     )
 
 
+def degrees_from_proto(message: acceleration_pb2.ParallelDegrees) -> ParallelDegrees:
+    """How steps were spread; an older cluster that does not say has one rank."""
+    return ParallelDegrees(
+        ulysses=message.ulysses_degree or 1,
+        ring=message.ring_degree or 1,
+        cfg=message.cfg_degree or 1,
+    )
+
+
 def model_from_proto(message: capabilities_pb2.Model) -> ModelInfo:
     """A served model with its limits and defaults."""
     limits, defaults = message.capabilities, message.capabilities.defaults
@@ -94,6 +105,12 @@ def model_from_proto(message: capabilities_pb2.Model) -> ModelInfo:
             )
             if limits.tea_cache_coefficients_source
             else "",
+            parallel_methods=tuple(
+                _name(capabilities_pb2.ParallelMethod, each, "PARALLEL_METHOD_")
+                for each in limits.parallel_methods
+            ),
+            attention_heads=limits.attention_heads,
+            guidance_branches=limits.guidance_branches,
             min_images=limits.min_images,
             max_images=limits.max_images,
             image_fit=_image_fit(limits.image_fit) if limits.HasField("image_fit") else None,

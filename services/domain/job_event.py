@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
+from services.domain.parallel import ONE_RANK, ParallelDegrees
 from services.domain.stages import Artifact, CacheStatistics, StageTask, StageTiming, StepCompleted
 
 
@@ -44,6 +45,7 @@ class JobCompleted:
 
     Attributes:
         cache_statistics: what the request's cache did; None without one.
+        degrees: how its steps were spread over ranks.
         written_prompt: what a language model made of the prompt, if it was asked to.
     """
 
@@ -54,6 +56,7 @@ class JobCompleted:
     total_seconds: float
     written_prompt: str | None = None
     cache_statistics: CacheStatistics | None = None
+    degrees: ParallelDegrees = ONE_RANK
 
 
 JobEvent = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -88,3 +88,6 @@ class ParallelDegrees(BaseModel):
                 f"is {self.cfg}; the model's guidance has at most"
                 f" {support.guidance_branches} branches",
             )
+
+
+ONE_RANK: Final = ParallelDegrees()

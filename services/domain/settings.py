@@ -12,8 +12,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from services.domain.element_type import ElementType
 from services.domain.errors import ConfigurationError
 from services.domain.model_source import HubModel, ModelSource, taken
+from services.domain.parallel import ParallelDegrees
 
 MIN_SECRET_BYTES = 32
+MAX_DEGREE = 64
 
 S = TypeVar("S", bound="ProcessSettings")
 
@@ -121,6 +123,20 @@ class DenoisingSettings(ComputeSettings):
         description="file with TeaCache coefficients and a default cache, made for this model;"
         " cache_profile.json in the model's directory, if it is there, by default",
     )
+    ulysses: Annotated[int, Field(ge=1, le=MAX_DEGREE)] = Field(
+        1, description="parts of the sequence that ranks exchange for attention heads"
+    )
+    ring: Annotated[int, Field(ge=1, le=MAX_DEGREE)] = Field(
+        1, description="parts of the sequence whose keys and values go round the ranks"
+    )
+    cfg: Annotated[int, Field(ge=1, le=MAX_DEGREE)] = Field(
+        1, description="guidance branches that different ranks run at the same time"
+    )
+
+    @property
+    def degrees(self) -> ParallelDegrees:
+        """How many ranks there are, and how they share steps."""
+        return ParallelDegrees(ulysses=self.ulysses, ring=self.ring, cfg=self.cfg)
 
 
 class StageSettings(ServerSettings, ComputeSettings):

@@ -12,6 +12,7 @@ from typing import Protocol
 from services.domain.deadline import Deadline
 from services.domain.generation import GenerationParameters
 from services.domain.model import LoadedModel, MediaFormat, Stage
+from services.domain.parallel import ONE_RANK, ParallelDegrees
 from services.domain.tensor_ref import TensorRef
 
 
@@ -195,12 +196,14 @@ class Denoised:
     Attributes:
         latents_checksum_xxh3: XXH3-64 of the latents' bytes alone.
         cache_statistics: None without a cache.
+        degrees: how its steps were spread over ranks.
     """
 
     latents: TensorRef
     latents_checksum_xxh3: int
     timing: StageTiming
     cache_statistics: CacheStatistics | None = None
+    degrees: ParallelDegrees = ONE_RANK
 
 
 DenoiseEvent = DenoiseStarted | StepCompleted | Denoised
@@ -253,11 +256,13 @@ class RankGroupInfo:
     Attributes:
         generation: counts rebuilds after a rank died.
         completed_steps: since the replica started, all requests together.
+        degrees: how they share steps.
     """
 
     ranks: int
     generation: int
     completed_steps: int
+    degrees: ParallelDegrees = ONE_RANK
 
 
 @dataclass(frozen=True, slots=True)

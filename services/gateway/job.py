@@ -89,6 +89,7 @@ class Job:
             total_seconds=time.monotonic() - self._began,
             written_prompt=self._encoded.written_prompt,
             cache_statistics=self._denoised.cache_statistics,
+            degrees=self._denoised.degrees,
         )
 
     async def _encode(self) -> AsyncGenerator[JobEvent, None]:

@@ -96,6 +96,33 @@ async def test_what_a_cache_did_is_told_to_people_and_to_scripts(tmp_path: Path)
     assert [each["branch"] for each in did["branches"]] == ["cond", "uncond"]
 
 
+async def on_ranks(
+    request: messages.GenerateRequest, context: grpc.aio.ServicerContext
+) -> Responses:
+    for response in artifact_chunks():
+        yield response
+    last = completed()
+    last.event.completed.result.parallel_degrees.CopyFrom(
+        acceleration_pb2.ParallelDegrees(cfg_degree=2, ring_degree=1, ulysses_degree=2)
+    )
+    yield last
+
+
+async def test_which_ranks_worked_is_told_to_people_and_to_scripts(tmp_path: Path) -> None:
+    asked = ("generate", "a red circle", "-o", str(tmp_path / "circle.png"), "--target")
+    async with serving(ScriptedGateway(on_ranks)) as target:
+        people = await run(*asked, target)
+        scripts = await run(*asked, target, "--json")
+    assert "ranks: 4 (cfg 2, ring 1, ulysses 2)\n" in people.out
+    assert json.loads(scripts.out)["parallel_degrees"] == {"cfg": 2, "ring": 1, "ulysses": 2}
+
+
+async def test_a_fused_cluster_has_no_ranks() -> None:
+    ended = await run("up", "--topology", "fused", "--cfg", "2")
+    assert ended.code == 2
+    assert "ranks are processes" in " ".join(ended.err.split())
+
+
 async def test_every_option_reaches_the_cluster(tmp_path: Path) -> None:
     gateway = ScriptedGateway(successful)
     async with serving(gateway) as target:

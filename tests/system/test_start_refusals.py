@@ -106,6 +106,21 @@ def test_a_model_of_an_unknown_class_is_refused(tmp_path: Path, secret: Path, mo
     assert "QwenImagePipeline" in said
 
 
+def test_ranks_that_the_model_cannot_be_spread_over_are_refused(
+    tmp_path: Path, secret: Path, model: Path
+) -> None:
+    # The demo model has three attention heads, and two branches.
+    said = refusal(start_denoiser(tmp_path, secret, model, "--ulysses", "2", "--cfg", "4"))
+    assert "ulysses: is 2; " in said
+    assert "cfg: is 4; " in said
+
+
+def test_ranks_on_one_device_are_refused(tmp_path: Path, secret: Path, model: Path) -> None:
+    options = ("--ulysses", "2", "--device", "cuda:0")
+    said = refusal(start_denoiser(tmp_path, secret, model, *options))
+    assert "device: is cuda:0; cuda gives each rank a device of its own" in said
+
+
 def test_another_models_cache_profile_is_refused(tmp_path: Path, secret: Path, model: Path) -> None:
     directory = ModelDirectory(model)
     made_for = profiled_model(directory, find_family(directory).spec)

@@ -49,6 +49,24 @@ CacheProfiles = Annotated[
         " With several models, one for each, in their order.",
     ),
 ]
+Ulysses = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=64,
+        help="Ranks that exchange parts of the sequence for attention heads; divides the model's"
+        " heads. A denoiser's ranks are the product of the three degrees. Split only.",
+    ),
+]
+Ring = Annotated[
+    int, typer.Option(min=1, max=64, help="Ranks round which keys and values go. Split only.")
+]
+Cfg = Annotated[
+    int,
+    typer.Option(
+        min=1, max=64, help="Ranks that run guidance branches at the same time. Split only."
+    ),
+]
 LogDirectory = Annotated[
     Path | None,
     typer.Option(

@@ -69,6 +69,7 @@ def _details(model: ModelInfo) -> Table:
     for option in limits.options:
         table.add_row(option.name, _range(option), _value(option, option.default))
     table.add_row("cache", ", ".join(_caches(limits)), _default_cache(defaults))
+    table.add_row("ranks", ", ".join(_parallel(limits)) or "1")
     table.add_row("media", ", ".join(limits.media_formats), limits.media_formats[0])
     return table
 
@@ -134,6 +135,15 @@ def _caches(limits: ModelLimits) -> Iterator[str]:
             yield f"{method} ({f'{source} coefficients' if source else 'with coefficients'})"
         else:
             yield method
+
+
+def _parallel(limits: ModelLimits) -> Iterator[str]:
+    bounds = {
+        "ulysses": f" (divisors of {limits.attention_heads})",
+        "cfg": f" (at most {limits.guidance_branches})",
+    }
+    for method in limits.parallel_methods:
+        yield f"{method}{bounds.get(method, '')}"
 
 
 def _default_cache(defaults: ModelDefaults) -> str:

@@ -11,6 +11,7 @@ from triptych.cache import CacheStatistics
 from triptych.cli.stage_label import stage_label
 from triptych.family_options import LayeredOptions
 from triptych.generation import Generation
+from triptych.parallel import ParallelDegrees
 
 
 def print_report(generation: Generation, path: Path) -> None:
@@ -22,6 +23,8 @@ def print_report(generation: Generation, path: Path) -> None:
         console.print(written, soft_wrap=True, markup=False)
     if (did := generation.cache_statistics) is not None:
         console.print(_cache_line(did), soft_wrap=True, markup=False)
+    if (degrees := generation.parallel_degrees).ranks > 1:
+        console.print(_ranks_line(degrees), soft_wrap=True)
     console.print(f"{path}: {_contents(generation)}", soft_wrap=True, markup=False)
 
 
@@ -62,6 +65,13 @@ def _cache_line(did: CacheStatistics) -> str:
     return f"{line}; speed-up {', '.join(known)}" if known else line
 
 
+def _ranks_line(degrees: ParallelDegrees) -> str:
+    return (
+        f"ranks: {degrees.ranks} (cfg {degrees.cfg}, ring {degrees.ring},"
+        f" ulysses {degrees.ulysses})"
+    )
+
+
 def _contents(generation: Generation) -> str:
     parts = [f"{generation.width}x{generation.height} pixels"]
     if generation.media_format != "png":
@@ -95,6 +105,7 @@ def json_report(generation: Generation, path: Path) -> str:
                 **asdict(generation.cache_statistics),
                 "reused_share": generation.cache_statistics.reused_share,
             },
+            "parallel_degrees": asdict(generation.parallel_degrees),
             "parameters": asdict(generation.parameters),
             "stage_timings": [asdict(timing) for timing in generation.stage_timings],
             "total_seconds": generation.total_seconds,

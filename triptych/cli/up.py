@@ -20,6 +20,7 @@ from triptych.cli.local_cluster import (
 from triptych.cluster.address import Address
 from triptych.cluster.cluster import DEFAULT_ADDRESS, ClusterSpec, LocalCluster
 from triptych.cluster.topology import ModelOptions, SplitTopology
+from triptych.parallel import ParallelDegrees
 
 
 def up(
@@ -33,6 +34,9 @@ def up(
     threads: options.Threads = 1,
     offline: Offline = False,
     cache_profiles: options.CacheProfiles = None,
+    ulysses: options.Ulysses = 1,
+    ring: options.Ring = 1,
+    cfg: options.Cfg = 1,
     log_dir: options.LogDirectory = None,
 ) -> None:
     """Serve one model or several from this machine until Ctrl-C.
@@ -44,6 +48,12 @@ def up(
         raise typer.BadParameter(
             "has no effect in a fused cluster, which keeps tensors to itself", param_hint="--store"
         )
+    degrees = ParallelDegrees(ulysses=ulysses, ring=ring, cfg=cfg)
+    if degrees.ranks > 1 and topology is TopologyName.FUSED:
+        raise typer.BadParameter(
+            "cannot be honoured by a fused cluster: ranks are processes, and it is one process",
+            param_hint="--ulysses, --ring, --cfg",
+        )
     profiles = tuple(cache_profiles or ())
     with reported_failures():
         served = tuple(map(checked_model, models or (None,)))
@@ -52,7 +62,8 @@ def up(
                 f"is given {len(profiles)} times for {len(served)} models; give one for each",
                 param_hint="--cache-profile",
             )
-        model_options = ModelOptions(served, dtype, device, threads, offline, profiles)
+        told = (served, dtype, device, threads, offline, profiles, degrees)
+        model_options = ModelOptions(*told)
         for name in model_options.fetched:
             typer.echo(f"hub       {name}: what is not in the cache yet is fetched first")
         spec = ClusterSpec(

@@ -2,12 +2,13 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from triptych.cluster.address import Address
 from triptych.cluster.workplace import Workplace
+from triptych.parallel import ONE_RANK, ParallelDegrees
 
 _START_PATIENCE_SECONDS: Final = 600.0
 FETCH_PATIENCE_SECONDS: Final = 24 * 3600.0
@@ -53,6 +54,7 @@ class ModelOptions:
         offline: whether the hub is never asked, only its cache.
         cache_profiles: files, one for each model in their order; none for those that lie in the
             models' directories.
+        degrees: of each model's denoiser: how many ranks it has, and how they share steps.
     """
 
     models: tuple[Path | str, ...]
@@ -61,6 +63,7 @@ class ModelOptions:
     threads: int = 1
     offline: bool = False
     cache_profiles: tuple[Path, ...] = ()
+    degrees: ParallelDegrees = ONE_RANK
 
     @property
     def fetched(self) -> tuple[str, ...]:
@@ -79,7 +82,15 @@ class ModelOptions:
 
     def denoiser_flags(self, number: int) -> tuple[str, ...]:
         """Further ones of the process that denoises for one of the models, counted from 0."""
-        return _profile_flags(self.cache_profiles[number : number + 1])
+        return (
+            *_profile_flags(self.cache_profiles[number : number + 1]),
+            *(
+                flag
+                for method, degree in asdict(self.degrees).items()
+                if degree > 1
+                for flag in (f"--{method}", str(degree))
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)

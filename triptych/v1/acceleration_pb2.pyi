@@ -98,6 +98,16 @@ class StepsComputationMask(_message.Message):
     policy: ScmPolicy
     def __init__(self, mask_policy: _Optional[_Union[ScmMaskPolicy, str]] = ..., policy: _Optional[_Union[ScmPolicy, str]] = ...) -> None: ...
 
+class ParallelDegrees(_message.Message):
+    __slots__ = ("ulysses_degree", "ring_degree", "cfg_degree")
+    ULYSSES_DEGREE_FIELD_NUMBER: _ClassVar[int]
+    RING_DEGREE_FIELD_NUMBER: _ClassVar[int]
+    CFG_DEGREE_FIELD_NUMBER: _ClassVar[int]
+    ulysses_degree: int
+    ring_degree: int
+    cfg_degree: int
+    def __init__(self, ulysses_degree: _Optional[int] = ..., ring_degree: _Optional[int] = ..., cfg_degree: _Optional[int] = ...) -> None: ...
+
 class BranchDecision(_message.Message):
     __slots__ = ("branch", "decision", "signal")
     BRANCH_FIELD_NUMBER: _ClassVar[int]

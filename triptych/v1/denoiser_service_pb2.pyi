@@ -41,16 +41,18 @@ class Checkpoint(_message.Message):
     def __init__(self, completed_steps: _Optional[int] = ..., state: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., model: _Optional[str] = ...) -> None: ...
 
 class DenoisedLatents(_message.Message):
-    __slots__ = ("latents", "timing", "cache_statistics", "latents_checksum_xxh3")
+    __slots__ = ("latents", "timing", "cache_statistics", "latents_checksum_xxh3", "parallel_degrees")
     LATENTS_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CACHE_STATISTICS_FIELD_NUMBER: _ClassVar[int]
     LATENTS_CHECKSUM_XXH3_FIELD_NUMBER: _ClassVar[int]
+    PARALLEL_DEGREES_FIELD_NUMBER: _ClassVar[int]
     latents: _tensor_pb2.TensorRef
     timing: _generation_pb2.StageTiming
     cache_statistics: _acceleration_pb2.CacheStatistics
     latents_checksum_xxh3: int
-    def __init__(self, latents: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., timing: _Optional[_Union[_generation_pb2.StageTiming, _Mapping]] = ..., cache_statistics: _Optional[_Union[_acceleration_pb2.CacheStatistics, _Mapping]] = ..., latents_checksum_xxh3: _Optional[int] = ...) -> None: ...
+    parallel_degrees: _acceleration_pb2.ParallelDegrees
+    def __init__(self, latents: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., timing: _Optional[_Union[_generation_pb2.StageTiming, _Mapping]] = ..., cache_statistics: _Optional[_Union[_acceleration_pb2.CacheStatistics, _Mapping]] = ..., latents_checksum_xxh3: _Optional[int] = ..., parallel_degrees: _Optional[_Union[_acceleration_pb2.ParallelDegrees, _Mapping]] = ...) -> None: ...
 
 class DenoiseResponse(_message.Message):
     __slots__ = ("queued", "started", "step_completed", "preview", "checkpoint", "denoised")

@@ -180,7 +180,7 @@ class StageTiming(_message.Message):
     def __init__(self, stage: _Optional[_Union[Stage, str]] = ..., queue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., run_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., transfer_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., task: _Optional[_Union[StageTask, str]] = ..., writing_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class GenerationResult(_message.Message):
-    __slots__ = ("parameters", "artifacts", "stage_timings", "cache_statistics", "latents_checksum_xxh3", "total_duration", "written_prompt")
+    __slots__ = ("parameters", "artifacts", "stage_timings", "cache_statistics", "latents_checksum_xxh3", "total_duration", "written_prompt", "parallel_degrees")
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
     STAGE_TIMINGS_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +188,7 @@ class GenerationResult(_message.Message):
     LATENTS_CHECKSUM_XXH3_FIELD_NUMBER: _ClassVar[int]
     TOTAL_DURATION_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    PARALLEL_DEGREES_FIELD_NUMBER: _ClassVar[int]
     parameters: GenerationParameters
     artifacts: _containers.RepeatedCompositeFieldContainer[Artifact]
     stage_timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
@@ -195,4 +196,5 @@ class GenerationResult(_message.Message):
     latents_checksum_xxh3: int
     total_duration: _duration_pb2.Duration
     written_prompt: str
-    def __init__(self, parameters: _Optional[_Union[GenerationParameters, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., stage_timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., cache_statistics: _Optional[_Union[_acceleration_pb2.CacheStatistics, _Mapping]] = ..., latents_checksum_xxh3: _Optional[int] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., written_prompt: _Optional[str] = ...) -> None: ...
+    parallel_degrees: _acceleration_pb2.ParallelDegrees
+    def __init__(self, parameters: _Optional[_Union[GenerationParameters, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., stage_timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., cache_statistics: _Optional[_Union[_acceleration_pb2.CacheStatistics, _Mapping]] = ..., latents_checksum_xxh3: _Optional[int] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., written_prompt: _Optional[str] = ..., parallel_degrees: _Optional[_Union[_acceleration_pb2.ParallelDegrees, _Mapping]] = ...) -> None: ...

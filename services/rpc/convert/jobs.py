@@ -17,6 +17,7 @@ from services.rpc.convert.acceleration import statistics_to_proto
 from services.rpc.convert.durations import duration_to_proto
 from services.rpc.convert.enums import STAGE_TASKS, STAGES
 from services.rpc.convert.generation import parameters_to_proto
+from services.rpc.convert.parallel import degrees_to_proto
 from services.rpc.convert.stages import artifact_to_proto, step_to_proto, timing_to_proto
 from triptych.v1 import generation_pb2, generation_service_pb2, job_pb2
 
@@ -90,5 +91,6 @@ def _(event: JobCompleted) -> job_pb2.JobEvent:
         total_duration=duration_to_proto(event.total_seconds),
         written_prompt=event.written_prompt,
         cache_statistics=statistics_to_proto(event.cache_statistics),
+        parallel_degrees=degrees_to_proto(event.degrees),
     )
     return job_pb2.JobEvent(completed=job_pb2.JobCompleted(result=result))

@@ -12,7 +12,7 @@ from services.domain.model import (
     LoadedModel,
     Model,
 )
-from services.domain.parallel import ParallelSupport
+from services.domain.parallel import ParallelDegrees, ParallelSupport
 from services.domain.stages import Capacity, RankGroupInfo
 from services.rpc.convert.acceleration import cache_from_proto, cache_to_proto
 from services.rpc.convert.enums import (
@@ -216,9 +216,9 @@ def capacity_to_proto(capacity: Capacity) -> stage_service_pb2.GetCapacityRespon
             ranks=ranks.ranks,
             generation=ranks.generation,
             completed_steps=ranks.completed_steps,
-            ulysses_degree=1,
-            ring_degree=1,
-            cfg_degree=1,
+            ulysses_degree=ranks.degrees.ulysses,
+            ring_degree=ranks.degrees.ring,
+            cfg_degree=ranks.degrees.cfg,
         ),
     )
 
@@ -249,7 +249,14 @@ def capacity_from_proto(message: stage_service_pb2.GetCapacityResponse) -> Capac
         queued_requests=message.queued_requests,
         max_queued_requests=message.max_queued_requests,
         draining=message.draining,
-        rank_group=RankGroupInfo(ranks.ranks, ranks.generation, ranks.completed_steps)
+        rank_group=RankGroupInfo(
+            ranks.ranks,
+            ranks.generation,
+            ranks.completed_steps,
+            ParallelDegrees(
+                ulysses=ranks.ulysses_degree, ring=ranks.ring_degree, cfg=ranks.cfg_degree
+            ),
+        )
         if message.HasField("rank_group")
         else None,
     )

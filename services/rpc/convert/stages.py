@@ -9,6 +9,7 @@ from services.rpc.convert.acceleration import (
 )
 from services.rpc.convert.durations import duration_to_proto, seconds_from_proto
 from services.rpc.convert.enums import MEDIA_FORMATS, STAGE_TASKS, STAGES
+from services.rpc.convert.parallel import degrees_from_proto, degrees_to_proto
 from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
 from triptych.v1 import denoiser_service_pb2, generation_pb2, job_pb2
 
@@ -70,6 +71,7 @@ def denoised_to_proto(denoised: Denoised) -> denoiser_service_pb2.DenoisedLatent
         latents_checksum_xxh3=denoised.latents_checksum_xxh3,
         timing=timing_to_proto(denoised.timing),
         cache_statistics=statistics_to_proto(denoised.cache_statistics),
+        parallel_degrees=degrees_to_proto(denoised.degrees),
     )
 
 
@@ -82,6 +84,7 @@ def denoised_from_proto(message: denoiser_service_pb2.DenoisedLatents) -> Denois
         cache_statistics=statistics_from_proto(message.cache_statistics)
         if message.HasField("cache_statistics")
         else None,
+        degrees=degrees_from_proto(message.parallel_degrees),
     )
 
 

@@ -17,6 +17,7 @@ from denoiser_service.commands import (
     Stepped,
 )
 from services.domain.errors import NotFound, RanksLost
+from services.domain.parallel import ONE_RANK
 from tests.unit.domain.examples import STORE, TENSOR_REF, loaded
 
 READY = RankReady(loaded=loaded(), tensor_store=STORE, pid=1)
@@ -42,6 +43,7 @@ class ScriptedRanks:
         self.on_reply: Callable[[Command], None] = lambda _: None
         self.ready: RankReady | None = READY
         self.generation = 1
+        self.degrees = ONE_RANK
         self.most_resident = 0
         self._steps: dict[str, list[int]] = {}
         self._rebuilt = asyncio.Event()

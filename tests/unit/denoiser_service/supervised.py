@@ -11,6 +11,7 @@ from denoiser_service.commands import Step
 from denoiser_service.rank_team import RankBounds
 from denoiser_service.supervisor import ProcessRankGroup
 from services.domain.errors import RanksLost
+from services.domain.parallel import ParallelDegrees
 
 MODULE = "tests.unit.denoiser_service.scripted_rank"
 STEP = Step(request_id="a")
@@ -20,7 +21,9 @@ class Supervised:
     """A rank group, and what it said about itself."""
 
     def __init__(self, mode: str, ranks: int, bounds: RankBounds) -> None:
-        self.ranks = ProcessRankGroup([mode], ranks=ranks, bounds=bounds, module=MODULE)
+        self.ranks = ProcessRankGroup(
+            [mode], degrees=ParallelDegrees(ulysses=ranks), bounds=bounds, module=MODULE
+        )
         self.changes: asyncio.Queue[bool] = asyncio.Queue()
         self.running = asyncio.create_task(self.ranks.run(self.changes.put))
 

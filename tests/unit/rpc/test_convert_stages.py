@@ -13,7 +13,7 @@ from services.domain.acceleration import (
 from services.domain.family_options import OptionKind, OptionLimits
 from services.domain.image_fit import ImageFit
 from services.domain.model import MediaFormat, Stage
-from services.domain.parallel import ParallelMethod, ParallelSupport
+from services.domain.parallel import ParallelDegrees, ParallelMethod, ParallelSupport
 from services.domain.stages import (
     Artifact,
     BranchStatistics,
@@ -46,6 +46,7 @@ from triptych.v1 import capabilities_pb2, generation_pb2, stage_service_pb2
 
 # Whole microseconds, so that equality is exact.
 seconds = st.integers(0, 10**12).map(lambda microseconds: microseconds / 1e6)
+DEGREES = ParallelDegrees(ulysses=2, ring=3, cfg=4)
 uint32 = st.integers(0, 2**32 - 1)
 uint64 = st.integers(0, 2**64 - 1)
 
@@ -105,7 +106,7 @@ def test_an_artifact_survives_the_wire(each: Artifact) -> None:
 
 
 def test_denoised_latents_survive_the_wire() -> None:
-    denoised = Denoised(TENSOR_REF, 2**64 - 1, timing(Stage.DENOISER))
+    denoised = Denoised(TENSOR_REF, 2**64 - 1, timing(Stage.DENOISER), degrees=DEGREES)
     assert denoised_from_proto(denoised_to_proto(denoised)) == denoised
 
 
@@ -163,7 +164,7 @@ def test_every_field_of_a_models_capabilities_survives_the_wire() -> None:
     assert model_from_proto(message) == model
 
 
-@pytest.mark.parametrize("ranks", [None, RankGroupInfo(1, 3, 2**40)])
+@pytest.mark.parametrize("ranks", [None, RankGroupInfo(24, 3, 2**40, DEGREES)])
 def test_a_replicas_capacity_survives_the_wire(ranks: RankGroupInfo | None) -> None:
     asked = capacity(
         Stage.DENOISER,

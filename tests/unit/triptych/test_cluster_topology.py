@@ -7,6 +7,7 @@ from pathlib import Path
 from triptych.cluster.address import Address
 from triptych.cluster.topology import FusedTopology, ModelOptions, ProcessSpec, SplitTopology
 from triptych.cluster.workplace import Workplace
+from triptych.parallel import ParallelDegrees
 
 ADDRESS = Address("127.0.0.1", 7843)
 PLACE = Workplace(Path("/run/x"), Path("/run/x/secret"), "shm:///dev/shm/x", Path("/run/x/logs"))
@@ -44,6 +45,17 @@ def test_fused_is_one_process_without_store_or_secret() -> None:
     given = flags(processes.gateway)
     assert (given["--listen"], given["--threads"]) == ("127.0.0.1:7843", "3")
     assert not {"--store", "--cluster-secret-file"} & given.keys()
+
+
+def test_only_denoisers_have_ranks() -> None:
+    options = ModelOptions((Path("/models/demo"),), degrees=ParallelDegrees(ulysses=2, cfg=2))
+    told = {
+        each.name: flags(each)
+        for each in SplitTopology(options).processes(ADDRESS, PLACE, drain_seconds=5).stages
+    }
+    assert told["denoiser"].items() >= {"--ulysses": "2", "--cfg": "2"}.items()
+    assert "--ring" not in told["denoiser"], "what is left out is one"
+    assert not {"--ulysses", "--cfg"} & {*told["encoder"], *told["vae"]}
 
 
 def test_every_process_ends_with_its_parent() -> None:
