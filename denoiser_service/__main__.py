@@ -1,7 +1,9 @@
 """python -m denoiser_service: the denoising loop. This process holds no model; its rank does."""
 
 import asyncio
+from functools import partial
 
+from denoiser_service.policy import Room
 from denoiser_service.rank_team import RankBounds
 from denoiser_service.replica import DenoiserReplica
 from denoiser_service.scheduler import StepScheduler
@@ -45,7 +47,8 @@ async def main(settings: DenoiserSettings) -> None:
     scheduler = StepScheduler(
         ranks,
         order=settings.order,
-        max_resident=settings.max_resident_requests,
+        room=Room(settings.max_resident_requests, settings.max_resident_bytes),
+        estimate=partial(spec.residency, directory),
         max_queued=settings.max_queued_requests,
         discard=store.release_request,
     )

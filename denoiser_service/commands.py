@@ -81,6 +81,7 @@ class Prepared(_Message):
 
     Attributes:
         degrees: how its steps will be spread over the ranks.
+        held_bytes: of the request's state.
     """
 
     kind: Literal["prepared"] = "prepared"
@@ -89,10 +90,15 @@ class Prepared(_Message):
     run_seconds: float
     transfer_seconds: float
     degrees: ParallelDegrees = ONE_RANK
+    held_bytes: int = 0
 
 
 class Stepped(_Message):
-    """The answer to Step; see services.domain.stages.StepCompleted."""
+    """The answer to Step; see services.domain.stages.StepCompleted.
+
+    Attributes:
+        held_bytes: of the request's state and cache.
+    """
 
     kind: Literal["stepped"] = "stepped"
     request_id: str
@@ -101,6 +107,7 @@ class Stepped(_Message):
     sigma: float
     seconds: float
     decisions: tuple[BranchDecision, ...] = ()
+    held_bytes: int = 0
 
 
 class Finished(_Message):

@@ -24,14 +24,18 @@ class Entry:
         request: what to denoise.
         deadline: when to give up.
         arrival: a number that grows with every request.
+        size_bytes: what the ranks will keep of it, at most.
 
     Attributes:
+        held_bytes: what they keep of it now.
         generation: of the ranks that hold its state; None while it waits in the queue.
         cache_support: of the model that denoises it; known with the generation.
         steps: those that are done.
     """
 
-    def __init__(self, request: DenoiseRequest, deadline: Deadline, arrival: int) -> None:
+    def __init__(
+        self, request: DenoiseRequest, deadline: Deadline, arrival: int, size_bytes: int
+    ) -> None:
         self.request = request
         self.deadline = deadline
         self.events: asyncio.Queue[DenoiseEvent | TriptychError] = asyncio.Queue()
@@ -43,6 +47,8 @@ class Entry:
         self.run_seconds = 0.0
         self.degrees = ONE_RANK
         self.transfer_seconds = 0.0
+        self.held_bytes = 0
+        self._size_bytes = size_bytes
         self._arrival = arrival
         self._arrival_time = time.monotonic()
         self.queue_seconds = 0.0
@@ -57,7 +63,13 @@ class Entry:
             resident=self.resident,
             leaving=self.cancelled or self.deadline.remaining_seconds() == 0,
             last_turn=self.last_turn,
+            size_bytes=self.size_bytes,
         )
+
+    @property
+    def size_bytes(self) -> int:
+        """What the ranks keep of it, or will."""
+        return max(self._size_bytes, self.held_bytes)
 
     @property
     def resident(self) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate, takewhile
 
 
 class Order(StrEnum):
@@ -21,6 +22,7 @@ class Candidate:
     """One request as the policy sees it.
 
     Attributes:
+        size_bytes: what the ranks keep of it, or will.
         arrival: a number that grows with every request.
         resident: whether the ranks hold state for it.
         leaving: whether it was cancelled or its deadline passed.
@@ -32,25 +34,55 @@ class Candidate:
     resident: bool
     leaving: bool
     last_turn: int
+    size_bytes: int = 0
 
 
-def next_turn(candidates: Sequence[Candidate], order: Order, max_resident: int) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What the ranks hold at once.
+
+    Attributes:
+        requests: at most so many.
+        size_bytes: of all of them together, at most; None for no limit.
+    """
+
+    requests: int
+    size_bytes: int | None = None
+
+
+def entering(candidates: Sequence[Candidate], room: Room) -> list[Candidate]:
+    """Those who may become resident, by their arrival.
+
+    Nobody overtakes one that does not fit yet: residents end, so its turn comes.
+    """
+    residents = [each for each in candidates if each.resident]
+    waiting = sorted((each for each in candidates if not each.resident), key=_by_arrival)
+    taken = accumulate((each.size_bytes for each in waiting), initial=_size_bytes(residents))
+    next(taken)
+    places = zip(waiting[: max(0, room.requests - len(residents))], taken, strict=False)
+    fits = takewhile(lambda place: room.size_bytes is None or place[1] <= room.size_bytes, places)
+    return [candidate for candidate, _ in fits]
+
+
+def next_turn(candidates: Sequence[Candidate], order: Order, room: Room) -> str | None:
     """The request that gets the next turn, or None when there is nothing to do.
 
     Those who leave go first: it frees their memory. A request that is not yet resident gets its
-    first turn only while fewer than `max_resident` are.
+    first turn only if there is room for it.
     """
     leaving = [each for each in candidates if each.leaving]
     if leaving:
         return leaving[0].request_id
     residents = [each for each in candidates if each.resident]
-    waiting = [each for each in candidates if not each.resident]
-    entering = sorted(waiting, key=_by_arrival)[: max(0, max_resident - len(residents))]
-    eligible = [*residents, *entering]
+    eligible = [*residents, *entering(candidates, room)]
     if not eligible:
         return None
     key = _by_arrival if order is Order.FIFO else _by_last_turn
     return min(eligible, key=key).request_id
+
+
+def _size_bytes(candidates: Sequence[Candidate]) -> int:
+    return sum(each.size_bytes for each in candidates)
 
 
 def _by_arrival(candidate: Candidate) -> tuple[int, int]:

@@ -42,6 +42,10 @@ def reconcile(command: Command, replies: Sequence[Reply]) -> Reply:
         return failures[0]
     check_alike(replies)
     first = replies[0]
+    if isinstance(first, Prepared | Stepped):
+        # Ranks with different branches may keep different caches; room is needed for the largest.
+        kept = max(each.held_bytes for each in replies if isinstance(each, Prepared | Stepped))
+        first = first.model_copy(update={"held_bytes": kept})
     if isinstance(first, Stepped):
         decisions = _united([each.decisions for each in replies if isinstance(each, Stepped)])
         return first.model_copy(update={"decisions": decisions})
@@ -62,9 +66,10 @@ def _agreed(reply: Reply) -> Reply:
         case RankReady():
             return reply.model_copy(update={"pid": 0})
         case Prepared():
-            return reply.model_copy(update={"run_seconds": 0, "transfer_seconds": 0})
+            own = {"run_seconds": 0, "transfer_seconds": 0, "held_bytes": 0}
+            return reply.model_copy(update=own)
         case Stepped():
-            return reply.model_copy(update={"seconds": 0, "decisions": ()})
+            return reply.model_copy(update={"seconds": 0, "decisions": (), "held_bytes": 0})
         case Finished():
             # The checksum stays: every rank holds the whole latents, and they are equal.
             untimed = {"run_seconds": 0, "transfer_seconds": 0, "latents": None}

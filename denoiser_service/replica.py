@@ -60,6 +60,9 @@ class DenoiserReplica:
                 generation=self._ranks.generation,
                 completed_steps=self._scheduler.completed_steps,
                 degrees=self._ranks.degrees,
+                held_bytes=self._scheduler.held_bytes,
+                reserved_bytes=self._scheduler.reserved_bytes,
+                max_resident_bytes=self._scheduler.room.size_bytes,
             ),
         )
 

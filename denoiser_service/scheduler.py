@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator, Callable
 
 from denoiser_service.commands import Abort, Finish, Finished, Prepare, Prepared, Step, Stepped
 from denoiser_service.entry import Entry
-from denoiser_service.policy import Order, next_turn
+from denoiser_service.memory import Estimate, check_fits, size_bytes
+from denoiser_service.policy import Order, Room, entering, next_turn
 from denoiser_service.ranks import RankGroup
 from services.domain.deadline import Deadline
 from services.domain.errors import (
@@ -40,7 +41,8 @@ class StepScheduler:
     Args:
         ranks: who runs the steps.
         order: how residents share the ranks.
-        max_resident: requests whose state the ranks hold at once.
+        room: what the ranks hold at once.
+        estimate: what they will keep of a request.
         max_queued: requests that may wait beyond that.
         discard: releases what a request stored; blocking, called on a thread.
     """
@@ -50,13 +52,15 @@ class StepScheduler:
         ranks: RankGroup,
         *,
         order: Order,
-        max_resident: int,
+        room: Room,
+        estimate: Estimate,
         max_queued: int,
         discard: Callable[[str, str], object],
     ) -> None:
         self._ranks = ranks
         self._order = order
-        self._max_resident = max_resident
+        self.room = room
+        self._estimate = estimate
         self.max_queued = max_queued
         self._discard = discard
         self._entries: dict[str, Entry] = {}
@@ -73,6 +77,16 @@ class StepScheduler:
         return sum(each.resident for each in self._entries.values())
 
     @property
+    def held_bytes(self) -> int:
+        """What the ranks keep of all requests now."""
+        return sum(each.held_bytes for each in self._entries.values())
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What they keep of them at most."""
+        return sum(each.size_bytes for each in self._entries.values() if each.resident)
+
+    @property
     def queued(self) -> int:
         """Requests that wait for their first turn."""
         return len(self._entries) - self.running
@@ -84,6 +98,7 @@ class StepScheduler:
 
         Raises:
             StageUnavailable: draining.
+            InvalidRequest: it would not fit if it had the ranks for itself.
             QueueFull: too many wait already.
             RanksLost: a rank died under the request.
             DeadlineExceeded, Cancelled, TriptychError: as they say.
@@ -120,7 +135,7 @@ class StepScheduler:
             self._changed.clear()
             self._drop_stale()
             candidates = [each.candidate() for each in self._entries.values()]
-            chosen = next_turn(candidates, self._order, self._max_resident)
+            chosen = next_turn(candidates, self._order, self.room)
             if chosen is None:
                 await self._changed.wait()
             elif self._ranks.ready is None and not self._entries[chosen].candidate().leaving:
@@ -134,16 +149,25 @@ class StepScheduler:
             raise StageUnavailable("the denoiser is draining; repeat the request elsewhere")
         if request.request_id in self._entries:
             raise InvalidRequest.of("request_id", "is being denoised already")
-        if len(self._entries) >= self._max_resident + self.max_queued:
-            retry = self._step_seconds * request.parameters.steps
-            raise QueueFull(Stage.DENOISER, self.max_queued, retry)
+        residency = self._estimate(request)
+        if self.room.size_bytes is not None:
+            check_fits(request, residency, self.room.size_bytes)
+        needed = size_bytes(residency, request.parameters.cache)
+        entry = Entry(request, deadline, self._arrivals + 1, needed)
+        self._check_room(entry)
         self._arrivals += 1
-        entry = Entry(request, deadline, self._arrivals)
         # As if it had had a turn just now: newcomers do not overtake those who take turns.
         entry.last_turn = self._turns
         self._entries[request.request_id] = entry
         self._changed.set()
         return entry
+
+    def _check_room(self, newcomer: Entry) -> None:
+        candidates = [each.candidate() for each in (*self._entries.values(), newcomer)]
+        waiting = sum(not each.resident for each in candidates)
+        if waiting - len(entering(candidates, self.room)) > self.max_queued:
+            retry = self._step_seconds * newcomer.request.parameters.steps
+            raise QueueFull(Stage.DENOISER, self.max_queued, retry)
 
     async def _turn(self, entry: Entry) -> None:
         self._turns += 1
@@ -193,6 +217,7 @@ class StepScheduler:
         assert isinstance(prepared, Prepared)
         entry.total_steps = prepared.total_steps
         entry.degrees = prepared.degrees
+        entry.held_bytes = prepared.held_bytes
         entry.run_seconds += prepared.run_seconds
         entry.transfer_seconds += prepared.transfer_seconds
 
@@ -202,6 +227,7 @@ class StepScheduler:
         self.completed_steps += 1
         self._step_seconds += 0.2 * (stepped.seconds - self._step_seconds)
         entry.completed_steps = stepped.step
+        entry.held_bytes = stepped.held_bytes
         entry.run_seconds += stepped.seconds
         step = StepCompleted(
             stepped.step,

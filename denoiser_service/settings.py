@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ByteSize, Field
 from pydantic_settings import SettingsConfigDict
 
 from denoiser_service.policy import Order
@@ -20,6 +20,11 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
     order: Order = Field(Order.FIFO, description="how resident requests share the ranks")
     max_resident_requests: Annotated[int, Field(ge=1, le=64)] = Field(
         4, description="requests whose state the ranks hold at once"
+    )
+    max_resident_bytes: Annotated[ByteSize, Field(gt=0)] | None = Field(
+        None,
+        description="what each rank may keep of all of them between steps, for example 20GiB; no"
+        " limit by default. One forward's own memory comes on top of it",
     )
     rank_start_seconds: Annotated[float, Field(gt=0)] = Field(
         900.0, description="how long a rank may take to load its model"

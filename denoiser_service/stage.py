@@ -10,6 +10,7 @@ import xxhash
 
 from denoiser_service.acceleration.accelerator import Accelerator, Session
 from denoiser_service.commands import Aborted, Finished, Prepared, Stepped
+from denoiser_service.held_bytes import held_bytes
 from services.domain.acceleration import NoCache
 from services.domain.errors import NotFound, TriptychError
 from services.domain.generation import GenerationParameters
@@ -77,6 +78,7 @@ class DenoiseStage:
             total_steps=state.total_steps,
             run_seconds=time.perf_counter() - read,
             transfer_seconds=read - began,
+            held_bytes=held_bytes(state, session),
         )
 
     def _read(self, request: DenoiseRequest, stored: ExitStack) -> Tensors:
@@ -133,6 +135,7 @@ class DenoiseStage:
             sigma=sigma,
             seconds=seconds,
             decisions=_taken(session),
+            held_bytes=held_bytes(state, session),
         )
 
     def finish(self, request_id: str) -> Finished:

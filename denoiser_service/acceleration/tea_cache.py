@@ -124,8 +124,9 @@ class TeaCacheSession:
     ) -> Any:  # noqa: ANN401 — whatever a block gives
         if begins:
             self._decide(state, self.lists.signal(blocks[0], call.arguments))
-            state.entered = call.hidden
         reused, _ = state.decision
+        if begins and not reused:
+            state.entered = call.hidden
         if reused:
             assert state.residual is not None
             return call.output(call.hidden + state.residual if ends else call.hidden)

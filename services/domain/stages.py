@@ -257,12 +257,18 @@ class RankGroupInfo:
         generation: counts rebuilds after a rank died.
         completed_steps: since the replica started, all requests together.
         degrees: how they share steps.
+        held_bytes: what each rank keeps of all requests between two steps, as measured.
+        reserved_bytes: what it keeps of them at most, as estimated before they began.
+        max_resident_bytes: up to where requests are let in by those; None for no limit.
     """
 
     ranks: int
     generation: int
     completed_steps: int
     degrees: ParallelDegrees = ONE_RANK
+    held_bytes: int = 0
+    reserved_bytes: int = 0
+    max_resident_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,14 @@ import asyncio
 import os
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from denoiser_service.commands import RankReady
 from denoiser_service.executor import RankExecutor
+from denoiser_service.policy import Room
 from denoiser_service.replica import DenoiserReplica
 from denoiser_service.scheduler import StepScheduler
 from denoiser_service.stage import DenoiseStage
@@ -21,7 +23,9 @@ from services.domain.model_source import HubModel
 from services.domain.tensor_ref import Seal
 from services.fused.settings import FusedSettings
 from services.gateway.app import GatewayApp
+from services.model_api.hub import open_model
 from services.model_api.runtime import set_up_torch
+from services.model_families import find_family
 from services.model_families.loading import load_denoiser, load_encoder, load_vae
 from services.rpc.process import run_process, run_until_first_ends
 from services.rpc.sweeper import sweep_forever
@@ -83,11 +87,13 @@ def _load(
     denoiser = load_denoiser(*told, cache_profile)
     ready = RankReady(loaded=denoiser.loaded, tensor_store=store.identity, pid=os.getpid())
     ranks = ThreadRankGroup(RankExecutor(DenoiseStage(denoiser, store)), ready)
+    directory = open_model(source, lambda index: find_family(index).spec.patterns(Stage.DENOISER))
     queue = settings.max_queued_requests
     scheduler = StepScheduler(
         ranks,
         order=settings.order,
-        max_resident=settings.max_resident_requests,
+        room=Room(settings.max_resident_requests, settings.max_resident_bytes),
+        estimate=partial(find_family(directory).spec.residency, directory),
         max_queued=queue,
         discard=store.release_request,
     )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ByteSize, Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from denoiser_service.policy import Order
@@ -45,6 +45,11 @@ class FusedSettings(PipelineSettings):
     order: Order = Field(Order.FIFO, description="how resident requests share the rank")
     max_resident_requests: Annotated[int, Field(ge=1, le=64)] = Field(
         4, description="requests whose state the rank holds at once"
+    )
+    max_resident_bytes: Annotated[ByteSize, Field(gt=0)] | None = Field(
+        None,
+        description="what the rank may keep of all of them between steps, for example 20GiB; no"
+        " limit by default. One forward's own memory comes on top of it",
     )
 
     @field_validator("model")

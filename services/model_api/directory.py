@@ -77,6 +77,9 @@ class ModelDirectory:
         if not path.is_dir():
             raise ConfigurationError(f"model: {path} is not a directory")
         self.path = path
+        # Read once: a process asks again long after it has started.
+        self._files: dict[str, dict[str, Any]] = {}
+        self._configs: dict[str, dict[str, Any]] = {}
         whole = not (path / INDEX).exists() and (path / ROOT_CONFIGURATION).exists()
         self.index_path = path / (ROOT_CONFIGURATION if whole else INDEX)
         self._index = _read_json(self.index_path)
@@ -98,7 +101,9 @@ class ModelDirectory:
         Raises:
             ConfigurationError: it is missing or unreadable.
         """
-        return _read_json(self.path / name)
+        if name not in self._files:
+            self._files[name] = _read_json(self.path / name)
+        return self._files[name]
 
     def config(self, subfolder: str) -> Mapping[str, Any]:
         """The configuration of one component, as JSON values.
@@ -106,7 +111,9 @@ class ModelDirectory:
         Raises:
             ConfigurationError: the subfolder or its configuration is missing or unreadable.
         """
-        return _read_json(self._configuration(subfolder))
+        if subfolder not in self._configs:
+            self._configs[subfolder] = _read_json(self._configuration(subfolder))
+        return self._configs[subfolder]
 
     def check(self, *, weights: Iterable[str], configs: Iterable[str]) -> None:
         """Checks that what a stage needs is there and whole, without loading it.

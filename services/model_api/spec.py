@@ -7,6 +7,7 @@ from services.domain.errors import ConfigurationError, InvalidRequest
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
 from services.domain.input_image import InputImage
 from services.domain.model import Capabilities, Model, Stage
+from services.domain.stages import DenoiseRequest
 from services.model_api.crossings import Crossings
 from services.model_api.directory import (
     CACHE_PROFILE,
@@ -15,6 +16,7 @@ from services.model_api.directory import (
     VOCABULARY,
     ModelDirectory,
 )
+from services.model_api.residency import Residency
 from services.model_api.weights import weight_patterns
 
 # Of a subfolder's configurations, vocabularies and templates.
@@ -33,6 +35,7 @@ class FamilySpec:
         capabilities: reads a directory's configuration (never its weights).
         crossings: what crosses between the stages for a request; reads the configurations of all
             of them.
+        residency: what a rank keeps of a request; reads what the denoiser's stage needs.
         weights: by stage, the components whose weights it loads, each from its own subfolder.
         configs: by stage, further subfolders of which it needs only the configuration. Every stage
             needs vae/config.json: it says which sizes can be drawn.
@@ -45,6 +48,7 @@ class FamilySpec:
     classes: Mapping[str, str]
     capabilities: Callable[[ModelDirectory], Capabilities]
     crossings: Callable[[ModelDirectory, GenerationParameters], Crossings]
+    residency: Callable[[ModelDirectory, DenoiseRequest], Residency]
     weights: Mapping[Stage, tuple[str, ...]] = field(
         default_factory=lambda: {
             Stage.ENCODER: ("text_encoder",),

@@ -56,20 +56,26 @@ class Component(_message.Message):
     def __init__(self, name: _Optional[str] = ..., parameter_count: _Optional[int] = ..., size_bytes: _Optional[int] = ..., dtype: _Optional[_Union[_tensor_pb2.ElementType, str]] = ...) -> None: ...
 
 class RankGroup(_message.Message):
-    __slots__ = ("ranks", "generation", "completed_steps", "ulysses_degree", "ring_degree", "cfg_degree")
+    __slots__ = ("ranks", "generation", "completed_steps", "ulysses_degree", "ring_degree", "cfg_degree", "held_bytes", "reserved_bytes", "max_resident_bytes")
     RANKS_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_STEPS_FIELD_NUMBER: _ClassVar[int]
     ULYSSES_DEGREE_FIELD_NUMBER: _ClassVar[int]
     RING_DEGREE_FIELD_NUMBER: _ClassVar[int]
     CFG_DEGREE_FIELD_NUMBER: _ClassVar[int]
+    HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     ranks: int
     generation: int
     completed_steps: int
     ulysses_degree: int
     ring_degree: int
     cfg_degree: int
-    def __init__(self, ranks: _Optional[int] = ..., generation: _Optional[int] = ..., completed_steps: _Optional[int] = ..., ulysses_degree: _Optional[int] = ..., ring_degree: _Optional[int] = ..., cfg_degree: _Optional[int] = ...) -> None: ...
+    held_bytes: int
+    reserved_bytes: int
+    max_resident_bytes: int
+    def __init__(self, ranks: _Optional[int] = ..., generation: _Optional[int] = ..., completed_steps: _Optional[int] = ..., ulysses_degree: _Optional[int] = ..., ring_degree: _Optional[int] = ..., cfg_degree: _Optional[int] = ..., held_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., max_resident_bytes: _Optional[int] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ()

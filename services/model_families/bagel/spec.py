@@ -13,6 +13,7 @@ from services.domain.errors import ConfigurationError
 from services.domain.family_options import OptionKind, OptionLimits
 from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults, Stage
+from services.domain.stages import DenoiseRequest
 from services.model_api.cache_support import BAGEL_COEFFICIENTS
 from services.model_api.crossings import (
     Crossings,
@@ -23,6 +24,12 @@ from services.model_api.crossings import (
 )
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
+from services.model_api.residency import (
+    Residency,
+    pictures_bytes,
+    prompt_tokens,
+    state_bytes,
+)
 from services.model_api.spec import FamilySpec
 from services.model_families.bagel.resizing import VAE_FIT, VISION_FIT, vae_size, vision_size
 
@@ -119,6 +126,42 @@ def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> C
     )
 
 
+def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+    parameters = request.parameters
+    element = parameters.dtype.size_bytes
+    width = configured_size(directory, "llm_config.json", "hidden_size")
+    latents_bytes = _crossings(directory, parameters).latents_bytes
+    patch_bytes = LATENT_CHANNELS * LATENT_PATCH**2
+    patches = latents_bytes // (patch_bytes * ElementType.FLOAT32.size_bytes)
+    # A picture is read as the VAE and as the vision tower sees it, each time between two markers;
+    # the prompt once after it and once without it.
+    pictures = pictures_bytes(request) // (patch_bytes * element)
+    read = prompt_tokens(request) * (2 if parameters.images else 1)
+    if parameters.images:
+        read += pictures + prompt_tokens(request, "image_embeds") + 4
+    hidden = (patches + 2) * width * element
+    return Residency(
+        state_bytes=state_bytes(request, latents_bytes, patches)
+        + read * _keys_and_values(directory) * element,
+        hidden_bytes=hidden,
+        encoder_bytes=0,
+        signal_bytes=hidden,
+        forwards=3 if parameters.images else 2,
+    )
+
+
+def _keys_and_values(directory: ModelDirectory) -> int:
+    """Values that all layers keep of one token."""
+    layers, heads, key_heads, width = (
+        configured_size(directory, "llm_config.json", key)
+        for key in (
+            *("num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+            "hidden_size",
+        )
+    )
+    return layers * 2 * key_heads * (width // heads)
+
+
 # The encoder embeds the prompt's tokens, so that the denoiser needs neither tokenizer nor table.
 SPEC = FamilySpec(
     name="bagel",
@@ -131,6 +174,7 @@ SPEC = FamilySpec(
     },
     capabilities=_capabilities,
     crossings=_crossings,
+    residency=_residency,
     weights={
         Stage.ENCODER: ("embed_tokens", "vit_model"),
         Stage.DENOISER: ("language_model",),

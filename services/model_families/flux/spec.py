@@ -2,6 +2,7 @@
 
 from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults, Stage
+from services.domain.stages import DenoiseRequest
 from services.model_api.cache_support import FLUX_COEFFICIENTS, cache_support
 from services.model_api.crossings import (
     Crossings,
@@ -12,6 +13,7 @@ from services.model_api.crossings import (
 )
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
+from services.model_api.residency import Residency, packed_residency
 from services.model_api.spec import FamilySpec
 from services.model_api.vae_config import image_scale_factor
 
@@ -58,6 +60,11 @@ def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> C
     )
 
 
+def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+    latents_bytes = _crossings(directory, request.parameters).latents_bytes
+    return packed_residency(directory, request, latents_bytes)
+
+
 # Every stage needs vae/config.json, which says which sizes can be drawn, and
 # transformer/config.json, which says whether there is guidance.
 SPEC = FamilySpec(
@@ -84,4 +91,5 @@ SPEC = FamilySpec(
     },
     capabilities=_capabilities,
     crossings=_crossings,
+    residency=_residency,
 )

@@ -3,6 +3,7 @@
 from services.domain.family_options import switch
 from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities
+from services.domain.stages import DenoiseRequest
 from services.model_api.cache_support import LONGCAT_COEFFICIENTS, cache_support
 from services.model_api.crossings import (
     Crossings,
@@ -20,6 +21,7 @@ from services.model_api.longcat_image import (
     PROMPT_TOKENS,
 )
 from services.model_api.picture_limits import picture_limits
+from services.model_api.residency import Residency, packed_residency
 from services.model_api.spec import FamilySpec
 from services.model_api.vae_config import image_scale_factor
 
@@ -55,11 +57,17 @@ def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> C
     )
 
 
+def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+    latents_bytes = _crossings(directory, request.parameters).latents_bytes
+    return packed_residency(directory, request, latents_bytes, lists=2)
+
+
 SPEC = FamilySpec(
     name="longcat-image",
     pipeline_classes=frozenset({"LongCatImagePipeline"}),
     classes=CLASSES,
     capabilities=_capabilities,
     crossings=_crossings,
+    residency=_residency,
     configs=CONFIGS,
 )

@@ -2,6 +2,7 @@
 
 from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults
+from services.domain.stages import DenoiseRequest
 from services.model_api.cache_support import cache_support
 from services.model_api.crossings import (
     Crossings,
@@ -12,6 +13,7 @@ from services.model_api.crossings import (
 )
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
+from services.model_api.residency import Residency, packed_residency
 from services.model_api.spec import FamilySpec
 from services.model_api.vae_config import image_scale_factor
 
@@ -50,6 +52,11 @@ def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> C
     )
 
 
+def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+    latents_bytes = _crossings(directory, request.parameters).latents_bytes
+    return packed_residency(directory, request, latents_bytes, lists=2)
+
+
 SPEC = FamilySpec(
     name="ovis-image",
     pipeline_classes=frozenset({"OvisImagePipeline"}),
@@ -62,4 +69,5 @@ SPEC = FamilySpec(
     },
     capabilities=_capabilities,
     crossings=_crossings,
+    residency=_residency,
 )

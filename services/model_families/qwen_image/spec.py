@@ -2,6 +2,7 @@
 
 from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults
+from services.domain.stages import DenoiseRequest
 from services.model_api.cache_support import QWEN_IMAGE_COEFFICIENTS, cache_support
 from services.model_api.crossings import (
     Crossings,
@@ -18,6 +19,7 @@ from services.model_api.qwen_image import (
     PATCH_SIZE,
     vae_scale_factor,
 )
+from services.model_api.residency import Residency, packed_residency
 from services.model_api.spec import FamilySpec
 
 _DEFAULTS = GenerationDefaults(width=1024, height=1024, steps=50, guidance_scale=4.0)
@@ -51,10 +53,16 @@ def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> C
     )
 
 
+def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+    latents_bytes = _crossings(directory, request.parameters).latents_bytes
+    return packed_residency(directory, request, latents_bytes)
+
+
 SPEC = FamilySpec(
     name="qwen-image",
     pipeline_classes=frozenset({"QwenImagePipeline"}),
     classes=CLASSES,
     capabilities=_capabilities,
     crossings=_crossings,
+    residency=_residency,
 )

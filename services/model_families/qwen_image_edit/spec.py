@@ -5,6 +5,7 @@ from typing import Final
 from services.domain.generation import GenerationParameters
 from services.domain.image_fit import ImageFit
 from services.domain.model import Capabilities, GenerationDefaults, Stage
+from services.domain.stages import DenoiseRequest
 from services.model_api.cache_support import QWEN_IMAGE_COEFFICIENTS, cache_support
 from services.model_api.crossings import (
     Crossings,
@@ -17,6 +18,7 @@ from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
 from services.model_api.qwen_image import CLASSES, PATCH_SIZE, vae_scale_factor
 from services.model_api.qwen_vision import picture_tokens
+from services.model_api.residency import Residency, packed_residency
 from services.model_api.spec import FamilySpec
 
 MAX_PROMPT_TOKENS = 1024
@@ -80,12 +82,18 @@ def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> C
     )
 
 
+def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+    latents_bytes = _crossings(directory, request.parameters).latents_bytes
+    return packed_residency(directory, request, latents_bytes)
+
+
 SPEC = FamilySpec(
     name="qwen-image-edit",
     pipeline_classes=frozenset(_MAX_IMAGES),
     classes={**CLASSES, "processor": "Qwen2VLProcessor"},
     capabilities=_capabilities,
     crossings=_crossings,
+    residency=_residency,
     configs={
         Stage.ENCODER: ("processor", "tokenizer", "transformer", "vae"),
         Stage.DENOISER: ("scheduler", "vae"),

@@ -5,6 +5,7 @@ from services.domain.family_options import LayeredOptions, OptionKind, OptionLim
 from services.domain.generation import GenerationParameters
 from services.domain.image_fit import ImageFit
 from services.domain.model import Capabilities, GenerationDefaults, MediaFormat, Stage
+from services.domain.stages import DenoiseRequest
 from services.model_api.cache_support import QWEN_IMAGE_COEFFICIENTS, cache_support
 from services.model_api.crossings import (
     Crossings,
@@ -21,6 +22,7 @@ from services.model_api.qwen_image import (
     PATCH_SIZE,
     vae_scale_factor,
 )
+from services.model_api.residency import Residency, packed_residency
 from services.model_api.spec import FamilySpec
 
 _RESOLUTION = 640
@@ -100,12 +102,20 @@ def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> C
     )
 
 
+def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+    count = layers(request.parameters)
+    latents_bytes = _crossings(directory, request.parameters).latents_bytes
+    # With the layers their composite is drawn.
+    return packed_residency(directory, request, latents_bytes // count * (count + 1))
+
+
 SPEC = FamilySpec(
     name="qwen-image-layered",
     pipeline_classes=frozenset({"QwenImageLayeredPipeline"}),
     classes={**CLASSES, "processor": "Qwen2VLProcessor"},
     capabilities=_capabilities,
     crossings=_crossings,
+    residency=_residency,
     configs={
         Stage.ENCODER: ("processor", "tokenizer", "transformer", "vae"),
         Stage.DENOISER: ("scheduler", "vae"),

@@ -2,6 +2,7 @@
 
 from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults, Stage
+from services.domain.stages import DenoiseRequest
 from services.model_api.cache_support import cache_support
 from services.model_api.crossings import (
     Crossings,
@@ -12,6 +13,7 @@ from services.model_api.crossings import (
 )
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
+from services.model_api.residency import Residency, inner_width, state_bytes
 from services.model_api.spec import FamilySpec
 from services.model_api.vae_config import image_scale_factor
 
@@ -60,6 +62,24 @@ def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> C
     )
 
 
+def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+    parameters = request.parameters
+    latents_bytes = _crossings(directory, parameters).latents_bytes
+    width = inner_width(directory)
+    channels = configured_size(directory, "transformer/config.json", "in_channels")
+    patch = configured_size(directory, "transformer/config.json", "patch_size")
+    # Both branches are rows of one forward.
+    rows = 2 if parameters.guided else 1
+    hidden = rows * latents_bytes // (channels * patch**2) * width
+    return Residency(
+        state_bytes=state_bytes(request, latents_bytes, tokens=0),
+        hidden_bytes=hidden,
+        encoder_bytes=0,
+        signal_bytes=hidden,
+        forwards=1,
+    )
+
+
 # Every stage needs transformer/config.json, too: it says which sizes can be drawn.
 SPEC = FamilySpec(
     name="stable-diffusion-3",
@@ -87,4 +107,5 @@ SPEC = FamilySpec(
     },
     capabilities=_capabilities,
     crossings=_crossings,
+    residency=_residency,
 )

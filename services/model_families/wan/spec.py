@@ -8,6 +8,7 @@ from services.domain.errors import ConfigurationError, TriptychError
 from services.domain.family_options import OptionKind, OptionLimits, VideoOptions
 from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults, MediaFormat, Stage
+from services.domain.stages import DenoiseRequest
 from services.model_api.cache_support import cache_support
 from services.model_api.crossings import (
     Crossings,
@@ -17,6 +18,12 @@ from services.model_api.crossings import (
 )
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
+from services.model_api.residency import (
+    Residency,
+    inner_width,
+    prompt_tokens,
+    state_bytes,
+)
 from services.model_api.spec import FamilySpec
 
 PROMPT_TOKENS = 512
@@ -182,6 +189,27 @@ def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> C
     )
 
 
+def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+    parameters = request.parameters
+    latents_bytes = _crossings(directory, parameters).latents_bytes
+    rows, columns = directory.config("transformer")["patch_size"][1:]
+    channels = configured_size(directory, "transformer/config.json", "in_channels")
+    tokens = latents_bytes // (channels * rows * columns * ElementType.FLOAT32.size_bytes)
+    width, element = inner_width(directory), parameters.dtype.size_bytes
+    values = tokens * width
+    return Residency(
+        # The solver keeps its last input and the last results of both of its orders.
+        state_bytes=state_bytes(request, 4 * latents_bytes, tokens=0),
+        hidden_bytes=values * element,
+        # Blocks give none, but Cache-DiT keeps what they left unchanged, too.
+        encoder_bytes=prompt_tokens(request) * width * element,
+        # Compared in float32 always.
+        signal_bytes=values * ElementType.FLOAT32.size_bytes,
+        # A cache keeps what it has of one expert while the other works.
+        forwards=4 if parameters.guided else 2,
+    )
+
+
 SPEC = FamilySpec(
     name="wan",
     pipeline_classes=frozenset({"WanPipeline"}),
@@ -195,6 +223,7 @@ SPEC = FamilySpec(
     },
     capabilities=_capabilities,
     crossings=_crossings,
+    residency=_residency,
     weights={
         Stage.ENCODER: ("text_encoder",),
         Stage.DENOISER: ("transformer", "transformer_2"),

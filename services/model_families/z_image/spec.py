@@ -1,8 +1,11 @@
 """What Z-Image accepts, read from a directory's configuration."""
 
+import math
+
 from services.domain.element_type import ElementType
 from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults
+from services.domain.stages import DenoiseRequest
 from services.model_api.cache_support import QWEN_IMAGE_COEFFICIENTS, cache_support
 from services.model_api.crossings import (
     Crossings,
@@ -13,6 +16,7 @@ from services.model_api.crossings import (
 )
 from services.model_api.directory import ModelDirectory
 from services.model_api.picture_limits import picture_limits
+from services.model_api.residency import Residency, prompt_tokens, state_bytes
 from services.model_api.spec import FamilySpec
 from services.model_api.vae_config import image_scale_factor
 
@@ -20,6 +24,7 @@ MAX_PROMPT_TOKENS = 512
 """What the published pipeline reads of a prompt inside its chat template."""
 
 _PATCH_SIZE = 2
+_TOKENS_MULTIPLE = 32
 _DEFAULTS = GenerationDefaults(
     width=1024, height=1024, steps=50, guidance_scale=5.0, negative_prompt=""
 )
@@ -53,6 +58,30 @@ def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> C
     )
 
 
+def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+    parameters = request.parameters
+    latents_bytes = _crossings(directory, parameters).latents_bytes
+    channels = configured_size(directory, "transformer/config.json", "in_channels")
+    drawn = latents_bytes // (channels * _PATCH_SIZE**2 * ElementType.FLOAT32.size_bytes)
+    tokens = _padded(drawn) + _padded(prompt_tokens(request))
+    width = configured_size(directory, "transformer/config.json", "dim")
+    # Both branches are rows of one forward; the prompt's tokens follow those of the picture.
+    rows = 2 if parameters.guided else 1
+    hidden = rows * tokens * width * parameters.dtype.size_bytes
+    return Residency(
+        state_bytes=state_bytes(request, latents_bytes, tokens=0),
+        hidden_bytes=hidden,
+        encoder_bytes=0,
+        signal_bytes=hidden,
+        forwards=1,
+    )
+
+
+def _padded(tokens: int) -> int:
+    # The transformer pads both of its sequences.
+    return math.ceil(tokens / _TOKENS_MULTIPLE) * _TOKENS_MULTIPLE
+
+
 SPEC = FamilySpec(
     name="z-image",
     pipeline_classes=frozenset({"ZImagePipeline"}),
@@ -65,4 +94,5 @@ SPEC = FamilySpec(
     },
     capabilities=_capabilities,
     crossings=_crossings,
+    residency=_residency,
 )

@@ -219,13 +219,15 @@ def capacity_to_proto(capacity: Capacity) -> stage_service_pb2.GetCapacityRespon
             ulysses_degree=ranks.degrees.ulysses,
             ring_degree=ranks.degrees.ring,
             cfg_degree=ranks.degrees.cfg,
+            held_bytes=ranks.held_bytes,
+            reserved_bytes=ranks.reserved_bytes,
+            max_resident_bytes=ranks.max_resident_bytes,
         ),
     )
 
 
 def capacity_from_proto(message: stage_service_pb2.GetCapacityResponse) -> Capacity:
     """What a replica holds and how busy it is."""
-    ranks = message.rank_group
     return Capacity(
         stage=STAGES.from_wire("stage", message.stage),
         instance_id=message.instance_id,
@@ -249,14 +251,20 @@ def capacity_from_proto(message: stage_service_pb2.GetCapacityResponse) -> Capac
         queued_requests=message.queued_requests,
         max_queued_requests=message.max_queued_requests,
         draining=message.draining,
-        rank_group=RankGroupInfo(
-            ranks.ranks,
-            ranks.generation,
-            ranks.completed_steps,
-            ParallelDegrees(
-                ulysses=ranks.ulysses_degree, ring=ranks.ring_degree, cfg=ranks.cfg_degree
-            ),
-        )
-        if message.HasField("rank_group")
-        else None,
+        rank_group=_rank_group(message.rank_group) if message.HasField("rank_group") else None,
+    )
+
+
+def _rank_group(message: stage_service_pb2.RankGroup) -> RankGroupInfo:
+    limited = message.HasField("max_resident_bytes")
+    return RankGroupInfo(
+        message.ranks,
+        message.generation,
+        message.completed_steps,
+        ParallelDegrees(
+            ulysses=message.ulysses_degree, ring=message.ring_degree, cfg=message.cfg_degree
+        ),
+        held_bytes=message.held_bytes,
+        reserved_bytes=message.reserved_bytes,
+        max_resident_bytes=message.max_resident_bytes if limited else None,
     )

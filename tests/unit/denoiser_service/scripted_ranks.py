@@ -35,6 +35,7 @@ class ScriptedRanks:
         commands: all that were given, as (kind, request id).
         on_command: awaited before each is executed; what it raises is the answer.
         on_reply: called when a reply is on its way.
+        held_bytes: what they say that they keep of each request.
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,7 @@ class ScriptedRanks:
         self.generation = 1
         self.degrees = ONE_RANK
         self.most_resident = 0
+        self.held_bytes = 0
         self._steps: dict[str, list[int]] = {}
         self._rebuilt = asyncio.Event()
 
@@ -87,12 +89,21 @@ class ScriptedRanks:
         match command:
             case Prepare():
                 return Prepared(
-                    request_id=request_id, total_steps=total, run_seconds=0.25, transfer_seconds=0.5
+                    request_id=request_id,
+                    total_steps=total,
+                    run_seconds=0.25,
+                    transfer_seconds=0.5,
+                    held_bytes=self.held_bytes,
                 )
             case Step():
                 self._steps[request_id][0] += 1
                 return Stepped(
-                    request_id=request_id, step=done + 1, total_steps=total, sigma=0.5, seconds=1.0
+                    request_id=request_id,
+                    step=done + 1,
+                    total_steps=total,
+                    sigma=0.5,
+                    seconds=1.0,
+                    held_bytes=self.held_bytes,
                 )
             case Finish():
                 del self._steps[request_id]

@@ -4,16 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoiser_service.policy import Candidate, Order, next_turn
+from denoiser_service.policy import Candidate, Order, Room, entering, next_turn
 
 FIFO, ROUND_ROBIN = Order.FIFO, Order.ROUND_ROBIN
 both_orders = pytest.mark.parametrize("order", list(Order))
 
 
 def _candidate(
-    arrival: int, *, resident: bool = False, leaving: bool = False, last_turn: int = 0
+    arrival: int,
+    *,
+    resident: bool = False,
+    leaving: bool = False,
+    last_turn: int = 0,
+    size_bytes: int = 0,
 ) -> Candidate:
-    return Candidate(f"r{arrival}", arrival, resident, leaving, last_turn)
+    return Candidate(f"r{arrival}", arrival, resident, leaving, last_turn, size_bytes)
 
 
 class _Loop:
@@ -37,7 +42,7 @@ class _Loop:
         ]
 
     def turn(self) -> str | None:
-        chosen = next_turn(self.candidates(), self._order, self._max_resident)
+        chosen = next_turn(self.candidates(), self._order, Room(self._max_resident))
         if chosen is None:
             return None
         self.turns.append(chosen)
@@ -52,7 +57,7 @@ class _Loop:
 
 @both_orders
 def test_nobody_means_nothing_to_do(order: Order) -> None:
-    assert next_turn([], order, 4) is None
+    assert next_turn([], order, Room(4)) is None
 
 
 @both_orders
@@ -62,19 +67,19 @@ def test_who_leaves_goes_first(order: Order) -> None:
         _candidate(2, resident=True, last_turn=9, leaving=True),
         _candidate(3),
     ]
-    assert next_turn(candidates, order, 1) == "r2"
+    assert next_turn(candidates, order, Room(1)) == "r2"
 
 
 @both_orders
 def test_who_leaves_from_the_queue_needs_no_room(order: Order) -> None:
     candidates = [_candidate(1, resident=True, last_turn=3), _candidate(2, leaving=True)]
-    assert next_turn(candidates, order, 1) == "r2"
+    assert next_turn(candidates, order, Room(1)) == "r2"
 
 
 @both_orders
 def test_a_full_house_admits_nobody(order: Order) -> None:
     candidates = [_candidate(1), _candidate(2, resident=True, last_turn=5)]
-    assert next_turn(candidates, order, 1) == "r2"
+    assert next_turn(candidates, order, Room(1)) == "r2"
 
 
 def test_the_oldest_finishes_first_in_fifo() -> None:
@@ -89,6 +94,47 @@ def test_residents_take_turns_in_round_robin() -> None:
     while loop.turn():
         pass
     assert loop.turns == ["r0", "r1", "r0", "r1", "r0", "r2", "r1", "r2"]
+
+
+@both_orders
+def test_a_large_request_waits_for_room_and_nobody_overtakes_it(order: Order) -> None:
+    resident = _candidate(1, resident=True, last_turn=9, size_bytes=6)
+    large, small = _candidate(2, size_bytes=5), _candidate(3, size_bytes=1)
+    room = Room(4, size_bytes=10)
+    assert entering([resident, large, small], room) == []
+    assert next_turn([resident, large, small], order, room) == "r1"
+    assert entering([large, small], room) == [large, small]
+    assert next_turn([large, small], order, room) == "r2"
+
+
+def test_room_is_for_the_oldest_and_up_to_the_last_byte() -> None:
+    waiting = [_candidate(arrival, size_bytes=4) for arrival in (3, 1, 2)]
+    assert [each.arrival for each in entering(waiting, Room(4, size_bytes=8))] == [1, 2]
+    assert [each.arrival for each in entering(waiting, Room(4, size_bytes=12))] == [1, 2, 3]
+    assert [each.arrival for each in entering(waiting, Room(1, size_bytes=12))] == [1]
+    assert [each.arrival for each in entering(waiting, Room(2))] == [1, 2]
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=8),
+    st.integers(1, 5),
+    st.integers(9, 30),
+)
+def test_residents_and_those_who_enter_stay_within_the_room(
+    sizes: list[tuple[bool, int]], requests: int, size_bytes: int
+) -> None:
+    all_of_them = [
+        _candidate(arrival, resident=resident, size_bytes=size)
+        for arrival, (resident, size) in enumerate(sizes)
+    ]
+    enter = entering(all_of_them, Room(requests, size_bytes))
+    residents = [each for each in all_of_them if each.resident]
+    if enter:
+        assert len(residents) + len(enter) <= requests
+        assert sum(each.size_bytes for each in [*residents, *enter]) <= size_bytes
+    elif not residents:
+        # Each fits by itself, so the oldest of them gets in.
+        assert not all_of_them
 
 
 steps = st.lists(st.integers(1, 6), max_size=8)
@@ -140,7 +186,7 @@ candidates = st.lists(
 def test_whoever_is_chosen_was_a_candidate_with_a_right_to_it(
     given_candidates: list[Candidate], order: Order, max_resident: int
 ) -> None:
-    chosen = next_turn(given_candidates, order, max_resident)
+    chosen = next_turn(given_candidates, order, Room(max_resident))
     by_id = {each.request_id: each for each in given_candidates}
     if chosen is None:
         assert not given_candidates

@@ -45,6 +45,14 @@ def test_ranks_that_agree_answer_as_the_first_whatever_time_each_took() -> None:
     assert reconcile(ABORT, [ABORTED, ABORTED]) == ABORTED
 
 
+@pytest.mark.parametrize(("command", "reply"), [(PREPARE, PREPARED), (STEP, STEPPED)])
+def test_ranks_may_keep_different_amounts_and_the_largest_counts(
+    command: Command, reply: Prepared | Stepped
+) -> None:
+    kept = [reply.model_copy(update={"held_bytes": size}) for size in (5, 9, 7)]
+    assert reconcile(command, kept) == reply.model_copy(update={"held_bytes": 9})
+
+
 @pytest.mark.parametrize(
     ("command", "reply", "other"),
     [

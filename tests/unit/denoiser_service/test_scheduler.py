@@ -1,14 +1,11 @@
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from contextlib import aclosing
 
 import pytest
 
 from denoiser_service.commands import Command
 from denoiser_service.policy import Order
-from denoiser_service.scheduler import StepScheduler
 from services.domain.deadline import Deadline
 from services.domain.errors import (
     Cancelled,
@@ -22,82 +19,10 @@ from services.domain.errors import (
 )
 from services.domain.stages import (
     Denoised,
-    DenoiseEvent,
-    DenoiseRequest,
     DenoiseStarted,
     StepCompleted,
 )
-from tests.unit.denoiser_service.scripted_ranks import ScriptedRanks
-from tests.unit.domain.examples import PARAMETERS, TENSOR_REF
-
-Discarded = list[tuple[str, str]]
-
-
-class Scheduling:
-    """A running scheduler over scripted ranks."""
-
-    def __init__(self, **options: Any) -> None:
-        self.ranks = ScriptedRanks()
-        self.discarded: Discarded = []
-        told: dict[str, Any] = {
-            "order": Order.ROUND_ROBIN,
-            "max_resident": 4,
-            "max_queued": 8,
-        } | options
-        self.scheduler = StepScheduler(self.ranks, discard=self._discard, **told)
-
-    def stream(
-        self, name: str, *, steps: int = 3, deadline: Deadline | None = None
-    ) -> AsyncGenerator[DenoiseEvent, None]:
-        parameters = PARAMETERS.model_copy(update={"steps": steps})
-        request = DenoiseRequest(name, "default", parameters, TENSOR_REF)
-        return self.scheduler.denoise(request, deadline or Deadline.after(600))
-
-    async def outcome(self, name: str, **options: Any) -> list[DenoiseEvent]:
-        async with aclosing(self.stream(name, **options)) as events:
-            return [event async for event in events]
-
-    def start(self, name: str, **options: Any) -> asyncio.Task[list[DenoiseEvent]]:
-        return asyncio.create_task(self.outcome(name, **options))
-
-    def commands_for(self, name: str) -> list[str]:
-        return [kind for kind, request_id in self.ranks.commands if request_id == name]
-
-    def _discard(self, tenant: str, request_id: str) -> None:
-        self.discarded.append((tenant, request_id))
-
-
-@asynccontextmanager
-async def _scheduling(**options: Any) -> AsyncIterator[Scheduling]:
-    each = Scheduling(**options)
-    loop = asyncio.create_task(each.scheduler.run())
-    try:
-        async with asyncio.timeout(30):
-            yield each
-        # A loop that ended by itself failed; that must not pass unseen.
-        assert not loop.done(), loop
-        assert each.scheduler.running == each.scheduler.queued == 0
-    finally:
-        loop.cancel()
-        await asyncio.gather(loop, return_exceptions=True)
-
-
-class Hold:
-    """Stops the ranks at one command until the test lets them go."""
-
-    def __init__(self, ranks: ScriptedRanks, kind: str, name: str, count: int = 1) -> None:
-        self.reached = asyncio.Event()
-        self.go = asyncio.Event()
-        self._what = (kind, name)
-        self._count = count
-        ranks.on_command = self
-
-    async def __call__(self, command: Command) -> None:
-        if (command.kind, command.request_id) == self._what:
-            self._count -= 1
-            if self._count == 0:
-                self.reached.set()
-                await self.go.wait()
+from tests.unit.denoiser_service.scheduling import Hold, scheduling
 
 
 def _pass(deadline: Deadline) -> None:
@@ -109,7 +34,7 @@ WHOLE = ["prepare", "step", "step", "step", "finish"]
 
 
 async def test_a_request_is_prepared_stepped_and_finished() -> None:
-    async with _scheduling() as each:
+    async with scheduling() as each:
         events = await each.outcome("a")
         assert each.commands_for("a") == WHOLE
         assert each.scheduler.completed_steps == 3
@@ -125,7 +50,7 @@ async def test_a_request_is_prepared_stepped_and_finished() -> None:
 
 
 async def test_residents_take_turns_step_by_step() -> None:
-    async with _scheduling(max_resident=2) as each:
+    async with scheduling(max_resident=2) as each:
         hold = Hold(each.ranks, "prepare", "a")
         tasks = [each.start(name, steps=2) for name in ("a", "b", "c")]
         await hold.reached.wait()
@@ -149,7 +74,7 @@ async def test_residents_take_turns_step_by_step() -> None:
 
 
 async def test_fifo_finishes_the_oldest_first() -> None:
-    async with _scheduling(order=Order.FIFO) as each:
+    async with scheduling(order=Order.FIFO) as each:
         hold = Hold(each.ranks, "prepare", "a")
         tasks = [each.start(name) for name in ("a", "b")]
         await hold.reached.wait()
@@ -162,7 +87,7 @@ async def test_fifo_finishes_the_oldest_first() -> None:
 async def test_whoever_leaves_gets_no_further_turn_and_the_others_lose_none(seed: int) -> None:
     chance = random.Random(seed)
     leaves_after = chance.randrange(0, 5)
-    async with _scheduling(max_resident=chance.randrange(1, 4)) as each:
+    async with scheduling(max_resident=chance.randrange(1, 4)) as each:
         others = [each.start(name) for name in ("a", "b", "c")]
         async with aclosing(each.stream("left", steps=5)) as events:
             for _ in range(leaves_after):
@@ -180,7 +105,7 @@ async def test_whoever_leaves_gets_no_further_turn_and_the_others_lose_none(seed
 
 
 async def test_cancelling_by_name_ends_the_stream_at_the_next_step() -> None:
-    async with _scheduling() as each:
+    async with scheduling() as each:
         hold = Hold(each.ranks, "step", "a", 2)
         task = each.start("a")
         await hold.reached.wait()
@@ -192,7 +117,7 @@ async def test_cancelling_by_name_ends_the_stream_at_the_next_step() -> None:
 
 
 async def test_cancelling_what_is_not_there_is_not_found() -> None:
-    async with _scheduling() as each:
+    async with scheduling() as each:
         await each.outcome("a")
         with pytest.raises(NotFound, match="a is not being denoised here"):
             each.scheduler.cancel("a")
@@ -200,7 +125,7 @@ async def test_cancelling_what_is_not_there_is_not_found() -> None:
 
 async def test_a_deadline_stops_a_resident_at_the_next_step() -> None:
     deadline = Deadline.after(600)
-    async with _scheduling() as each:
+    async with scheduling() as each:
         hold = Hold(each.ranks, "step", "a", 2)
         task = each.start("a", deadline=deadline)
         await hold.reached.wait()
@@ -213,7 +138,7 @@ async def test_a_deadline_stops_a_resident_at_the_next_step() -> None:
 
 async def test_a_deadline_that_passes_in_the_queue_costs_no_command() -> None:
     deadline = Deadline.after(600)
-    async with _scheduling(max_resident=1) as each:
+    async with scheduling(max_resident=1) as each:
         hold = Hold(each.ranks, "step", "a")
         first, second = each.start("a"), each.start("b", deadline=deadline)
         await hold.reached.wait()
@@ -226,7 +151,7 @@ async def test_a_deadline_that_passes_in_the_queue_costs_no_command() -> None:
 
 
 async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
-    async with _scheduling(max_resident=1, max_queued=1) as each:
+    async with scheduling(max_resident=1, max_queued=1) as each:
         hold = Hold(each.ranks, "step", "a")
         running = each.start("a")
         await hold.reached.wait()
@@ -248,7 +173,7 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
 
 
 async def test_the_same_request_cannot_be_denoised_twice_at_once() -> None:
-    async with _scheduling() as each:
+    async with scheduling() as each:
         hold = Hold(each.ranks, "step", "a")
         task = each.start("a")
         await hold.reached.wait()
@@ -259,7 +184,7 @@ async def test_the_same_request_cannot_be_denoised_twice_at_once() -> None:
 
 
 async def test_a_draining_scheduler_finishes_what_it_has_and_takes_no_more() -> None:
-    async with _scheduling(max_resident=1) as each:
+    async with scheduling(max_resident=1) as each:
         hold = Hold(each.ranks, "step", "a")
         tasks = [each.start("a"), each.start("b")]
         await hold.reached.wait()
@@ -276,7 +201,7 @@ async def test_a_command_that_fails_ends_its_request_alone() -> None:
         if (command.kind, command.request_id) == ("finish", "a"):
             raise StoreFull("no room")
 
-    async with _scheduling() as each:
+    async with scheduling() as each:
         each.ranks.on_command = refuse
         failing, other = each.start("a"), each.start("b")
         with pytest.raises(StoreFull, match="no room"):
@@ -285,7 +210,7 @@ async def test_a_command_that_fails_ends_its_request_alone() -> None:
 
 
 async def test_lost_ranks_fail_the_residents_and_the_queue_waits_for_the_rebuild() -> None:
-    async with _scheduling(max_resident=2) as each:
+    async with scheduling(max_resident=2) as each:
         hold = Hold(each.ranks, "step", "b")
         residents = [each.start("a"), each.start("b")]
         queued = each.start("c")
@@ -303,7 +228,7 @@ async def test_lost_ranks_fail_the_residents_and_the_queue_waits_for_the_rebuild
 
 
 async def test_residents_of_ranks_that_died_between_two_commands_are_told_so() -> None:
-    async with _scheduling() as each:
+    async with scheduling() as each:
 
         def die(command: Command) -> None:
             each.ranks.on_reply = lambda _: None
@@ -319,7 +244,7 @@ async def test_residents_of_ranks_that_died_between_two_commands_are_told_so() -
 
 
 async def test_rebuilt_ranks_are_never_asked_for_what_the_old_ones_held() -> None:
-    async with _scheduling() as each:
+    async with scheduling() as each:
 
         def die_and_come_back(command: Command) -> None:
             each.ranks.on_reply = lambda _: None
@@ -333,7 +258,7 @@ async def test_rebuilt_ranks_are_never_asked_for_what_the_old_ones_held() -> Non
 
 
 async def test_who_gives_up_during_a_rebuild_leaves_the_queue() -> None:
-    async with _scheduling(max_resident=1, max_queued=1) as each:
+    async with scheduling(max_resident=1, max_queued=1) as each:
         each.ranks.die()
         tasks = [asyncio.create_task(anext(each.stream(name))) for name in "ad"]
         await asyncio.sleep(0)
@@ -351,7 +276,7 @@ async def test_who_gives_up_during_a_rebuild_leaves_the_queue() -> None:
 
 
 async def test_latents_that_come_after_the_caller_left_are_discarded() -> None:
-    async with _scheduling() as each:
+    async with scheduling() as each:
         hold = Hold(each.ranks, "finish", "a")
         task = each.start("a")
         await hold.reached.wait()
@@ -364,7 +289,7 @@ async def test_latents_that_come_after_the_caller_left_are_discarded() -> None:
 
 
 async def test_latents_of_a_request_cancelled_by_name_are_not_handed_out() -> None:
-    async with _scheduling() as each:
+    async with scheduling() as each:
         hold = Hold(each.ranks, "finish", "a")
         task = each.start("a")
         await hold.reached.wait()

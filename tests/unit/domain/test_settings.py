@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from denoiser_service.settings import DenoiserSettings
 from encoder_service.settings import EncoderSettings
 from services.domain.errors import ConfigurationError
 from services.gateway.settings import GatewaySettings
@@ -123,3 +124,25 @@ def test_an_unusable_secret_file_is_a_configuration_error(tmp_path: Path, conten
 def test_a_missing_secret_file_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"cluster_secret_file: cannot read .*/none"):
         _encoder(tmp_path / "none").cluster_secret()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("20GiB", 20 * 2**30), ("1.5MB", 1_500_000), ("4096", 4096)]
+)
+def test_sizes_are_given_as_people_write_them(text: str, size: int, tmp_path: Path) -> None:
+    assert _denoiser(tmp_path).max_resident_bytes is None
+    assert _denoiser(tmp_path, f"--max-resident-bytes={text}").max_resident_bytes == size
+
+
+@pytest.mark.parametrize("text", ["much", "0", "-1MiB", "5 apples"])
+def test_a_size_that_is_none_is_refused(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        _denoiser(tmp_path, f"--max-resident-bytes={text}")
+    assert "max_resident_bytes" in capsys.readouterr().err
+
+
+def _denoiser(secret: Path, *more: str) -> DenoiserSettings:
+    flags = {"listen": "x:1", "model": "m", "store": "memory:", "cluster-secret-file": secret}
+    return DenoiserSettings.read([*(f"--{flag}={value}" for flag, value in flags.items()), *more])

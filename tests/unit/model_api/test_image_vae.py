@@ -18,18 +18,18 @@ def directory(tmp_path: Path) -> ModelDirectory:
     return ModelDirectory(tmp_path)
 
 
-def configure(directory: ModelDirectory, **values: object) -> None:
+def configured(directory: ModelDirectory, **values: object) -> ModelDirectory:
     file = directory.path / "vae" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    return ModelDirectory(directory.path)
 
 
 def test_sizes_follow_the_levels_of_the_vae(directory: ModelDirectory) -> None:
     assert image_scale_factor(directory) == 8
-    configure(directory, block_out_channels=[8])
-    assert image_scale_factor(directory) == 1
-    configure(directory, block_out_channels=None)
+    assert image_scale_factor(configured(directory, block_out_channels=[8])) == 1
+    unsaid = configured(directory, block_out_channels=None)
     with pytest.raises(ConfigurationError, match="block_out_channels is None, not a list"):
-        image_scale_factor(directory)
+        image_scale_factor(unsaid)
 
 
 @pytest.mark.parametrize("option", ["scaling_factor", "shift_factor"])
@@ -37,6 +37,6 @@ def test_a_vae_that_does_not_say_how_latents_are_normalised_is_refused(
     directory: ModelDirectory, option: str
 ) -> None:
     load_image_vae(directory, torch.float32, torch.device("cpu"))
-    configure(directory, **{option: None})
+    unsaid = configured(directory, **{option: None})
     with pytest.raises(ConfigurationError, match=f"{option} is None, not a number"):
-        load_image_vae(directory, torch.float32, torch.device("cpu"))
+        load_image_vae(unsaid, torch.float32, torch.device("cpu"))

@@ -164,7 +164,14 @@ def test_every_field_of_a_models_capabilities_survives_the_wire() -> None:
     assert model_from_proto(message) == model
 
 
-@pytest.mark.parametrize("ranks", [None, RankGroupInfo(24, 3, 2**40, DEGREES)])
+@pytest.mark.parametrize(
+    "ranks",
+    [
+        None,
+        RankGroupInfo(24, 3, 2**40, DEGREES),
+        RankGroupInfo(24, 3, 5, DEGREES, 2**41, 2**42, 2**43),
+    ],
+)
 def test_a_replicas_capacity_survives_the_wire(ranks: RankGroupInfo | None) -> None:
     asked = capacity(
         Stage.DENOISER,

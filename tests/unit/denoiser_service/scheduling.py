@@ -1,0 +1,94 @@
+"""A scheduler over ranks that compute nothing."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from denoiser_service.commands import Command
+from denoiser_service.policy import Order, Room
+from denoiser_service.scheduler import StepScheduler
+from services.domain.acceleration import NO_CACHE, Cache
+from services.domain.deadline import Deadline
+from services.domain.stages import DenoiseEvent, DenoiseRequest
+from services.model_api.residency import Residency
+from tests.unit.denoiser_service.scripted_ranks import ScriptedRanks
+from tests.unit.domain.examples import PARAMETERS, TENSOR_REF
+
+RESIDENCY = Residency(
+    state_bytes=100, hidden_bytes=10, encoder_bytes=5, signal_bytes=10, forwards=2
+)
+Discarded = list[tuple[str, str]]
+
+
+class Scheduling:
+    """A running scheduler over scripted ranks."""
+
+    def __init__(self, **options: Any) -> None:
+        self.ranks = ScriptedRanks()
+        self.discarded: Discarded = []
+        told: dict[str, Any] = {
+            "order": Order.ROUND_ROBIN,
+            "estimate": lambda request: RESIDENCY,
+            "max_queued": 8,
+        } | options
+        told["room"] = Room(told.pop("max_resident", 4), told.pop("max_resident_bytes", None))
+        self.scheduler = StepScheduler(self.ranks, discard=self._discard, **told)
+
+    def stream(
+        self,
+        name: str,
+        *,
+        steps: int = 3,
+        deadline: Deadline | None = None,
+        cache: Cache = NO_CACHE,
+    ) -> AsyncGenerator[DenoiseEvent, None]:
+        parameters = PARAMETERS.model_copy(update={"steps": steps, "cache": cache})
+        request = DenoiseRequest(name, "default", parameters, TENSOR_REF)
+        return self.scheduler.denoise(request, deadline or Deadline.after(600))
+
+    async def outcome(self, name: str, **options: Any) -> list[DenoiseEvent]:
+        async with aclosing(self.stream(name, **options)) as events:
+            return [event async for event in events]
+
+    def start(self, name: str, **options: Any) -> asyncio.Task[list[DenoiseEvent]]:
+        return asyncio.create_task(self.outcome(name, **options))
+
+    def commands_for(self, name: str) -> list[str]:
+        return [kind for kind, request_id in self.ranks.commands if request_id == name]
+
+    def _discard(self, tenant: str, request_id: str) -> None:
+        self.discarded.append((tenant, request_id))
+
+
+@asynccontextmanager
+async def scheduling(**options: Any) -> AsyncIterator[Scheduling]:
+    each = Scheduling(**options)
+    loop = asyncio.create_task(each.scheduler.run())
+    try:
+        async with asyncio.timeout(30):
+            yield each
+        # A loop that ended by itself failed; that must not pass unseen.
+        assert not loop.done(), loop
+        assert each.scheduler.running == each.scheduler.queued == 0
+    finally:
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
+
+
+class Hold:
+    """Stops the ranks at one command until the test lets them go."""
+
+    def __init__(self, ranks: ScriptedRanks, kind: str, name: str, count: int = 1) -> None:
+        self.reached = asyncio.Event()
+        self.go = asyncio.Event()
+        self._what = (kind, name)
+        self._count = count
+        ranks.on_command = self
+
+    async def __call__(self, command: Command) -> None:
+        if (command.kind, command.request_id) == self._what:
+            self._count -= 1
+            if self._count == 0:
+                self.reached.set()
+                await self.go.wait()
