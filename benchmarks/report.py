@@ -23,17 +23,21 @@ def write(name: str, title: str, rows: Sequence[Row], notes: Sequence[str]) -> s
     Returns:
         The page.
     """
-    machine = describe()
+    text = page(title, rows, notes)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text)
+    content = {"title": title, "machine": describe(), "notes": list(notes), "rows": list(rows)}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    return text
+
+
+def page(title: str, rows: Sequence[Row], notes: Sequence[str]) -> str:
+    """What `write` writes for people."""
     columns = list(rows[0])
     table = [_line(columns), _line(["---"] * len(columns))]
     table += [_line([_cell(row[column]) for column in columns]) for row in rows]
-    where = [f"- {key}: {value}" for key, value in machine.items()]
-    page = "\n\n".join([f"# {title}", "\n".join(table), *notes, "\n".join(where)]) + "\n"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(page)
-    content = {"title": title, "machine": machine, "notes": list(notes), "rows": list(rows)}
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-    return page
+    where = [f"- {key}: {value}" for key, value in describe().items()]
+    return "\n\n".join([f"# {title}", "\n".join(table), *notes, "\n".join(where)]) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ from denoiser_service.stage import DenoiseStage
 from services.domain.errors import ConfigurationError
 from services.domain.settings import DenoisingSettings
 from services.domain.tensor_ref import Seal
+from services.model_api.kernels import set_kernels
 from services.model_api.runtime import set_up_torch
 from services.model_families.loading import load_denoiser
 from services.observability.logs import configure, get_logger
@@ -104,6 +105,9 @@ def _run(settings: RankSettings, channel: RankChannel) -> int:
         set_up_torch(settings.threads)
         told = (settings.model, settings.model_name, settings.dtype, settings.device)
         model = load_denoiser(*told, settings.cache_profile)
+        set_kernels(
+            model.model.components, settings.attention_backend, compiled=settings.compile_blocks
+        )
         stage = DenoiseStage(model, store, stores=environment.rank == 0)
         executor = RankExecutor(stage, alone=environment.world_size == 1)
         ready = RankReady(loaded=model.loaded, tensor_store=store.identity, pid=os.getpid())

@@ -67,6 +67,7 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
             "dtype": self.dtype,
             "device": self.device,
             "threads": self.threads,
+            "compile-blocks": self.compile_blocks,
             "tensor-ttl-seconds": self.tensor_ttl_seconds,
             "sweep-seconds": self.sweep_seconds,
             "collective-seconds": self.command_seconds,
@@ -78,4 +79,6 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
         }
         if self.cache_profile is not None:
             told["cache-profile"] = self.cache_profile
+        if self.attention_backend is not None:
+            told["attention-backend"] = self.attention_backend
         return [f"--{flag}={value}" for flag, value in told.items()]

@@ -132,6 +132,21 @@ class DenoisingSettings(ComputeSettings):
     cfg: Annotated[int, Field(ge=1, le=MAX_DEGREE)] = Field(
         1, description="guidance branches that different ranks run at the same time"
     )
+    attention_backend: str | None = Field(
+        None, description="diffusers attention backend, for example flash; its default by default"
+    )
+    compile_blocks: bool = Field(
+        False, description="compile the transformer's blocks when they are first called"
+    )
+
+    @field_validator("attention_backend")
+    @classmethod
+    def _one_attention(cls, backend: str | None, told: ValidationInfo) -> str | None:
+        if backend is not None and max(told.data.get("ulysses", 1), told.data.get("ring", 1)) > 1:
+            raise ValueError(
+                f"is {backend!r}; ranks that share a sequence have an attention of their own"
+            )
+        return backend
 
     @property
     def degrees(self) -> ParallelDegrees:

@@ -24,6 +24,7 @@ from services.domain.tensor_ref import Seal
 from services.fused.settings import FusedSettings
 from services.gateway.app import GatewayApp
 from services.model_api.hub import open_model
+from services.model_api.kernels import set_kernels
 from services.model_api.runtime import set_up_torch
 from services.model_families import find_family
 from services.model_families.loading import load_denoiser, load_encoder, load_vae
@@ -85,6 +86,9 @@ def _load(
     told = (source, None, settings.dtype, settings.device)
     encoder, vae = load_encoder(*told), load_vae(*told)
     denoiser = load_denoiser(*told, cache_profile)
+    set_kernels(
+        denoiser.model.components, settings.attention_backend, compiled=settings.compile_blocks
+    )
     ready = RankReady(loaded=denoiser.loaded, tensor_store=store.identity, pid=os.getpid())
     ranks = ThreadRankGroup(RankExecutor(DenoiseStage(denoiser, store)), ready)
     directory = open_model(source, lambda index: find_family(index).spec.patterns(Stage.DENOISER))

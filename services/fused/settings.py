@@ -33,6 +33,12 @@ class FusedSettings(PipelineSettings):
     dtype: ElementType = Field(ElementType.FLOAT32, description="type the weights compute in")
     device: str = Field("cpu", description="torch device, for example cpu or cuda:0")
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="torch threads")
+    attention_backend: str | None = Field(
+        None, description="diffusers attention backend, for example flash; its default by default"
+    )
+    compile_blocks: bool = Field(
+        False, description="compile the transformers' blocks when they are first called"
+    )
     max_queued_requests: Annotated[int, Field(ge=1)] = Field(
         64, description="requests that may wait before others are refused"
     )

@@ -87,7 +87,7 @@ def store(folder: Path) -> Iterator[TensorStore]:
 
 
 @asynccontextmanager
-async def started(folder: Path, *, model: Path = DEMO) -> AsyncIterator[Rank]:
+async def started(folder: Path, *options: str, model: Path = DEMO) -> AsyncIterator[Rank]:
     ours, theirs = socket.socketpair()
     flags = {
         "channel-fd": str(theirs.fileno()),
@@ -100,6 +100,7 @@ async def started(folder: Path, *, model: Path = DEMO) -> AsyncIterator[Rank]:
             sys.executable,
             *("-m", "denoiser_service.rank"),
             *(f"--{name}={value}" for name, value in flags.items()),
+            *options,
             cwd=ROOT,
             pass_fds=[theirs.fileno()],
             stderr=asyncio.subprocess.PIPE,
@@ -183,13 +184,23 @@ async def test_a_rank_that_is_sent_nonsense_ends(folder: Path) -> None:
         assert await rank.exit_code() == 1
 
 
-async def test_a_rank_that_cannot_start_says_why_and_exits_with_2(folder: Path) -> None:
-    async with started(folder, model=folder / "nothing") as rank:
+@pytest.mark.parametrize(
+    ("model", "options", "says"),
+    [
+        (Path("nothing"), (), "model: nothing is not a directory"),
+        (DEMO, ("--attention-backend=fast",), "attention_backend: is 'fast'; allowed are "),
+    ],
+    ids=["no-model", "no-such-attention"],
+)
+async def test_a_rank_that_cannot_start_says_why_and_exits_with_2(
+    folder: Path, model: Path, options: tuple[str, ...], says: str
+) -> None:
+    async with started(folder, *options, model=model) as rank:
         with pytest.raises(asyncio.IncompleteReadError):
             await rank.receive()
         # Whoever sees the channel's end must not take a refusal for a crash.
         assert rank.process.stderr is not None
         said = (await rank.process.stderr.read()).decode()
         assert await rank.exit_code() == 2
-        assert f"rank: model: {folder / 'nothing'} is not a directory" in said
+        assert f"rank: {says}" in said
         assert "Traceback" not in said

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+
+from denoiser_service.rank import RankSettings
+from denoiser_service.settings import DenoiserSettings
+from services.model_api.directory import ModelDirectory
+
+DEMO = Path(__file__).parents[3] / "models" / "demo"
+TOLD = [
+    "--listen=localhost:0",
+    f"--model={DEMO}",
+    "--store=memory:",
+    f"--cluster-secret-file={DEMO / 'triptych.json'}",
+]
+
+
+def _rank_of(*flags: str) -> RankSettings:
+    told = DenoiserSettings.read([*TOLD, *flags]).rank_flags(ModelDirectory(DEMO))
+    return RankSettings.read([*told, "--channel-fd=3"])
+
+
+def test_a_rank_leaves_blocks_and_attention_as_published_unless_told() -> None:
+    rank = _rank_of()
+    assert (rank.attention_backend, rank.compile_blocks) == (None, False)
+
+
+def test_a_rank_is_told_how_to_execute_blocks() -> None:
+    rank = _rank_of("--attention-backend=flash", "--compile-blocks=true")
+    assert (rank.attention_backend, rank.compile_blocks) == ("flash", True)
+
+
+@pytest.mark.parametrize("shared", ["--ulysses=2", "--ring=2"])
+def test_attention_cannot_be_chosen_where_ranks_share_a_sequence(
+    shared: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        DenoiserSettings.read([*TOLD, shared, "--attention-backend=flash"])
+    assert caught.value.code == 2
+    assert "attention_backend: Value error, is 'flash'; ranks" in capsys.readouterr().err
