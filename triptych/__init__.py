@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         NoCache,
         TeaCache,
     )
+    from triptych.channel import tls_credentials
     from triptych.client import Client
     from triptych.errors import (
         ArtifactCorruptedError,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         NotFoundError,
         ResourceExhaustedError,
         TriptychError,
+        UnauthenticatedError,
         UnavailableError,
         UnimplementedError,
     )
@@ -98,15 +100,18 @@ __all__ = [
     "StepCompleted",
     "TeaCache",
     "TriptychError",
+    "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",
     "UploadedImage",
     "VideoOptions",
+    "tls_credentials",
 ]
 
 _HOMES = (
     "aio",
     "cache",
+    "channel",
     "client",
     "errors",
     "events",

@@ -10,7 +10,12 @@ import grpc
 import grpc.aio
 
 from triptych import wire
-from triptych.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, channel_options
+from triptych.channel import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_SECONDS,
+    call_metadata,
+    channel_options,
+)
 from triptych.client import Client
 from triptych.deadline import Deadline
 from triptych.errors import error_from
@@ -38,17 +43,24 @@ class AsyncClient:
         *,
         timeout: float = DEFAULT_TIMEOUT_SECONDS,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
     ) -> None:
         """Connects when the first call is made.
 
         Args:
             target: host:port, or unix:/path.
             timeout: seconds a call may take where the call itself does not say.
-            credentials: for TLS; None for a plain connection.
+            credentials: for TLS, see triptych.tls_credentials; None for a plain connection.
+            api_key: sent with every call; None where the cluster asks for none.
+
+        Raises:
+            ValueError: the key is nothing a header can carry.
         """
         self._target = target
         self._timeout = timeout
+        self._metadata = call_metadata(api_key)
         self._credentials = credentials
+        self._api_key = api_key
         self._channel = (
             grpc.aio.insecure_channel(target, channel_options(target))
             if credentials is None
@@ -129,7 +141,7 @@ class AsyncClient:
             OSError: its file cannot be read.
         """
         # Not by grpc.aio, which loses the status of a call that is refused while it is written.
-        with Client(self._target, credentials=self._credentials) as client:
+        with Client(self._target, credentials=self._credentials, api_key=self._api_key) as client:
             seconds = self._or_default(timeout)
             return await asyncio.to_thread(client.upload_image, image, timeout=seconds)
 
@@ -137,7 +149,9 @@ class AsyncClient:
         """The models a request may name now."""
         with self._translated():
             response = await self._stub.ListModels(
-                messages.ListModelsRequest(), timeout=self._or_default(timeout)
+                messages.ListModelsRequest(),
+                timeout=self._or_default(timeout),
+                metadata=self._metadata,
             )
         return [wire.model_from_proto(each) for each in response.models]
 
@@ -149,7 +163,9 @@ class AsyncClient:
         """
         with self._translated():
             response = await self._stub.GetModel(
-                messages.GetModelRequest(name=name), timeout=self._or_default(timeout)
+                messages.GetModelRequest(name=name),
+                timeout=self._or_default(timeout),
+                metadata=self._metadata,
             )
         return wire.model_from_proto(response.model)
 
@@ -160,7 +176,9 @@ class AsyncClient:
                 seconds = deadline.remaining_seconds
                 upload.done(await self.upload_image(upload.data, timeout=seconds))
         reader = EventReader()
-        call = self._stub.Generate(writer.message, timeout=deadline.remaining_seconds)
+        call = self._stub.Generate(
+            writer.message, timeout=deadline.remaining_seconds, metadata=self._metadata
+        )
         try:
             with self._translated():
                 async for response in call:

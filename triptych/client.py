@@ -8,7 +8,12 @@ from typing import Self, Unpack
 import grpc
 
 from triptych import wire
-from triptych.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, channel_options
+from triptych.channel import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_SECONDS,
+    call_metadata,
+    channel_options,
+)
 from triptych.deadline import Deadline
 from triptych.errors import error_from
 from triptych.event_reader import EventReader
@@ -35,16 +40,22 @@ class Client:
         *,
         timeout: float = DEFAULT_TIMEOUT_SECONDS,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
     ) -> None:
         """Connects when the first call is made.
 
         Args:
             target: host:port, or unix:/path.
             timeout: seconds a call may take where the call itself does not say.
-            credentials: for TLS; None for a plain connection.
+            credentials: for TLS, see triptych.tls_credentials; None for a plain connection.
+            api_key: sent with every call; None where the cluster asks for none.
+
+        Raises:
+            ValueError: the key is nothing a header can carry.
         """
         self._target = target
         self._timeout = timeout
+        self._metadata = call_metadata(api_key)
         self._channel = (
             grpc.insecure_channel(target, channel_options(target))
             if credentials is None
@@ -123,14 +134,18 @@ class Client:
         """
         chunks = upload_chunks(read_upload(image))
         with self._translated():
-            response = self._stub.UploadImage(chunks, timeout=self._or_default(timeout))
+            response = self._stub.UploadImage(
+                chunks, timeout=self._or_default(timeout), metadata=self._metadata
+            )
         return wire.uploaded_image_from_proto(response)
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """The models a request may name now."""
         with self._translated():
             response = self._stub.ListModels(
-                messages.ListModelsRequest(), timeout=self._or_default(timeout)
+                messages.ListModelsRequest(),
+                timeout=self._or_default(timeout),
+                metadata=self._metadata,
             )
         return [wire.model_from_proto(each) for each in response.models]
 
@@ -142,7 +157,9 @@ class Client:
         """
         with self._translated():
             response = self._stub.GetModel(
-                messages.GetModelRequest(name=name), timeout=self._or_default(timeout)
+                messages.GetModelRequest(name=name),
+                timeout=self._or_default(timeout),
+                metadata=self._metadata,
             )
         return wire.model_from_proto(response.model)
 
@@ -153,7 +170,9 @@ class Client:
                 seconds = deadline.remaining_seconds
                 upload.done(self.upload_image(upload.data, timeout=seconds))
         reader = EventReader()
-        call = self._stub.Generate(writer.message, timeout=deadline.remaining_seconds)
+        call = self._stub.Generate(
+            writer.message, timeout=deadline.remaining_seconds, metadata=self._metadata
+        )
         try:
             with self._translated():
                 for response in call:

@@ -2,6 +2,7 @@
 
 TriptychError
 ├── InvalidRequestError       the request names something that is not allowed
+├── UnauthenticatedError      the key is missing or nobody's
 ├── NotFoundError
 │   └── ModelNotFoundError
 ├── ResourceExhaustedError    full now; repeat after `retry_after_seconds`
@@ -47,6 +48,10 @@ class InvalidRequestError(TriptychError):
         return self.failure.violations
 
 
+class UnauthenticatedError(TriptychError):
+    """The cluster asks for a key, and none came or nobody's."""
+
+
 class NotFoundError(TriptychError):
     """What the request names is not there."""
 
@@ -56,7 +61,7 @@ class ModelNotFoundError(NotFoundError):
 
 
 class ResourceExhaustedError(TriptychError):
-    """A queue or a store is full now."""
+    """A queue, a store or the tenant's quota is full now."""
 
 
 class UnavailableError(TriptychError):
@@ -88,6 +93,7 @@ class InternalError(TriptychError):
 
 _BY_STATUS: dict[str, type[TriptychError]] = {
     "INVALID_ARGUMENT": InvalidRequestError,
+    "UNAUTHENTICATED": UnauthenticatedError,
     "NOT_FOUND": NotFoundError,
     "RESOURCE_EXHAUSTED": ResourceExhaustedError,
     "UNAVAILABLE": UnavailableError,

@@ -5,11 +5,13 @@ TriptychError
 ├── NotFound
 │   ├── ModelNotFound
 │   └── TensorNotFound     released, expired, or never there
+├── Unauthenticated        no key, or nobody's
 ├── TensorRefused          a reference that is forged, foreign or malformed
 ├── TensorCorrupted        stored bytes differ from what was written
 ├── ResourceExhausted
 │   ├── StoreFull
-│   └── QueueFull
+│   ├── QueueFull
+│   └── QuotaExceeded
 ├── Unavailable            repeat the request later
 │   ├── StageUnavailable
 │   └── RanksLost
@@ -91,6 +93,13 @@ class TensorNotFound(NotFound):
     reason = "TENSOR_NOT_FOUND"
 
 
+class Unauthenticated(TriptychError):
+    """A call came without a key, or with nobody's."""
+
+    status = "UNAUTHENTICATED"
+    reason = "UNAUTHENTICATED"
+
+
 class TensorRefused(TriptychError):
     """A reference that is forged, belongs to another request, tenant or store, or is malformed."""
 
@@ -126,6 +135,16 @@ class QueueFull(ResourceExhausted):
 
     def __init__(self, stage: str, limit: int, retry_after_seconds: float) -> None:
         super().__init__(f"the {stage}'s queue is full ({limit} requests wait)")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class QuotaExceeded(ResourceExhausted):
+    """A tenant has used up its quota."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, name: str, limit: float, *, retry_after_seconds: float) -> None:
+        super().__init__(f"quota: {name} is {limit:g} and used up; repeat the request later")
         self.retry_after_seconds = retry_after_seconds
 
 

@@ -12,6 +12,7 @@ from services.domain.errors import FieldViolation, InvalidRequest
 from services.domain.family_options import (
     FamilyOptions,
     LayeredOptions,
+    VideoOptions,
     effective_options,
     option_violations,
 )
@@ -75,6 +76,14 @@ class GenerationParameters(BaseModel):
     def guided(self) -> bool:
         """Whether each step runs a second, unconditional branch."""
         return self.negative_prompt is not None
+
+    @property
+    def pixel_steps(self) -> int:
+        """Width x height x frames or layers x steps: what the request takes, about."""
+        match self.options:
+            case VideoOptions(num_frames=int(pictures)) | LayeredOptions(layers=int(pictures)):
+                return self.width * self.height * self.steps * pictures
+        return self.width * self.height * self.steps
 
 
 def resolve(

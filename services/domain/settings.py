@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from services.domain.element_type import ElementType
 from services.domain.errors import ConfigurationError
 from services.domain.model_source import HubModel, ModelSource, taken
 from services.domain.parallel import ParallelDegrees
+from services.domain.tls import TlsFiles
 
 MIN_SECRET_BYTES = 32
 MAX_DEGREE = 64
@@ -59,6 +67,28 @@ class ServerSettings(ProcessSettings):
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         30.0, description="how long running requests may take to finish after SIGTERM"
     )
+    tls_cert_file: Path | None = Field(
+        None, description="PEM certificate chain to show; encrypts what is served"
+    )
+    tls_key_file: Path | None = Field(None, description="PEM private key of tls_cert_file")
+    tls_client_ca_file: Path | None = Field(
+        None, description="PEM certificates that clients' must be signed by; asks them for one"
+    )
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.tls_cert_file is None) is not (self.tls_key_file is None):
+            raise ValueError("tls_cert_file and tls_key_file go together; one is missing")
+        if self.tls_client_ca_file is not None and self.tls_cert_file is None:
+            raise ValueError("tls_client_ca_file needs tls_cert_file and tls_key_file")
+        return self
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """What the server shows and trusts; None for a plain one."""
+        if self.tls_cert_file is None:
+            return None
+        return TlsFiles(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
 
 
 class ComputeSettings(ProcessSettings):

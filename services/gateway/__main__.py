@@ -10,9 +10,10 @@ from services.rpc.stage_clients import RemoteDenoiser, RemoteEncoder, RemoteVae
 
 async def main(settings: GatewaySettings) -> None:
     """Serves until a signal."""
-    encoders = [RemoteEncoder(target) for target in settings.encoder]
-    denoisers = [RemoteDenoiser(target) for target in settings.denoiser]
-    vaes = [RemoteVae(target) for target in settings.vae]
+    tls = settings.stage_tls
+    encoders = [RemoteEncoder(target, tls) for target in settings.encoder]
+    denoisers = [RemoteDenoiser(target, tls) for target in settings.denoiser]
+    vaes = [RemoteVae(target, tls) for target in settings.vae]
     try:
         await GatewayApp(settings, encoders, denoisers, vaes).run()
     finally:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from services.domain.stages import Denoiser, Encoder, Vae
+from services.gateway.access import Access
 from services.gateway.pipeline import Pipeline
+from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
 from services.gateway.servicer import GENERATION_SERVICE, GenerationServicer
 from services.gateway.settings import PipelineSettings
@@ -30,7 +32,8 @@ class GatewayApp:
         denoisers: Sequence[Denoiser],
         vaes: Sequence[Vae],
     ) -> None:
-        self.server = ServiceServer(settings, (GENERATION_SERVICE,))
+        access = Access.of(settings.access_file)
+        self.server = ServiceServer(settings, (GENERATION_SERVICE,), guard=access.tenant_of)
         self._pools = ReplicaPools(
             encoders,
             denoisers,
@@ -39,13 +42,14 @@ class GatewayApp:
             start_patience_seconds=settings.start_patience_seconds,
             on_change=self._on_change,
         )
-        self._pipeline = Pipeline(self._pools)
+        self._pipeline = Pipeline(self._pools, Quotas())
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
             GenerationServicer(
                 self._pipeline,
                 self._pools,
                 Uploads(settings.upload_quota_bytes, settings.upload_ttl_seconds),
                 settings,
+                access,
             ),
             self.server.grpc,
         )

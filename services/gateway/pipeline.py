@@ -13,7 +13,9 @@ from services.domain.deadline import Deadline
 from services.domain.errors import TensorNotFound, TriptychError, Unavailable
 from services.domain.generation import GenerationRequest, resolve
 from services.domain.job_event import JobAccepted, JobCompleted, JobEvent
+from services.gateway.access import Tenant
 from services.gateway.job import Job
+from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
 from services.observability.logs import get_logger
 
@@ -27,10 +29,12 @@ class Pipeline:
 
     Args:
         pools: the stages' replicas.
+        quotas: what tenants have used.
     """
 
-    def __init__(self, pools: ReplicaPools) -> None:
+    def __init__(self, pools: ReplicaPools, quotas: Quotas) -> None:
         self._pools = pools
+        self._quotas = quotas
         self._releases: set[asyncio.Task[None]] = set()
 
     async def generate(
@@ -38,7 +42,7 @@ class Pipeline:
         request: GenerationRequest,
         *,
         images: tuple[bytes, ...] = (),
-        tenant: str,
+        tenant: Tenant,
         job_id: str,
         deadline: Deadline,
     ) -> AsyncGenerator[JobEvent, None]:
@@ -52,13 +56,19 @@ class Pipeline:
             deadline: when the result stops being worth anything.
 
         Raises:
-            InvalidRequest, ModelNotFound: before any work starts.
+            InvalidRequest, ModelNotFound, QuotaExceeded: before any work starts.
             TriptychError: what a stage failed at.
         """
         route = self._pools.route(request.model)
         parameters = resolve(request, route.model, lambda: secrets.randbits(63))
-        job = Job(route, parameters, images, tenant, job_id, deadline)
-        yield JobAccepted(parameters)
+        with self._quotas.admitted(tenant, parameters.pixel_steps):
+            job = Job(route, parameters, images, tenant.name, job_id, deadline)
+            yield JobAccepted(parameters)
+            async with aclosing(self._run(job)) as events:
+                async for event in events:
+                    yield event
+
+    async def _run(self, job: Job) -> AsyncGenerator[JobEvent, None]:
         released = False
         try:
             async with aclosing(job.run()) as events:

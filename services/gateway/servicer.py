@@ -10,6 +10,7 @@ import grpc
 from services.domain.deadline import Deadline
 from services.domain.errors import ModelNotFound, Unsupported
 from services.domain.job_event import JobAccepted, JobCompleted, JobEvent
+from services.gateway.access import Access, Tenant
 from services.gateway.pipeline import Pipeline
 from services.gateway.received_images import receive_images
 from services.gateway.replicas import ReplicaPools
@@ -23,8 +24,6 @@ from triptych.v1 import generation_service_pb2 as pb2
 from triptych.v1 import generation_service_pb2_grpc
 
 GENERATION_SERVICE = "triptych.v1.GenerationService"
-# Until requests carry credentials, all of them are one tenant's.
-TENANT = "default"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -39,6 +38,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         pools: what can be served.
         uploads: images that came before their requests.
         settings: limits of deadlines.
+        access: whose keys are whose.
     """
 
     def __init__(
@@ -47,11 +47,13 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         pools: ReplicaPools,
         uploads: Uploads,
         settings: PipelineSettings,
+        access: Access,
     ) -> None:
         self._pipeline = pipeline
         self._pools = pools
         self._uploads = uploads
         self._settings = settings
+        self._access = access
 
     async def Generate(  # noqa: N802 - gRPC's name
         self, request: pb2.GenerateRequest, context: Context
@@ -59,14 +61,15 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Generates and streams what happens."""
         job_id = uuid.uuid4().hex
         bind_request(job_id)
-        images = await receive_images(request.parameters, self._uploads, TENANT)
+        tenant = self._tenant(context)
+        images = await receive_images(request.parameters, self._uploads, tenant.name)
         described = [each.described for each in images]
         asked = request_from_proto(request.parameters, request.scheduling, described)
         writer = EventWriter(job_id)
         events = self._pipeline.generate(
             asked,
             images=tuple(each.data for each in images),
-            tenant=TENANT,
+            tenant=tenant,
             job_id=job_id,
             deadline=self._deadline(context),
         )
@@ -131,10 +134,13 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> pb2.UploadImageResponse:
         """Takes an input image that is too large for a request."""
         chunks = (each.data async for each in request)
-        upload_id, described = await self._uploads.take(TENANT, chunks)
+        upload_id, described = await self._uploads.take(self._tenant(context).name, chunks)
         return pb2.UploadImageResponse(
             upload_id=upload_id, width=described.width, height=described.height
         )
+
+    def _tenant(self, context: Context) -> Tenant:
+        return self._access.tenant_of(context.invocation_metadata() or ())
 
     def _deadline(self, context: Context) -> Deadline:
         asked = context.time_remaining()

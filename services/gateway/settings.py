@@ -1,11 +1,13 @@
 """What the gateway is told."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.domain.settings import ServerSettings
+from services.domain.tls import TlsFiles
 
 Targets = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -13,6 +15,11 @@ Targets = Annotated[tuple[str, ...], Field(min_length=1)]
 class PipelineSettings(ServerSettings):
     """What stringing the stages together takes, wherever they run."""
 
+    access_file: Path | None = Field(
+        None,
+        description="JSON file of tenants, the SHA-256 of their keys, and their quotas; without it,"
+        " anybody may ask",
+    )
     default_deadline_seconds: Annotated[float, Field(gt=0)] = Field(
         3600.0, description="deadline of requests that come without one"
     )
@@ -43,3 +50,28 @@ class GatewaySettings(PipelineSettings):
     encoder: Targets = Field(description="addresses of the encoders, host:port or unix:/path")
     denoiser: Targets = Field(description="addresses of the denoisers")
     vae: Targets = Field(description="addresses of the VAEs")
+    encrypt_stages: bool = Field(False, description="whether the stages' servers are encrypted")
+    stage_ca_file: Path | None = Field(
+        None,
+        description="PEM certificates that the stages' must be signed by; the system's if not"
+        " given",
+    )
+    stage_cert_file: Path | None = Field(
+        None, description="PEM certificate chain to show to the stages"
+    )
+    stage_key_file: Path | None = Field(None, description="PEM private key of stage_cert_file")
+
+    @model_validator(mode="after")
+    def _check_stage_tls(self) -> Self:
+        if (self.stage_cert_file is None) is not (self.stage_key_file is None):
+            raise ValueError("stage_cert_file and stage_key_file go together; one is missing")
+        if not self.encrypt_stages and (self.stage_ca_file or self.stage_cert_file):
+            raise ValueError("stage_ca_file and stage_cert_file need --encrypt-stages true")
+        return self
+
+    @property
+    def stage_tls(self) -> TlsFiles | None:
+        """What the gateway shows to the stages, and trusts; None for plain channels."""
+        if not self.encrypt_stages:
+            return None
+        return TlsFiles(self.stage_cert_file, self.stage_key_file, self.stage_ca_file)

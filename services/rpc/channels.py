@@ -2,6 +2,9 @@
 
 import grpc
 
+from services.domain.tls import TlsFiles
+from services.rpc.encryption import channel_credentials
+
 _OPTIONS = [
     # A restarted stage is found again within a second, not after gRPC's default two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -12,6 +15,16 @@ _OPTIONS = [
 ]
 
 
-def open_channel(target: str) -> grpc.aio.Channel:
-    """A channel to host:port or unix:/path that reconnects by itself."""
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+def open_channel(target: str, tls: TlsFiles | None = None) -> grpc.aio.Channel:
+    """A channel to host:port or unix:/path that reconnects by itself.
+
+    Args:
+        target: where the stage is.
+        tls: what to show and trust; None for a plain channel.
+
+    Raises:
+        ConfigurationError: a certificate or key cannot be read.
+    """
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    return grpc.aio.secure_channel(target, channel_credentials(tls), options=_OPTIONS)

@@ -1,6 +1,6 @@
-"""What every call of ours passes through: its request id into the logs, its error into a status."""
+"""What every call of ours passes: a guard; its request id goes to the logs, its error is told."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,25 @@ if TYPE_CHECKING:
 REQUEST_ID_METADATA = "triptych-request-id"
 _OURS = "/triptych.v1."
 
+Guard = Callable[[Iterable[tuple[str, str | bytes]]], object]
+"""Raises a TriptychError for metadata whose call is to be refused."""
+
 _log = get_logger(__name__)
 
 
+def let_pass(_: Iterable[tuple[str, str | bytes]]) -> None:
+    """The guard of a server that anybody may call."""
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Binds the request id of the caller and translates errors; leaves foreign services alone."""
+    """Guards the call, binds its request id, translates errors; leaves foreign services alone.
+
+    Args:
+        guard: called before every call's handler.
+    """
+
+    def __init__(self, guard: Guard = let_pass) -> None:
+        self._guard = guard
 
     async def intercept_service(
         self,
@@ -32,16 +46,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not handler_call_details.method.startswith(_OURS):
             return handler
         if handler.response_streaming:
-            return _wrapped_stream(handler)
-        return _wrapped_unary(handler)
+            return _wrapped_stream(handler, self._guard)
+        return _wrapped_unary(handler, self._guard)
 
 
-def _wrapped_unary(handler: "Handler") -> "Handler":
+def _wrapped_unary(handler: "Handler", guard: Guard) -> "Handler":
     inner: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         _bind(context)
         try:
+            guard(context.invocation_metadata() or ())
             return await inner(request, context)
         except TriptychError as error:
             await _refuse(context, error)
@@ -56,12 +71,13 @@ def _wrapped_unary(handler: "Handler") -> "Handler":
     return make(call, handler.request_deserializer, handler.response_serializer)
 
 
-def _wrapped_stream(handler: "Handler") -> "Handler":
+def _wrapped_stream(handler: "Handler", guard: Guard) -> "Handler":
     inner: Any = handler.unary_stream
 
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         _bind(context)
         try:
+            guard(context.invocation_metadata() or ())
             # Closed here and now when the client leaves, not whenever the collector comes by.
             async with aclosing(inner(request, context)) as responses:
                 async for response in responses:

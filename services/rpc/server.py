@@ -12,8 +12,9 @@ from grpc_reflection.v1alpha import reflection
 from services.domain.errors import ConfigurationError
 from services.domain.settings import ServerSettings
 from services.observability.logs import get_logger
+from services.rpc.encryption import server_credentials
 from services.rpc.health import HealthService
-from services.rpc.interceptors import CallInterceptor
+from services.rpc.interceptors import CallInterceptor, Guard, let_pass
 
 _OPTIONS = [
     # Two processes on one port would share its calls at random: refuse the second one instead.
@@ -33,6 +34,10 @@ class ServiceServer:
         services: full names of the services, for health and reflection; their servicers are added
             to `grpc` before `start`.
         max_message_bytes: larger messages are refused before they are read.
+        guard: called with the metadata of every call of ours; what it raises refuses the call.
+
+    Raises:
+        ConfigurationError: a certificate or key cannot be read.
     """
 
     def __init__(
@@ -40,11 +45,13 @@ class ServiceServer:
         settings: ServerSettings,
         services: Sequence[str],
         max_message_bytes: int = 4 * 1024 * 1024,
+        guard: Guard = let_pass,
     ) -> None:
         self._settings = settings
+        self._credentials = None if settings.tls is None else server_credentials(settings.tls)
         self._services = ("", *services)
         self.grpc = grpc.aio.server(
-            interceptors=[CallInterceptor()],
+            interceptors=[CallInterceptor(guard)],
             options=[*_OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)],
         )
         self._health = HealthService()
@@ -63,7 +70,7 @@ class ServiceServer:
         await self.set_serving(serving=False)
         try:
             _refuse_served_socket(self._settings.listen)
-            port = self.grpc.add_insecure_port(self._settings.listen)
+            port = self._listen()
         except (RuntimeError, OSError) as error:
             await self.close()
             raise ConfigurationError(
@@ -73,7 +80,12 @@ class ServiceServer:
         await self.grpc.start()
         host, colon, asked = self._settings.listen.rpartition(":")
         bound = f"{host}:{port}" if colon and asked == "0" else self._settings.listen
-        _log.info("listening", address=bound)
+        _log.info("listening", address=bound, tls=self._credentials is not None)
+
+    def _listen(self) -> int:
+        if self._credentials is None:
+            return self.grpc.add_insecure_port(self._settings.listen)
+        return self.grpc.add_secure_port(self._settings.listen, self._credentials)
 
     async def set_serving(self, *, serving: bool) -> None:
         """What the health service answers for every service of this process."""

@@ -24,6 +24,7 @@ from services.domain.stages import (
     EncodeRequest,
     MediaChunk,
 )
+from services.domain.tls import TlsFiles
 from services.rpc.channels import open_channel
 from services.rpc.convert.generation import parameters_to_proto
 from services.rpc.convert.models import capacity_from_proto
@@ -59,12 +60,13 @@ class RemoteReplica:
     Args:
         stage: which panel is there.
         target: host:port or unix:/path.
+        tls: what to show and trust; None for a plain channel.
     """
 
-    def __init__(self, stage: Stage, target: str) -> None:
+    def __init__(self, stage: Stage, target: str, tls: TlsFiles | None = None) -> None:
         self._stage = stage
         self._target = target
-        self._channel = open_channel(target)
+        self._channel = open_channel(target, tls)
         self._stages = stage_service_pb2_grpc.StageServiceStub(self._channel)
         self._stores = tensor_store_service_pb2_grpc.TensorStoreServiceStub(self._channel)
 
@@ -104,8 +106,8 @@ class RemoteReplica:
 class RemoteEncoder(RemoteReplica):
     """Prompts to conditioning, over gRPC."""
 
-    def __init__(self, target: str) -> None:
-        super().__init__(Stage.ENCODER, target)
+    def __init__(self, target: str, tls: TlsFiles | None = None) -> None:
+        super().__init__(Stage.ENCODER, target, tls)
         self._encoder = encoder_service_pb2_grpc.EncoderServiceStub(self._channel)
 
     async def encode(self, request: EncodeRequest, deadline: Deadline) -> Encoded:
@@ -131,8 +133,8 @@ class RemoteEncoder(RemoteReplica):
 class RemoteDenoiser(RemoteReplica):
     """The denoising loop, over gRPC."""
 
-    def __init__(self, target: str) -> None:
-        super().__init__(Stage.DENOISER, target)
+    def __init__(self, target: str, tls: TlsFiles | None = None) -> None:
+        super().__init__(Stage.DENOISER, target, tls)
         self._denoiser = denoiser_service_pb2_grpc.DenoiserServiceStub(self._channel)
 
     async def denoise(
@@ -160,8 +162,8 @@ class RemoteDenoiser(RemoteReplica):
 class RemoteVae(RemoteReplica):
     """Pictures to latents, and latents to media, over gRPC."""
 
-    def __init__(self, target: str) -> None:
-        super().__init__(Stage.VAE, target)
+    def __init__(self, target: str, tls: TlsFiles | None = None) -> None:
+        super().__init__(Stage.VAE, target, tls)
         self._vae = vae_service_pb2_grpc.VaeServiceStub(self._channel)
 
     async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:

@@ -6,6 +6,7 @@ from triptych import __version__
 from triptych.cli.exit_codes import EPILOG
 from triptych.cli.generate import generate
 from triptych.cli.models import models
+from triptych.cli.new_key import new_key
 from triptych.cli.up import up
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command(epilog=EPILOG)(generate)
 app.command(epilog=EPILOG)(up)
 app.command(epilog=EPILOG)(models)
+app.command(epilog=EPILOG)(new_key)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from triptych.errors import (
     NotFoundError,
     ResourceExhaustedError,
     TriptychError,
+    UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
 )
@@ -37,6 +38,7 @@ EPILOG: Final = (
 
 _BY_ERROR: Final[dict[type[TriptychError | ClusterError], ExitCode]] = {
     InvalidRequestError: ExitCode.INVALID_REQUEST,
+    UnauthenticatedError: ExitCode.INVALID_REQUEST,
     NotFoundError: ExitCode.INVALID_REQUEST,
     UnimplementedError: ExitCode.INVALID_REQUEST,
     ResourceExhaustedError: ExitCode.UNAVAILABLE,

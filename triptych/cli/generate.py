@@ -12,6 +12,7 @@ from triptych.cli import family_options as family
 from triptych.cli import request_options as options
 from triptych.cli.cache_option import CacheText, read_cache
 from triptych.cli.cluster_event import describe
+from triptych.cli.connection import Connection, connecting
 from triptych.cli.failure import reported_failures
 from triptych.cli.interruptible import run
 from triptych.cli.local_cluster import (
@@ -33,6 +34,7 @@ from triptych.generation import Generation
 from triptych.request import RequestOptions
 
 
+@connecting
 def generate(
     prompt: options.Prompt,
     *,
@@ -62,6 +64,7 @@ def generate(
     rewrite_prompt: family.RewritePrompt = None,
     image_guidance: family.ImageGuidance = None,
     guidance_interval: family.GuidanceInterval = None,
+    connected: Connection,
 ) -> None:
     """Draw or edit a picture or a video, by a running cluster or by one started for this call."""
     chosen = family.of_one_family(
@@ -85,11 +88,16 @@ def generate(
         "cache": read_cache(cache),
     }
     with reported_failures():
+        _check_connection(connected, target)
         cluster = _cluster_for_one_call(target, model, topology, dtype, offline=offline)
         with ProgressDisplay(wanted=not json) as display:
-            order = _Order(prompt, asked, timeout, output)
+            order = _Order(prompt, asked, timeout, output, connected)
             generation = run(_generate(order, target, cluster, display))
-    if json:
+    _report(generation, output, as_json=json)
+
+
+def _report(generation: Generation, output: Path, *, as_json: bool) -> None:
+    if as_json:
         typer.echo(json_report(generation, output))
     else:
         print_report(generation, output)
@@ -101,6 +109,12 @@ class _Order:
     options: RequestOptions
     timeout: float
     output: Path
+    connection: Connection
+
+
+def _check_connection(connected: Connection, target: str | None) -> None:
+    if connected.credentials and not target:
+        raise typer.BadParameter("has no effect without --target", param_hint="--tls")
 
 
 def _cluster_for_one_call(
@@ -137,7 +151,13 @@ async def _generate(
             cluster = LocalCluster(spec, lambda event: display.say(describe(event)))
             target = (await exits.enter_async_context(cluster)).target
         assert target is not None
-        client = await exits.enter_async_context(AsyncClient(target))
+        client = await exits.enter_async_context(
+            AsyncClient(
+                target,
+                credentials=order.connection.credentials,
+                api_key=order.connection.api_key,
+            )
+        )
         generation = await client.generate(
             order.prompt, timeout=order.timeout, on_event=display.on_event, **order.options
         )

@@ -10,11 +10,13 @@ from rich.table import Table
 from triptych.cache import NoCache
 from triptych.channel import DEFAULT_TARGET
 from triptych.cli.cache_option import cache_text
+from triptych.cli.connection import Connection, connecting
 from triptych.cli.failure import reported_failures
 from triptych.client import Client
 from triptych.model_info import ModelDefaults, ModelInfo, ModelLimits, OptionLimits
 
 
+@connecting
 def models(
     name: Annotated[
         str | None,
@@ -23,9 +25,13 @@ def models(
     target: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Cluster to ask.")
     ] = DEFAULT_TARGET,
+    *,
+    connected: Connection,
 ) -> None:
     """List the models a cluster serves, or one model's limits and defaults."""
-    with reported_failures(), Client(target, timeout=10) as client:
+    credentials, api_key = connected.credentials, connected.api_key
+    client = Client(target, timeout=10, credentials=credentials, api_key=api_key)
+    with reported_failures(), client:
         table = _list(client.models()) if name is None else _details(client.model(name))
     Console(highlight=False).print(table)
 

@@ -41,6 +41,7 @@ class Gateway:
         self.app = app
         self.cluster = cluster
         self.channel = channel
+        self.metadata: tuple[tuple[str, str], ...] = ()
         self.stub: Any = generation_service_pb2_grpc.GenerationServiceStub(channel)
         health = health_pb2_grpc.HealthStub(channel)
         self._health = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE.full_name))
@@ -62,14 +63,18 @@ class Gateway:
         """Asks for a picture, of a red circle unless something else is said."""
         asked = generation_pb2.GenerationParameters(**({"prompt": "a red circle"} | parameters))
         return self.stub.Generate(
-            generation_service_pb2.GenerateRequest(parameters=asked), timeout=20
+            generation_service_pb2.GenerateRequest(parameters=asked),
+            timeout=20,
+            metadata=self.metadata,
         )
 
 
 @asynccontextmanager
-async def running_gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
+async def running_gateway(tmp_path: Path, **told_as_well: Any) -> AsyncIterator[Gateway]:
     """Serves until the block is left; its socket is in the folder."""
-    told = Settings(listen=f"unix:{tmp_path}/socket", poll_seconds=0.01, drain_seconds=20)
+    told = Settings(
+        listen=f"unix:{tmp_path}/socket", poll_seconds=0.01, drain_seconds=20, **told_as_well
+    )
     cluster = ScriptedCluster()
     app = GatewayApp(told, [cluster.encoder], [cluster.denoiser], [cluster.vae])
     running = asyncio.create_task(app.run())

@@ -10,7 +10,9 @@ from services.domain.generation import GenerationRequest
 from services.domain.input_image import InputImage
 from services.domain.job_event import JobCompleted, JobEvent, StageCompleted, StageStarted
 from services.domain.stages import StageTask
+from services.gateway.access import ANYBODY
 from services.gateway.pipeline import Pipeline
+from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import CAPABILITIES, REQUEST_ID
 from tests.unit.gateway.scripted_stages import IMAGE_LATENTS, ScriptedCluster
@@ -39,13 +41,13 @@ class Editor:
         self.pools = ReplicaPools(
             [stages.encoder], [stages.denoiser], [stages.vae], poll_seconds=60, on_change=_ignore
         )
-        self.pipeline = Pipeline(self.pools)
+        self.pipeline = Pipeline(self.pools, Quotas())
 
     def generate(self) -> AsyncGenerator[JobEvent, None]:
         return self.pipeline.generate(
             REQUEST,
             images=IMAGES,
-            tenant="default",
+            tenant=ANYBODY,
             job_id=REQUEST_ID,
             deadline=Deadline.after(600),
         )

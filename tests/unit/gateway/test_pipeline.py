@@ -29,7 +29,9 @@ from services.domain.job_event import (
 )
 from services.domain.model import Stage
 from services.domain.stages import StepCompleted
+from services.gateway.access import ANYBODY
 from services.gateway.pipeline import Pipeline
+from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import ARTIFACT, REQUEST_ID
 from tests.unit.gateway.scripted_stages import CONDITIONING, LATENTS, ScriptedCluster
@@ -66,14 +68,14 @@ class Gateway:
             poll_seconds=60,
             on_change=_ignore,
         )
-        self.pipeline = Pipeline(self.pools)
+        self.pipeline = Pipeline(self.pools, Quotas())
 
     def generate(
         self, request: GenerationRequest = REQUEST, deadline: Deadline | None = None
     ) -> AsyncGenerator[JobEvent, None]:
         return self.pipeline.generate(
             request,
-            tenant="default",
+            tenant=ANYBODY,
             job_id=REQUEST_ID,
             deadline=deadline or Deadline.after(600),
         )

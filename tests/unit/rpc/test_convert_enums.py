@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
-from services.domain.acceleration import CacheMethod, MaskPolicy, ReusePolicy
+from services.domain.acceleration import CacheMethod, CoefficientsSource, MaskPolicy, ReusePolicy
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
 from services.domain.family_options import OptionKind
@@ -21,6 +21,7 @@ PAIRS = [
     (enums.MEDIA_FORMATS, MediaFormat, generation_pb2.MediaFormat),
     (enums.OPTION_KINDS, OptionKind, capabilities_pb2.OptionKind),
     (enums.CACHE_METHODS, CacheMethod, capabilities_pb2.CacheMethod),
+    (enums.COEFFICIENTS_SOURCES, CoefficientsSource, capabilities_pb2.CoefficientsSource),
     (enums.MASK_POLICIES, MaskPolicy, acceleration_pb2.ScmMaskPolicy),
     (enums.REUSE_POLICIES, ReusePolicy, acceleration_pb2.ScmPolicy),
     (enums.PARALLEL_METHODS, ParallelMethod, capabilities_pb2.ParallelMethod),

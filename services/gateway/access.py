@@ -1,0 +1,139 @@
+"""Who may ask the gateway, and how much: keys, the tenants they belong to, their quotas."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from services.domain.errors import ConfigurationError, Unauthenticated
+
+Metadata = Iterable[tuple[str, str | bytes]]
+_HEADER: Final = "authorization"
+_SCHEME: Final = "bearer "
+
+
+class Quota(BaseModel):
+    """What a tenant may use; None for no limit.
+
+    Attributes:
+        requests_per_minute: generations that may start.
+        concurrent_jobs: generations at once.
+        pixel_steps_per_minute: width x height x frames or layers x steps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    requests_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    concurrent_jobs: Annotated[int, Field(gt=0)] | None = None
+    pixel_steps_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class Tenant(BaseModel):
+    """One who may ask.
+
+    Attributes:
+        name: also what the tenant's tensors are stored under.
+        key_sha256: hexadecimal SHA-256 of each key, so that the file gives none away; more than one
+            while keys are being replaced.
+        quota: what the tenant may use.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    key_sha256: Annotated[
+        tuple[Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")], ...],
+        Field(min_length=1),
+    ]
+    quota: Quota = Quota()
+
+
+ANYBODY: Final = Tenant(name="default", key_sha256=("0" * 64,))
+"""Whose requests are where no keys are asked for."""
+
+
+class AccessList(BaseModel):
+    """The file of those who may ask."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenants: Annotated[tuple[Tenant, ...], Field(min_length=1)]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads the JSON file.
+
+        Raises:
+            ConfigurationError: it cannot be read, or two tenants share a name or a key.
+        """
+        try:
+            access = cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise ConfigurationError(f"access_file: cannot read {path}: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            # Without the value: it may be a key that somebody forgot to hash.
+            raise ConfigurationError(f"access_file: {path}: {where}: {first['msg']}") from error
+        for field, values in (
+            ("names", [each.name for each in access.tenants]),
+            ("keys", [key for each in access.tenants for key in each.key_sha256]),
+        ):
+            if len(set(values)) < len(values):
+                raise ConfigurationError(f"access_file: {path}: two tenants share {field}")
+        return access
+
+    def tenant_of(self, metadata: Metadata) -> Tenant:
+        """Whose key came with a call, as `authorization: Bearer <key>`.
+
+        Takes as long for a wrong key as for a right one.
+
+        Raises:
+            Unauthenticated: no key came, or nobody's.
+        """
+        given = [value for name, value in metadata if name == _HEADER]
+        if len(given) != 1 or not str(given[0]).lower().startswith(_SCHEME):
+            raise Unauthenticated(
+                "authorization: is missing; allowed is one, of the form Bearer KEY"
+            )
+        key = str(given[0])[len(_SCHEME) :].strip()
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        found = None
+        for tenant in self.tenants:
+            for known in tenant.key_sha256:
+                if hmac.compare_digest(known, digest):
+                    found = tenant
+        if found is None:
+            raise Unauthenticated("authorization: the key is nobody's")
+        return found
+
+
+class Access:
+    """The gateway's doorkeeper.
+
+    Args:
+        listed: who may ask; None for anybody.
+    """
+
+    def __init__(self, listed: AccessList | None) -> None:
+        self._listed = listed
+
+    @classmethod
+    def of(cls, path: Path | None) -> Self:
+        """That of an access file, or of none.
+
+        Raises:
+            ConfigurationError: see AccessList.read.
+        """
+        return cls(None if path is None else AccessList.read(path))
+
+    def tenant_of(self, metadata: Metadata) -> Tenant:
+        """Who asks.
+
+        Raises:
+            Unauthenticated: see AccessList.
+        """
+        return ANYBODY if self._listed is None else self._listed.tenant_of(metadata)

@@ -1,0 +1,97 @@
+"""What each tenant has used of its quota."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from services.domain.errors import QuotaExceeded
+from services.gateway.access import Quota, Tenant
+
+_MINUTE_SECONDS = 60.0
+
+
+class TokenBucket:
+    """Fills at a rate up to a minute's worth. A large request may overdraw it, and is paid off.
+
+    Args:
+        per_minute: how fast it fills, and how much it holds.
+        now: seconds, of a clock that never goes back.
+    """
+
+    def __init__(self, per_minute: float, now: float) -> None:
+        self._per_minute = per_minute
+        self._level = per_minute
+        self._filled = now
+
+    def wait_seconds(self, now: float) -> float:
+        """How long until something may be taken; 0 for now."""
+        self._fill(now)
+        # As much as one may take at least: a level of nothing is no room.
+        lacking = min(1.0, self._per_minute) - self._level
+        return max(0.0, lacking / self._per_minute * _MINUTE_SECONDS)
+
+    def take(self, amount: float, now: float) -> None:
+        """Takes an amount, however large."""
+        self._fill(now)
+        self._level -= amount
+
+    def _fill(self, now: float) -> None:
+        grown = (now - self._filled) / _MINUTE_SECONDS * self._per_minute
+        self._level = min(self._per_minute, self._level + grown)
+        self._filled = now
+
+
+class _Account:
+    def __init__(self, quota: Quota, now: float) -> None:
+        self.quota = quota
+        self.running = 0
+        self.buckets = {
+            name: TokenBucket(rate, now)
+            for name, rate in (
+                ("requests_per_minute", quota.requests_per_minute),
+                ("pixel_steps_per_minute", quota.pixel_steps_per_minute),
+            )
+            if rate is not None
+        }
+
+
+class Quotas:
+    """Admits jobs within their tenants' quotas. For one event loop; per gateway.
+
+    Args:
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._accounts: dict[str, _Account] = {}
+
+    @contextmanager
+    def admitted(self, tenant: Tenant, pixel_steps: int) -> Iterator[None]:
+        """Holds a tenant's place for one job.
+
+        Args:
+            tenant: whose job it is.
+            pixel_steps: what it will take.
+
+        Raises:
+            QuotaExceeded: the tenant has used up its quota; says which and when to come again.
+        """
+        now = self._clock()
+        account = self._accounts.setdefault(tenant.name, _Account(tenant.quota, now))
+        self._check(account, now)
+        for name, bucket in account.buckets.items():
+            bucket.take(1 if name == "requests_per_minute" else pixel_steps, now)
+        account.running += 1
+        try:
+            yield
+        finally:
+            account.running -= 1
+
+    def _check(self, account: _Account, now: float) -> None:
+        limit = account.quota.concurrent_jobs
+        if limit is not None and account.running >= limit:
+            raise QuotaExceeded("concurrent_jobs", limit, retry_after_seconds=1.0)
+        for name, bucket in account.buckets.items():
+            if (wait := bucket.wait_seconds(now)) > 0:
+                raise QuotaExceeded(name, getattr(account.quota, name), retry_after_seconds=wait)

@@ -1,0 +1,200 @@
+"""A cluster that nobody gets into: encrypted between its processes, with keys at its door."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.system.running_cluster import MODEL, TRIPTYCH, until
+from triptych import Client, UnauthenticatedError, UnavailableError, tls_credentials
+
+pytestmark = pytest.mark.timeout(200)
+
+
+@dataclass
+class Certificates:
+    """What one authority signed, as files."""
+
+    directory: Path
+
+    def __post_init__(self) -> None:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(self.ca)
+        issued = authority.issue_cert("localhost", "127.0.0.1")
+        issued.private_key_pem.write_to_path(self.key)
+        for pem in issued.cert_chain_pems:
+            pem.write_to_path(self.cert)
+
+    @property
+    def ca(self) -> Path:
+        return self.directory / "ca.pem"
+
+    @property
+    def cert(self) -> Path:
+        return self.directory / "cert.pem"
+
+    @property
+    def key(self) -> Path:
+        return self.directory / "key.pem"
+
+    def server_flags(self) -> tuple[str, ...]:
+        return ("--tls-cert-file", str(self.cert), "--tls-key-file", str(self.key))
+
+    def credentials(self, *, shown: bool) -> grpc.ChannelCredentials:
+        return tls_credentials(
+            ca_file=self.ca,
+            cert_file=self.cert if shown else None,
+            key_file=self.key if shown else None,
+        )
+
+
+@dataclass
+class SecureCluster:
+    certificates: Certificates
+    strangers: Certificates
+    targets: dict[str, str]
+    api_key: str
+
+    def client(self, api_key: str | None) -> Client:
+        credentials = self.certificates.credentials(shown=False)
+        return Client(self.targets["gateway"], credentials=credentials, api_key=api_key, timeout=60)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def serving(target: str, credentials: grpc.ChannelCredentials) -> bool:
+    with grpc.secure_channel(target, credentials) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=5
+            )
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def new_key(tenant: str) -> tuple[str, dict[str, object]]:
+    made = subprocess.run([TRIPTYCH, "new-key", tenant], capture_output=True, text=True, check=True)
+    return made.stderr.strip(), json.loads(made.stdout)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureCluster]:
+    directory = tmp_path_factory.mktemp("secure")
+    (directory / "strangers").mkdir()
+    ours, strangers = Certificates(directory), Certificates(directory / "strangers")
+    secret, access = directory / "secret", directory / "access.json"
+    secret.write_text("s" * 32)
+    key, listed = new_key("alice")
+    access.write_text(json.dumps(listed))
+    targets = {
+        each: f"localhost:{free_port()}" for each in ("encoder", "denoiser", "vae", "gateway")
+    }
+    stage_flags = (
+        *("--model", str(MODEL), "--store", f"shm://{directory}/tensors"),
+        *("--cluster-secret-file", str(secret), "--tls-client-ca-file", str(ours.ca)),
+    )
+    gateway_flags = (
+        *(part for each in ("encoder", "denoiser", "vae") for part in (f"--{each}", targets[each])),
+        *("--encrypt-stages", "true", "--stage-ca-file", str(ours.ca)),
+        *("--stage-cert-file", str(ours.cert), "--stage-key-file", str(ours.key)),
+        *("--access-file", str(access), "--reflection", "false"),
+    )
+    with ExitStack() as exits:
+        for name, target in targets.items():
+            module = "services.gateway" if name == "gateway" else f"{name}_service"
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", module, "--listen", target, *ours.server_flags()),
+                    *("--exit-with-parent", str(os.getpid()), "--drain-seconds", "0"),
+                    *(gateway_flags if name == "gateway" else stage_flags),
+                ]
+            )
+            exits.callback(process.wait)
+            exits.callback(process.terminate)
+        door = ours.credentials(shown=False)
+        assert until(lambda: serving(targets["gateway"], door), 120)
+        yield SecureCluster(ours, strangers, targets, key)
+
+
+def test_whoever_has_a_key_draws(cluster: SecureCluster, tmp_path: Path) -> None:
+    with cluster.client(cluster.api_key) as client:
+        assert client.generate("a red circle", steps=2, seed=7).data.startswith(b"\x89PNG")
+    (tmp_path / "key").write_text(f"{cluster.api_key}\n")
+    connection = ("--api-key-file", tmp_path / "key", "--ca-file", cluster.certificates.ca)
+    for command in (
+        ("generate", "a red circle", "--steps", "2", "-o", tmp_path / "circle.png"),
+        ("models",),
+    ):
+        ran = subprocess.run(
+            [TRIPTYCH, *command, "--target", cluster.targets["gateway"], *connection],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "circle.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("api_key", [None, "nobody's key"])
+def test_without_a_key_nothing_is_told(cluster: SecureCluster, api_key: str | None) -> None:
+    with cluster.client(api_key) as client:
+        for ask in (client.models, lambda: client.generate("a red circle")):
+            with pytest.raises(UnauthenticatedError, match="authorization"):
+                ask()
+
+
+def test_a_plain_connection_finds_nobody(cluster: SecureCluster) -> None:
+    with (
+        Client(cluster.targets["gateway"], api_key=cluster.api_key, timeout=10) as client,
+        pytest.raises(UnavailableError),
+    ):
+        client.models()
+
+
+def test_an_authority_of_somebody_else_is_not_believed(cluster: SecureCluster) -> None:
+    credentials = cluster.strangers.credentials(shown=False)
+    with (
+        Client(cluster.targets["gateway"], credentials=credentials, timeout=10) as client,
+        pytest.raises(UnavailableError),
+    ):
+        client.models()
+
+
+@pytest.mark.parametrize("stage", ["encoder", "denoiser", "vae"])
+def test_a_stage_talks_to_those_alone_whose_certificate_it_knows(
+    cluster: SecureCluster, stage: str
+) -> None:
+    target = cluster.targets[stage]
+    assert serving(target, cluster.certificates.credentials(shown=True))
+    assert not serving(target, cluster.certificates.credentials(shown=False))
+    impostor = tls_credentials(
+        ca_file=cluster.certificates.ca,
+        cert_file=cluster.strangers.cert,
+        key_file=cluster.strangers.key,
+    )
+    assert not serving(target, impostor)
+
+
+def test_a_replaced_certificate_counts_from_the_next_connection(cluster: SecureCluster) -> None:
+    certificates = cluster.certificates
+    before = certificates.ca.read_bytes()
+    Certificates(certificates.directory)
+    assert certificates.ca.read_bytes() != before
+    assert until(
+        lambda: serving(cluster.targets["gateway"], certificates.credentials(shown=False)), 20
+    )

@@ -1,0 +1,146 @@
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.domain.errors import ConfigurationError, Unauthenticated
+from services.gateway.access import ANYBODY, Access, AccessList
+from tests.unit.gateway.running_gateway import SERVICE, failure_of, running_gateway
+from triptych.v1 import generation_service_pb2 as pb2
+
+ALICE, BOB = "alice's key", "bob's key"
+
+
+def hashed(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def access_file(directory: Path, **alice: Any) -> Path:
+    path = directory / "access.json"
+    tenants = [
+        {"name": "alice", "key_sha256": [hashed(ALICE)], **alice},
+        {"name": "bob", "key_sha256": [hashed("an older key"), hashed(BOB)]},
+    ]
+    path.write_text(json.dumps({"tenants": tenants}))
+    return path
+
+
+def bearer(key: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {key}"),)
+
+
+def test_a_key_tells_whose_it_is(tmp_path: Path) -> None:
+    access = Access.of(access_file(tmp_path))
+    assert access.tenant_of(bearer(ALICE)).name == "alice"
+    assert access.tenant_of(bearer(BOB)).name == "bob"
+    assert access.tenant_of((*bearer("an older key"), ("user-agent", "x"))).name == "bob"
+    assert access.tenant_of((("authorization", f"bearer {BOB}"),)).name == "bob"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        (),
+        (("authorization", ""),),
+        (("authorization", ALICE),),
+        (("authorization", f"Basic {ALICE}"),),
+        bearer("somebody's key"),
+        bearer(hashed(ALICE)),
+        bearer(""),
+        bearer(ALICE) + bearer(BOB),
+    ],
+)
+def test_without_a_known_key_nobody_gets_in(
+    metadata: tuple[tuple[str, str], ...], tmp_path: Path
+) -> None:
+    with pytest.raises(Unauthenticated) as refusal:
+        Access.of(access_file(tmp_path)).tenant_of(metadata)
+    assert ALICE not in str(refusal.value)
+
+
+def test_without_a_list_anybody_gets_in() -> None:
+    assert Access.of(None).tenant_of(()) is ANYBODY
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "the file: Invalid JSON"),
+        ('{"tenants": []}', "tenants: .*at least 1"),
+        ('{"tenants": [{"name": "a b", "key_sha256": ["x"]}]}', r"tenants.0.name: "),
+        ('{"tenants": [{"name": "a", "key_sha256": ["secret"]}]}', r"tenants.0.key_sha256.0: "),
+        ('{"tenants": [{"name": "a", "key": "secret"}]}', r"tenants.0.key_sha256: Field required"),
+    ],
+)
+def test_a_file_that_is_no_list_is_refused_without_showing_a_key(
+    content: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "access.json"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match=message) as refusal:
+        AccessList.read(path)
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"name": "alice", "key_sha256": [hashed(BOB)]}, "share names"),
+        ({"name": "bob", "key_sha256": [hashed(ALICE)]}, "share keys"),
+    ],
+)
+def test_tenants_share_nothing(second: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "access.json"
+    first = {"name": "alice", "key_sha256": [hashed(ALICE)]}
+    path.write_text(json.dumps({"tenants": [first, second]}))
+    with pytest.raises(ConfigurationError, match=message):
+        AccessList.read(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="access_file: cannot read"):
+        Access.of(tmp_path / "nowhere")
+
+
+async def test_every_method_asks_for_a_key(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, access_file=access_file(tmp_path)) as gateway:
+        for method in SERVICE.methods:
+            request = getattr(pb2, method.input_type.name)()
+            call = getattr(gateway.stub, method.name)
+            sent = iter((request,)) if method.client_streaming else request
+            for metadata in ((), bearer("nobody's")):
+                error = await failure_of(call(sent, metadata=metadata))
+                assert (method.name, error.status) == (method.name, "UNAUTHENTICATED")
+
+
+async def test_the_tenants_name_goes_with_its_jobs(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, access_file=access_file(tmp_path)) as gateway:
+        gateway.metadata = bearer(BOB)
+        assert [answer async for answer in gateway.generate()]
+    assert {each.tenant for each in gateway.cluster.encoder.requests} == {"bob"}
+
+
+async def test_a_used_up_quota_refuses_with_the_time_to_come_again(tmp_path: Path) -> None:
+    file = access_file(tmp_path, quota={"requests_per_minute": 1})
+    async with running_gateway(tmp_path, access_file=file) as gateway:
+        gateway.metadata = bearer(ALICE)
+        assert [answer async for answer in gateway.generate()]
+        error = await failure_of(gateway.generate())
+        assert (error.status, error.reason) == ("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED")
+        assert "requests_per_minute is 1" in str(error)
+        assert error.retry_after_seconds is not None
+        assert 50 < error.retry_after_seconds <= 60
+        # The other tenant's is another.
+        gateway.metadata = bearer(BOB)
+        assert [answer async for answer in gateway.generate()]
+
+
+async def test_a_request_that_is_refused_costs_nothing(tmp_path: Path) -> None:
+    file = access_file(tmp_path, quota={"requests_per_minute": 1, "concurrent_jobs": 1})
+    async with running_gateway(tmp_path, access_file=file) as gateway:
+        gateway.metadata = bearer(ALICE)
+        for _ in range(3):
+            assert (await failure_of(gateway.generate(width=33))).status == "INVALID_ARGUMENT"
+        assert [answer async for answer in gateway.generate()]

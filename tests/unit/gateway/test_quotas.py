@@ -1,0 +1,92 @@
+from contextlib import ExitStack
+
+import pytest
+
+from services.domain.errors import QuotaExceeded
+from services.gateway.access import Quota, Tenant
+from services.gateway.quotas import Quotas
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def tenant(name: str = "alice", **quota: float) -> Tenant:
+    return Tenant(name=name, key_sha256=("0" * 64,), quota=Quota.model_validate(quota))
+
+
+def refused(quotas: Quotas, who: Tenant, pixel_steps: int = 1) -> QuotaExceeded:
+    with pytest.raises(QuotaExceeded) as caught, quotas.admitted(who, pixel_steps):
+        pass
+    return caught.value
+
+
+def test_a_tenant_without_limits_is_always_admitted() -> None:
+    quotas, who = Quotas(Clock()), tenant()
+    with ExitStack() as jobs:
+        for _ in range(1000):
+            jobs.enter_context(quotas.admitted(who, 10**12))
+
+
+def test_requests_come_back_at_their_rate() -> None:
+    clock, who = Clock(), tenant(requests_per_minute=3)
+    quotas = Quotas(clock)
+    for _ in range(3):
+        with quotas.admitted(who, 1):
+            pass
+    wait = refused(quotas, who).retry_after_seconds
+    assert wait == pytest.approx(20)
+    clock.now += 19
+    assert refused(quotas, who).retry_after_seconds == pytest.approx(1)
+    clock.now += 1.001
+    with quotas.admitted(who, 1):
+        pass
+    refused(quotas, who)
+
+
+def test_no_more_than_a_minutes_worth_is_saved_up() -> None:
+    clock, who = Clock(), tenant(requests_per_minute=2)
+    quotas = Quotas(clock)
+    with quotas.admitted(who, 1):
+        pass
+    clock.now += 3600
+    for _ in range(2):
+        with quotas.admitted(who, 1):
+            pass
+    refused(quotas, who)
+
+
+def test_a_large_request_overdraws_and_is_paid_off() -> None:
+    clock, who = Clock(), tenant(pixel_steps_per_minute=1000)
+    quotas = Quotas(clock)
+    with quotas.admitted(who, 3000):
+        pass
+    error = refused(quotas, who)
+    assert "pixel_steps_per_minute is 1000" in str(error)
+    assert error.retry_after_seconds == pytest.approx(120, abs=1)
+    clock.now += error.retry_after_seconds or 0
+    with quotas.admitted(who, 1):
+        pass
+
+
+def test_a_rate_below_one_a_minute_admits_one_in_its_time() -> None:
+    clock, who = Clock(), tenant(requests_per_minute=0.5)
+    quotas = Quotas(clock)
+    with quotas.admitted(who, 1):
+        pass
+    assert refused(quotas, who).retry_after_seconds == pytest.approx(120)
+
+
+def test_jobs_at_once_are_counted_until_they_end_however_they_end() -> None:
+    quotas, who = Quotas(Clock()), tenant(concurrent_jobs=2)
+    with quotas.admitted(who, 1), quotas.admitted(who, 1):
+        assert "concurrent_jobs is 2" in str(refused(quotas, who))
+        with quotas.admitted(tenant("bob", concurrent_jobs=1), 1):
+            pass
+    with pytest.raises(ZeroDivisionError), quotas.admitted(who, 1):
+        raise ZeroDivisionError
+    with quotas.admitted(who, 1), quotas.admitted(who, 1):
+        pass
