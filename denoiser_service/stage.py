@@ -8,7 +8,7 @@ from typing import cast
 import torch
 import xxhash
 
-from denoiser_service.acceleration.accelerator import Accelerator, Session
+from denoiser_service.acceleration.session import Session, open_session
 from denoiser_service.commands import Aborted, Finished, Prepared, Stepped
 from denoiser_service.held_bytes import held_bytes
 from services.domain.acceleration import NoCache
@@ -53,9 +53,6 @@ class DenoiseStage:
         self._model = model.model
         self._store = store
         self._running: dict[str, _Running] = {}
-        self._accelerator = (
-            Accelerator(model.model) if isinstance(model.model, CachingDenoiserModel) else None
-        )
 
     def prepare(self, request: DenoiseRequest) -> Prepared:
         """Takes a request in; its conditioning may be released from then on.
@@ -99,12 +96,12 @@ class DenoiseStage:
         """Puts a request's caches between its loop and the transformer, if it asks for any."""
         if isinstance(parameters.cache, NoCache):
             return None
-        if self._accelerator is None:
+        if not isinstance(self._model, CachingDenoiserModel):
             raise TriptychError(
                 f"cache: is {parameters.cache.kind}; this model has no blocks to skip"
             )
         caching = cast("CachingState", state)
-        session = self._accelerator.session(parameters.cache, caching.steps_by_component)
+        session = open_session(self._model, parameters.cache, caching.steps_by_component)
         caching.acceleration = session
         return session
 

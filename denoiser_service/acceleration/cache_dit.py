@@ -1,82 +1,33 @@
-"""Cache-DiT's DBCache, TaylorSeer and masks, by its own library, with a session per request.
+"""Cache-DiT's DBCache, TaylorSeer and masks: its library decides and forecasts, per request.
 
-The library keeps one context per transformer and guesses branches by counting forwards. Here every
-(request, branch, transformer) has contexts of its own, put in place before each forward: requests
-that take turns, and branches that are left out, change nothing for the others.
+The library keeps one context per transformer and guesses branches by counting forwards, in blocks
+of its own that run a whole batch one way. Here every (request, branch, transformer) has contexts of
+its own, and the blocks are run for the branches that need it: requests that take turns, branches
+that are left out and branches that share a forward change nothing for the others.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
-from denoiser_service.acceleration.blocks import blocks_of, in_place_of
+from denoiser_service.acceleration.blocks import BlockCall, States, in_place_of_blocks
 from services.domain.acceleration import CacheDit, MaskPolicy, has_mask
 from services.domain.stages import BranchDecision
-from services.model_api.acceleration import BlockLists
+from services.model_api.acceleration import BlockLists, Branches, each_branch
 
-Contexts = dict[str, Any]
-"""The library's contexts by the names of a transformer's lists."""
+Managers = Mapping[str, Any]
+"""The library's managers, of one context each, by the names of a transformer's lists."""
 
-
-class CacheDitBlocks:
-    """A transformer's lists of blocks inside the library's cached ones.
-
-    Args:
-        transformer: whose they are; left as it is.
-        lists: how they are called.
-    """
-
-    def __init__(self, transformer: nn.Module, lists: BlockLists) -> None:
-        from cache_dit.caching import ForwardPattern
-        from cache_dit.caching.cache_blocks import CachedBlocks
-        from cache_dit.caching.cache_contexts.cache_manager import CachedContextManager
-        from cache_dit.logger import suppress_loggers
-
-        # Its modules tell of every list of blocks, on standard output.
-        suppress_loggers(["cache_dit*"])
-        pattern = (
-            ForwardPattern.Pattern_1
-            if lists.returns == "encoder, hidden"
-            else (ForwardPattern.Pattern_3 if lists.encoder is None else ForwardPattern.Pattern_2)
-        )
-        self._manager = CachedContextManager(name=type(transformer).__name__)
-        blocks: dict[str, nn.ModuleList] = {
-            name: blocks_of(transformer, name) for name in lists.names
-        }
-        joined = nn.ModuleList([each for name in lists.names for each in blocks[name]])
-        self.stacks: Mapping[str, nn.Module | None] = {
-            name: None
-            if name not in counted(lists)
-            else CachedBlocks(
-                joined if lists.joined else blocks[name],
-                transformer=transformer,
-                forward_pattern=pattern,
-                check_forward_pattern=False,
-                check_num_outputs=False,
-                cache_prefix=name,
-                cache_context=name,
-                context_manager=self._manager,
-            )
-            for name in lists.names
-        }
-
-    @contextmanager
-    def using(self, contexts: Contexts) -> Iterator[None]:
-        """Puts a branch's contexts in place for one forward, and keeps nothing of them."""
-        manager = self._manager
-        manager._cached_context_manager = contexts  # noqa: SLF001 — see the module's text
-        try:
-            yield
-        finally:
-            manager._cached_context_manager = {}  # noqa: SLF001 — as above
-            manager._current_context = None  # noqa: SLF001 — as above
+# How they name what they keep: what the first blocks added, which decides, and what those after
+# them added, which is reused.
+_FIRST, _MIDDLE = "Fn_residual", "Bn_residual"
 
 
-def contexts_for(cache: CacheDit, lists: BlockLists, steps: int) -> Contexts:
-    """Fresh contexts of one branch.
+def managers_for(cache: CacheDit, lists: BlockLists, steps: int) -> Managers:
+    """Fresh state of one branch.
 
     Args:
         cache: effective options.
@@ -85,6 +36,7 @@ def contexts_for(cache: CacheDit, lists: BlockLists, steps: int) -> Contexts:
     """
     from cache_dit import DBCacheConfig, TaylorSeerCalibratorConfig
     from cache_dit.caching.cache_contexts.cache_context import CachedContext
+    from cache_dit.caching.cache_contexts.cache_manager import CachedContextManager
 
     scm, order = cache.scm, cache.taylorseer_order
     config = DBCacheConfig(
@@ -106,15 +58,13 @@ def contexts_for(cache: CacheDit, lists: BlockLists, steps: int) -> Contexts:
         calibrator = TaylorSeerCalibratorConfig(
             taylorseer_order=order, enable_encoder_calibrator=lists.forecasts_encoder
         )
-    return {
-        name: CachedContext(name=name, cache_config=config, calibrator_config=calibrator)
-        for name in counted(lists)
-    }
-
-
-def counted(lists: BlockLists) -> tuple[str, ...]:
-    """The lists that the library counts by themselves."""
-    return lists.names[:1] if lists.joined else lists.names
+    managers = {}
+    for name in lists.names[:1] if lists.joined else lists.names:
+        managers[name] = CachedContextManager(name)
+        managers[name].set_context(
+            CachedContext(name, cache_config=config, calibrator_config=calibrator)
+        )
+    return managers
 
 
 def steps_mask(policy: MaskPolicy, steps: int) -> list[int]:
@@ -134,35 +84,86 @@ class CacheDitSession:
     """One request's Cache-DiT; see services.model_api.acceleration.Acceleration.
 
     Attributes:
-        blocks: of every transformer the request may run, by its identity.
-        steps: forwards of each branch, by the same.
+        steps: forwards of each branch, of every transformer the request may run, by its identity.
         decisions: of the step under way.
     """
 
     cache: CacheDit
     lists: BlockLists
-    blocks: Mapping[int, CacheDitBlocks]
     steps: Mapping[int, int]
     last_step: bool = False
     decisions: list[BranchDecision] = field(default_factory=list)
-    _contexts: dict[tuple[int, str], Contexts] = field(default_factory=dict)
+    _managers: dict[tuple[int, str], Managers] = field(default_factory=dict)
 
-    def run(self, transformer: nn.Module, branch: str, /, *args: Any, **inputs: Any) -> Any:  # noqa: ANN401 — see Acceleration
+    def run(self, transformer: nn.Module, branches: Branches, /, *args: Any, **inputs: Any) -> Any:  # noqa: ANN401 — see Acceleration
         """One forward, its middle blocks run or skipped."""
-        key = (id(transformer), branch)
-        if key not in self._contexts:
-            self._contexts[key] = contexts_for(self.cache, self.lists, self.steps[key[0]])
-        contexts, blocks = self._contexts[key], self.blocks[key[0]]
-        with blocks.using(contexts), in_place_of(transformer, blocks.stacks):
+        names = each_branch(branches)
+        managers = [self._managers_of(transformer, name) for name in names]
+
+        def run(name: str, blocks: Sequence[nn.Module], call: BlockCall) -> None:
+            self._run_list([each[name] for each in managers], blocks, call)
+
+        with in_place_of_blocks(
+            transformer, self.lists, run, branches=len(names), joined=self.lists.joined
+        ):
             output = transformer(*args, **inputs)
-        self.decisions.append(_decision(branch, contexts))
+        self.decisions += map(_decision, names, managers)
         return output
 
+    def _managers_of(self, transformer: nn.Module, branch: str) -> Managers:
+        key = (id(transformer), branch)
+        if key not in self._managers:
+            self._managers[key] = managers_for(self.cache, self.lists, self.steps[key[0]])
+        return self._managers[key]
 
-def _decision(branch: str, contexts: Contexts) -> BranchDecision:
+    def _run_list(
+        self, managers: Sequence[Any], blocks: Sequence[nn.Module], call: BlockCall
+    ) -> None:
+        """DBCache: the first blocks decide, for each branch, whether those after them are run."""
+        first, last = self.cache.fn_compute_blocks, len(blocks) - self.cache.bn_compute_blocks
+        rows = range(call.branches)
+        before = [call.states(row) for row in rows]
+        call.run(blocks[:first], rows)
+        between = [call.states(row) for row in rows]
+        reused = [
+            _reuses(managers[row], call.seen(between[row][0] - before[row][0], row)) for row in rows
+        ]
+        call.run(blocks[first:last], [row for row in rows if not reused[row]])
+        for row in rows:
+            if reused[row]:
+                call.put([row], *_applied(managers[row], *between[row]))
+            else:
+                _keep(managers[row], between[row], call.states(row))
+        call.run(blocks[last:], rows)
+
+
+def _reuses(manager: Any, added: torch.Tensor) -> bool:  # noqa: ANN401 — the library's
+    """Whether a branch goes on without its middle blocks, after what the first have added."""
+    manager.mark_step_begin()
+    if manager.can_cache(added, prefix=_FIRST):
+        manager.add_cached_step()
+        return True
+    manager.set_Fn_buffer(added, prefix=_FIRST)
+    return False
+
+
+def _applied(manager: Any, hidden: torch.Tensor, encoder: torch.Tensor | None) -> States:  # noqa: ANN401 — the library's
+    """What the middle blocks would give, as far as the steps before tell."""
+    applied: States = manager.apply_cache(hidden, encoder, prefix=_MIDDLE, encoder_prefix=_MIDDLE)
+    return applied
+
+
+def _keep(manager: Any, before: States, after: States) -> None:  # noqa: ANN401 — the library's
+    """Remembers what the middle blocks added."""
+    manager.set_Bn_buffer(after[0] - before[0], prefix=_MIDDLE)
+    if before[1] is not None and after[1] is not None:
+        manager.set_Bn_encoder_buffer(after[1] - before[1], prefix=_MIDDLE)
+
+
+def _decision(branch: str, managers: Managers) -> BranchDecision:
     """Of the forward that was just made: reused is what all of its lists reused."""
-    step = next(iter(contexts.values())).get_current_step()
-    reused = all(step in each.get_cached_steps() for each in contexts.values())
-    differences = next(iter(contexts.values())).get_residual_diffs()
-    signal = differences.get(str(step))
+    first, *_ = contexts = [each.get_context() for each in managers.values()]
+    step = first.get_current_step()
+    reused = all(step in each.get_cached_steps() for each in contexts)
+    signal = first.get_residual_diffs().get(str(step))
     return BranchDecision(branch, reused, None if signal is None or signal < 0 else float(signal))

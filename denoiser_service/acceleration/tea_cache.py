@@ -11,16 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from denoiser_service.acceleration.blocks import (
-    BlockCall,
-    BlockStack,
-    blocks_of,
-    in_place_of,
-    run_all,
-)
+from denoiser_service.acceleration.blocks import BlockCall, in_place_of_blocks
 from services.domain.acceleration import TeaCache
 from services.domain.stages import BranchDecision
-from services.model_api.acceleration import BlockLists
+from services.model_api.acceleration import BlockLists, Branches, each_branch
 
 _TINY = 1e-8
 
@@ -88,30 +82,26 @@ class TeaCacheSession:
     decisions: list[BranchDecision] = field(default_factory=list)
     _branches: dict[tuple[int, str], _Branch] = field(default_factory=dict)
 
-    def run(self, transformer: nn.Module, branch: str, /, *args: Any, **inputs: Any) -> Any:  # noqa: ANN401 — see Acceleration
+    def run(self, transformer: nn.Module, branches: Branches, /, *args: Any, **inputs: Any) -> Any:  # noqa: ANN401 — see Acceleration
         """One forward, its blocks run or skipped."""
-        state = self._branch(transformer, branch)
-        first, last = self.lists.names[0], self.lists.names[-1]
-        stacks = {}
-        for name in self.lists.names:
+        names = each_branch(branches)
+        states = [self._state(transformer, name) for name in names]
 
-            def run(
-                blocks: nn.ModuleList,
-                call: BlockCall,
-                *,
-                begins: bool = name == first,
-                ends: bool = name == last,
-            ) -> Any:  # noqa: ANN401 — whatever a block gives
-                return self._run_list(state, blocks, call, begins=begins, ends=ends)
+        def run(name: str, blocks: Sequence[nn.Module], call: BlockCall) -> None:
+            if name == self.lists.names[0]:
+                self._begin(states, blocks[0], call)
+            call.run(blocks, [row for row, state in enumerate(states) if not state.decision[0]])
+            if name == self.lists.names[-1]:
+                _end(states, call)
 
-            stacks[name] = BlockStack(blocks_of(transformer, name), self.lists, run)
-        with in_place_of(transformer, stacks):
+        with in_place_of_blocks(transformer, self.lists, run, branches=len(names)):
             output = transformer(*args, **inputs)
-        reused, signal = state.decision
-        self.decisions.append(BranchDecision(branch, reused, signal))
+        self.decisions += [
+            BranchDecision(name, *state.decision) for name, state in zip(names, states, strict=True)
+        ]
         return output
 
-    def _branch(self, transformer: nn.Module, branch: str) -> _Branch:
+    def _state(self, transformer: nn.Module, branch: str) -> _Branch:
         key = (id(transformer), branch)
         if key not in self._branches:
             assert self.cache.coefficients is not None
@@ -119,23 +109,12 @@ class TeaCacheSession:
             self._branches[key] = _Branch(rule)
         return self._branches[key]
 
-    def _run_list(
-        self, state: _Branch, blocks: nn.ModuleList, call: BlockCall, *, begins: bool, ends: bool
-    ) -> Any:  # noqa: ANN401 — whatever a block gives
-        if begins:
-            self._decide(state, self.lists.signal(blocks[0], call.arguments))
-        reused, _ = state.decision
-        if begins and not reused:
-            state.entered = call.hidden
-        if reused:
-            assert state.residual is not None
-            return call.output(call.hidden + state.residual if ends else call.hidden)
-        output = run_all(blocks, call)
-        if ends:
-            assert state.entered is not None
-            state.residual = call.hidden - state.entered
-            state.entered = None
-        return output
+    def _begin(self, states: Sequence[_Branch], first: nn.Module, call: BlockCall) -> None:
+        signal = self.lists.signal(first, call.arguments)
+        for row, state in enumerate(states):
+            self._decide(state, call.seen(call.own(signal, row), row))
+            reused, _ = state.decision
+            state.entered = None if reused else call.own(call.hidden, row)
 
     def _decide(self, state: _Branch, signal: torch.Tensor) -> None:
         distance = None
@@ -146,3 +125,17 @@ class TeaCacheSession:
         must_compute = self.last_step and self.cache.compute_last_step
         state.decision = (state.rule.reuses(distance, must_compute=must_compute), distance)
         state.signal = signal
+
+
+def _end(states: Sequence[_Branch], call: BlockCall) -> None:
+    """Keeps what all blocks added to the branches that were computed, and adds it to the others."""
+    for row, state in enumerate(states):
+        hidden, encoder = call.states(row)
+        reused, _ = state.decision
+        if reused:
+            assert state.residual is not None
+            call.put([row], hidden + state.residual, encoder)
+        else:
+            assert state.entered is not None
+            state.residual = hidden - state.entered
+        state.entered = None

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 import torch
+from torch import nn
 
 CONDITIONAL: Final = "cond"
 UNCONDITIONAL: Final = "uncond"
-BOTH: Final = "cond+uncond"
-"""Names of guidance branches; the last is a forward over both at once."""
+"""Names of guidance branches."""
+
+Branches = str | tuple[str, ...]
+"""Which branches a forward is of: one, or one for each row of its batch."""
 
 Arguments = Mapping[str, Any]
 Block = Any
@@ -19,12 +22,12 @@ Block = Any
 class Acceleration(Protocol):
     """What a request's forwards go through. It belongs to one request, as its state does."""
 
-    def run(self, transformer: torch.nn.Module, branch: str, /, *args: Any, **inputs: Any) -> Any:  # noqa: ANN401 — whatever the transformer takes and gives
-        """One forward of one guidance branch.
+    def run(self, transformer: nn.Module, branches: Branches, /, *args: Any, **inputs: Any) -> Any:  # noqa: ANN401 — whatever the transformer takes and gives
+        """One forward of one guidance branch, or of several.
 
         Args:
             transformer: which of the model's; experts are told apart by it.
-            branch: for example CONDITIONAL.
+            branches: for example CONDITIONAL, or (UNCONDITIONAL, CONDITIONAL).
             args: of the transformer.
             inputs: of the transformer.
         """
@@ -34,12 +37,17 @@ class Acceleration(Protocol):
 class Unaccelerated:
     """Every forward is computed."""
 
-    def run(self, transformer: torch.nn.Module, branch: str, /, *args: Any, **inputs: Any) -> Any:  # noqa: ANN401 — see Acceleration
+    def run(self, transformer: nn.Module, branches: Branches, /, *args: Any, **inputs: Any) -> Any:  # noqa: ANN401 — see Acceleration
         """Calls the transformer."""
         return transformer(*args, **inputs)
 
 
 UNACCELERATED: Final = Unaccelerated()
+
+
+def each_branch(branches: Branches) -> tuple[str, ...]:
+    """Their names, in the order of the batch's rows."""
+    return (branches,) if isinstance(branches, str) else branches
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,8 @@ class BlockLists:
         encoder: the argument that carries the prompt's tokens beside it; None if there is none.
         returns: what a block gives: hidden states alone, or the prompt's tokens and then those, or
             those and then something that nobody reads while a picture is drawn.
+        mask: the argument that says which tokens of a row are there [rows, tokens], the others only
+            fill it up; None if no row is ever filled up.
         joined: whether Cache-DiT counts all lists as one, as it does for FLUX by default.
         forecasts_encoder: whether the last block gives the prompt's tokens too.
         signal: what a first block makes of its arguments before attention; it changes from step to
@@ -64,6 +74,7 @@ class BlockLists:
     hidden: str = "hidden_states"
     encoder: str | None = "encoder_hidden_states"
     returns: Literal["hidden", "encoder, hidden", "hidden, unread"] = "encoder, hidden"
+    mask: str | None = None
     joined: bool = False
     forecasts_encoder: bool = True
 

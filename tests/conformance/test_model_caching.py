@@ -55,11 +55,6 @@ def asked(split: Split, reference: Reference, **changes: Any) -> GenerationParam
     return split.parameters(**{**reference.small, "steps": STEPS, **changes})
 
 
-def supported(split: Split, cache: dict[str, Any]) -> bool:
-    """Whether a model takes a method; BAGEL's layers are not Cache-DiT's."""
-    return cache["kind"] in split.denoiser.loaded.model.capabilities.cache_support.methods
-
-
 def drawn(
     split: Split, parameters: GenerationParameters
 ) -> tuple[Drawn, list[tuple[BranchDecision, ...]]]:
@@ -69,6 +64,15 @@ def drawn(
         stage.step(request.request_id).decisions for _ in range(stage.prepare(request).total_steps)
     ]
     return split.decoded(parameters, stage.finish(request.request_id)), decisions
+
+
+def by_branch(decisions: list[tuple[BranchDecision, ...]]) -> dict[str, list[bool]]:
+    """Whether each of a branch's forwards was reused."""
+    sequences: dict[str, list[bool]] = {}
+    for step in decisions:
+        for each in step:
+            sequences.setdefault(each.branch, []).append(each.reused)
+    return sequences
 
 
 @pytest.mark.parametrize(
@@ -84,8 +88,6 @@ def drawn(
 def test_a_cache_that_may_reuse_nothing_changes_no_bit(
     split: Split, reference: Reference, cache: dict[str, Any]
 ) -> None:
-    if not supported(split, cache):
-        pytest.skip("does not take it")
     plain, nothing = drawn(split, asked(split, reference))
     cached, decisions = drawn(split, asked(split, reference, cache=cache))
     assert torch.equal(plain.latents, cached.latents)
@@ -99,8 +101,6 @@ def test_a_cache_that_may_reuse_nothing_changes_no_bit(
 def test_a_cache_that_reuses_steps_changes_the_latents(
     split: Split, reference: Reference, name: str
 ) -> None:
-    if not supported(split, CACHES[name]):
-        pytest.skip("does not take it")
     plain, _ = drawn(split, asked(split, reference))
     cached, decisions = drawn(split, asked(split, reference, cache=CACHES[name]))
     reused = [any(each.reused for each in step) for step in decisions]
@@ -116,7 +116,6 @@ def test_requests_that_take_turns_cache_as_they_would_alone(
     many = [
         asked(split, reference, cache=cache, steps=STEPS - number % 4, seed=number)
         for number, cache in enumerate([TEA_CACHE, {"kind": "none"}, *CACHES.values()])
-        if supported(split, cache)
     ]
     stage = DenoiseStage(split.denoiser, split.store)
     requests = [split.encoded(parameters) for parameters in many]
@@ -196,7 +195,7 @@ def test_guidance_does_not_change_how_the_wanted_branch_counts_its_steps(
     for scale in (limits.defaults.guidance_scale or 4.0, limits.guidance_off_scale):
         parameters = asked(split, reference, cache=cache, guidance_scale=scale)
         _, decisions = drawn(split, parameters)
-        sequences.append([step[0].reused for step in decisions])
+        sequences.append(by_branch(decisions)["cond"])
     guided, unguided = sequences
     assert guided == unguided
     assert any(guided)
@@ -205,8 +204,6 @@ def test_guidance_does_not_change_how_the_wanted_branch_counts_its_steps(
 def test_nothing_of_a_finished_request_is_kept(split: Split, reference: Reference) -> None:
     kept: list[weakref.ref[Any]] = []
     for cache in CACHES.values():
-        if not supported(split, cache):
-            continue
         stage = DenoiseStage(split.denoiser, split.store)
         request = split.encoded(asked(split, reference, cache=cache))
         for _ in range(stage.prepare(request).total_steps):
@@ -229,7 +226,7 @@ def residuals(session: Any) -> list[torch.Tensor]:
         return [each.residual for each in session._branches.values() if each.residual is not None]
     return [
         buffer
-        for contexts in session._contexts.values()
-        for context in contexts.values()
-        for buffer in context.buffers.values()
+        for managers in session._managers.values()
+        for manager in managers.values()
+        for buffer in manager.get_context().buffers.values()
     ]

@@ -69,6 +69,11 @@ class BagelState(ScheduledState):
     guidance: Guidance
     interval: tuple[float, float]
 
+    @property
+    def steps_by_component(self) -> Mapping[str, int]:
+        """How many of the request's steps the language model takes."""
+        return {"language_model": self.total_steps}
+
 
 class BagelDenoiser:
     """The published loop, with all that belongs to a request in its state."""

@@ -97,9 +97,9 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         max_guidance_scale=20.0,
         max_images=1,
         image_fit=VAE_FIT,
-        # Cache-DiT's blocks do not know layers that give their keys and values.
         cache_support=CacheSupport(
-            methods=(CacheMethod.NONE, CacheMethod.TEA_CACHE),
+            methods=(CacheMethod.NONE, CacheMethod.TEA_CACHE, CacheMethod.CACHE_DIT),
+            blocks=(configured_size(directory, "llm_config.json", "num_hidden_layers"),),
             tea_cache_coefficients=BAGEL_COEFFICIENTS,
         ),
         options=_OPTIONS,
@@ -190,6 +190,7 @@ SPEC = FamilySpec(
             WEIGHTS,
         ),
         Stage.DENOISER: ("config.json", "llm_config.json", WEIGHTS),
-        Stage.VAE: ("config.json", VAE_WEIGHTS),
+        # Its capabilities count the layers.
+        Stage.VAE: ("config.json", "llm_config.json", VAE_WEIGHTS),
     },
 )

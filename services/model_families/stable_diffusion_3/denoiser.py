@@ -13,8 +13,8 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from services.domain.generation import GenerationParameters
 from services.model_api.acceleration import (
-    BOTH,
     CONDITIONAL,
+    UNCONDITIONAL,
     BlockLists,
     adaptive_norm_signal,
 )
@@ -116,7 +116,7 @@ class StableDiffusion3Denoiser:
         branches = len(state.prompts)
         (velocity,) = state.acceleration.run(
             self._transformer,
-            BOTH if branches > 1 else CONDITIONAL,
+            (UNCONDITIONAL, CONDITIONAL) if branches > 1 else CONDITIONAL,
             hidden_states=torch.cat([state.latents] * branches),
             timestep=state.schedule.timestep.expand(branches),
             encoder_hidden_states=state.prompts,

@@ -21,7 +21,6 @@ from services.model_api.picture_limits import picture_limits
 from services.model_api.residency import (
     Residency,
     inner_width,
-    prompt_tokens,
     state_bytes,
 )
 from services.model_api.spec import FamilySpec
@@ -201,8 +200,7 @@ def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
         # The solver keeps its last input and the last results of both of its orders.
         state_bytes=state_bytes(request, 4 * latents_bytes, tokens=0),
         hidden_bytes=values * element,
-        # Blocks give none, but Cache-DiT keeps what they left unchanged, too.
-        encoder_bytes=prompt_tokens(request) * width * element,
+        encoder_bytes=0,
         # Compared in float32 always.
         signal_bytes=values * ElementType.FLOAT32.size_bytes,
         # A cache keeps what it has of one expert while the other works.

@@ -12,7 +12,13 @@ from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sig
 from diffusers.utils.torch_utils import randn_tensor
 
 from services.domain.generation import GenerationParameters
-from services.model_api.acceleration import BOTH, CONDITIONAL, Arguments, Block, BlockLists
+from services.model_api.acceleration import (
+    CONDITIONAL,
+    UNCONDITIONAL,
+    Arguments,
+    Block,
+    BlockLists,
+)
 from services.model_api.conditioning import prompt_shapes, take_conditioning
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module
@@ -52,7 +58,9 @@ class ZImageDenoiser:
     @property
     def block_lists(self) -> BlockLists:
         """Where the transformer keeps its blocks, after those that refine its inputs."""
-        return BlockLists(("layers",), _signal, hidden="x", encoder=None, returns="hidden")
+        return BlockLists(
+            ("layers",), _signal, hidden="x", encoder=None, returns="hidden", mask="attn_mask"
+        )
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:
@@ -115,7 +123,7 @@ class ZImageDenoiser:
         timestep = (1000 - state.schedule.timestep.expand(branches)) / 1000
         (velocities,) = state.acceleration.run(
             self._transformer,
-            BOTH if branches > 1 else CONDITIONAL,
+            (CONDITIONAL, UNCONDITIONAL) if branches > 1 else CONDITIONAL,
             [latents] * branches,
             timestep,
             state.prompts,
