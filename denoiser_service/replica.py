@@ -6,11 +6,19 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from denoiser_service.ranks import RankGroup
+from denoiser_service.recorder import DenoiseRecorder
 from denoiser_service.scheduler import StepScheduler
 from services.domain.deadline import Deadline
 from services.domain.model import Stage
-from services.domain.stages import Capacity, DenoiseEvent, DenoiseRequest, RankGroupInfo
+from services.domain.stages import (
+    Capacity,
+    DenoiseEvent,
+    DenoiseRequest,
+    RankGroupInfo,
+    StageTask,
+)
 from services.domain.store_control import StoreControl
+from services.observability.tracked import UNKNOWN, Tracked
 from services.rpc.replica import check_holds
 
 
@@ -28,16 +36,23 @@ class DenoiserReplica:
         self._ranks = ranks
         self._store = store
         self._instance_id = uuid.uuid4().hex
+        self._model = UNKNOWN
 
     async def denoise(
         self, request: DenoiseRequest, deadline: Deadline
     ) -> AsyncGenerator[DenoiseEvent, None]:
         """Yields DenoiseStarted, a StepCompleted per step, then Denoised. Closing it cancels."""
-        if self._ranks.ready is not None:
-            check_holds((self._ranks.ready.loaded,), request.parameters)
-        async with aclosing(self._scheduler.denoise(request, deadline)) as events:
-            async for event in events:
-                yield event
+        with Tracked(Stage.DENOISER, StageTask.DENOISE) as tracked:
+            if self._ranks.ready is not None:
+                check_holds((self._ranks.ready.loaded,), request.parameters)
+                self._model = self._ranks.ready.loaded.model.name
+            # Not the request's own word: while the ranks are being rebuilt nobody checks it.
+            tracked.begin(self._model)
+            recorder = DenoiseRecorder(tracked, request, self._model)
+            async with aclosing(self._scheduler.denoise(request, deadline)) as events:
+                async for event in events:
+                    recorder.take(event)
+                    yield event
 
     def cancel(self, request_id: str) -> int:
         """Stops a request at the next step; returns the steps it has done."""
@@ -45,6 +60,10 @@ class DenoiserReplica:
 
     async def capacity(self, deadline: Deadline) -> Capacity:
         """What it holds and how busy it is; no models while the ranks are being rebuilt."""
+        return self.load()
+
+    def load(self) -> Capacity:
+        """The same, for any thread."""
         ready = self._ranks.ready
         return Capacity(
             stage=Stage.DENOISER,

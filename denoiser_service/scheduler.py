@@ -74,7 +74,8 @@ class StepScheduler:
     @property
     def running(self) -> int:
         """Requests whose state the ranks hold."""
-        return sum(each.resident for each in self._entries.values())
+        # A copy: metrics are read on another thread.
+        return sum(each.resident for each in tuple(self._entries.values()))
 
     @property
     def held_bytes(self) -> int:

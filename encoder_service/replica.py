@@ -5,8 +5,9 @@ from dataclasses import replace
 from encoder_service.stage import EncodeStage
 from services.domain.deadline import Deadline
 from services.domain.model import LoadedModel, Stage
-from services.domain.stages import Encoded, EncodeRequest
+from services.domain.stages import Encoded, EncodeRequest, StageTask
 from services.domain.store_control import StoreControl
+from services.observability.tracked import Tracked
 from services.rpc.replica import WorkerReplica
 from services.rpc.worker import StageWorker
 
@@ -33,11 +34,15 @@ class EncoderReplica(WorkerReplica):
 
     async def encode(self, request: EncodeRequest, deadline: Deadline) -> Encoded:
         """Encodes and stores; what comes after the caller left is released."""
-        self.check_holds(request.parameters)
-        done = await self._worker.run(
-            lambda: self._numerics.encode(request),
-            deadline=deadline,
-            discard=lambda _: self.release_late(request.tenant, request.request_id),
-        )
-        timing = replace(done.value.timing, queue_seconds=done.queue_seconds)
-        return replace(done.value, timing=timing)
+        with Tracked(Stage.ENCODER, StageTask.ENCODE_PROMPT) as tracked:
+            self.check_holds(request.parameters)
+            tracked.begin(request.parameters.model)
+            done = await self._worker.run(
+                lambda: self._numerics.encode(request),
+                deadline=deadline,
+                discard=lambda _: self.release_late(request.tenant, request.request_id),
+            )
+            timing = replace(done.value.timing, queue_seconds=done.queue_seconds)
+            tracked.time(timing)
+            tracked.wrote(done.value.conditioning.size_bytes)
+            return replace(done.value, timing=timing)

@@ -12,8 +12,10 @@ from services.domain.stages import (
     EncodedImage,
     EncodeImageRequest,
     MediaChunk,
+    StageTask,
 )
 from services.domain.store_control import StoreControl
+from services.observability.tracked import Tracked
 from services.rpc.replica import WorkerReplica
 from services.rpc.worker import StageWorker
 from vae_service.stage import VaeStage
@@ -44,25 +46,35 @@ class VaeReplica(WorkerReplica):
 
     async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:
         """Encodes and stores; what comes after the caller left is released."""
-        self.check_holds(request.parameters)
-        done = await self._worker.run(
-            lambda: self._numerics.encode_image(request),
-            deadline=deadline,
-            discard=lambda _: self.release_late(request.tenant, request.request_id),
-        )
-        timing = replace(done.value.timing, queue_seconds=done.queue_seconds)
-        return replace(done.value, timing=timing)
+        with Tracked(Stage.VAE, StageTask.ENCODE_IMAGES) as tracked:
+            self.check_holds(request.parameters)
+            tracked.begin(request.parameters.model)
+            done = await self._worker.run(
+                lambda: self._numerics.encode_image(request),
+                deadline=deadline,
+                discard=lambda _: self.release_late(request.tenant, request.request_id),
+            )
+            timing = replace(done.value.timing, queue_seconds=done.queue_seconds)
+            tracked.time(timing)
+            tracked.wrote(done.value.latents.size_bytes)
+            return replace(done.value, timing=timing)
 
     async def decode(
         self, request: DecodeRequest, deadline: Deadline
     ) -> AsyncGenerator[DecodeEvent, None]:
         """Yields the Artifact, its MediaChunks, then Decoded."""
-        self.check_holds(request.parameters)
-        done = await self._worker.run(
-            lambda: self._numerics.decode(request), deadline=deadline, discard=lambda _: None
-        )
-        media = done.value
-        yield media.artifact
-        for start in range(0, len(media.data), CHUNK_BYTES):
-            yield MediaChunk(media.data[start : start + CHUNK_BYTES])
-        yield Decoded(replace(media.timing, queue_seconds=done.queue_seconds))
+        with Tracked(Stage.VAE, StageTask.DECODE) as tracked:
+            self.check_holds(request.parameters)
+            tracked.begin(request.parameters.model)
+            done = await self._worker.run(
+                lambda: self._numerics.decode(request), deadline=deadline, discard=lambda _: None
+            )
+            media = done.value
+            timing = replace(media.timing, queue_seconds=done.queue_seconds)
+            tracked.time(timing)
+            tracked.read(request.latents.size_bytes)
+            yield media.artifact
+            for start in range(0, len(media.data), CHUNK_BYTES):
+                yield MediaChunk(media.data[start : start + CHUNK_BYTES])
+            tracked.succeed()
+            yield Decoded(timing)

@@ -64,6 +64,9 @@ class ServerSettings(ProcessSettings):
 
     listen: str = Field(description="gRPC address to serve, host:port or unix:/path")
     reflection: bool = Field(True, description="serve gRPC reflection; switch off in production")
+    metrics_listen: str | None = Field(
+        None, description="HTTP address to serve metrics for Prometheus, host:port; off by default"
+    )
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         30.0, description="how long running requests may take to finish after SIGTERM"
     )

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from services.model_api.kernels import set_kernels
 from services.model_api.runtime import set_up_torch
 from services.model_families import find_family
 from services.model_families.loading import load_denoiser, load_encoder, load_vae
+from services.observability.load import watched_load
 from services.rpc.process import run_process, run_until_first_ends
 from services.rpc.sweeper import sweep_forever
 from services.rpc.worker import StageWorker
@@ -65,12 +67,16 @@ async def main(settings: FusedSettings) -> None:
         [each.vae for each in models],
     )
     try:
-        await run_until_first_ends(
-            app.run(),
-            sweep_forever(store, settings.sweep_seconds),
-            *(each.scheduler.run() for each in models),
-            *(each.ranks.run() for each in models),
-        )
+        with ExitStack() as exits:
+            for each in models:
+                for replica in (each.encoder, each.denoiser, each.vae):
+                    exits.enter_context(watched_load(replica.load))
+            await run_until_first_ends(
+                app.run(),
+                sweep_forever(store, settings.sweep_seconds),
+                *(each.scheduler.run() for each in models),
+                *(each.ranks.run() for each in models),
+            )
     finally:
         for each in models:
             await asyncio.gather(each.encoder.close(), each.denoiser.close(), each.vae.close())

@@ -17,6 +17,7 @@ from services.gateway.replicas import ReplicaPools
 from services.gateway.settings import PipelineSettings
 from services.gateway.uploads import Uploads
 from services.observability.logs import bind_request, get_logger
+from services.observability.tracked import GATEWAY, GENERATE, Tracked
 from services.rpc.convert.generation import request_from_proto
 from services.rpc.convert.jobs import EventWriter
 from services.rpc.convert.models import model_to_proto
@@ -61,22 +62,23 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Generates and streams what happens."""
         job_id = uuid.uuid4().hex
         bind_request(job_id)
-        tenant = self._tenant(context)
-        images = await receive_images(request.parameters, self._uploads, tenant.name)
-        described = [each.described for each in images]
-        asked = request_from_proto(request.parameters, request.scheduling, described)
-        writer = EventWriter(job_id)
-        events = self._pipeline.generate(
-            asked,
-            images=tuple(each.data for each in images),
-            tenant=tenant,
-            job_id=job_id,
-            deadline=self._deadline(context),
-        )
-        async with aclosing(events):
-            async for event in events:
-                _log_milestone(event)
-                yield writer.write(event)
+        with Tracked(GATEWAY, GENERATE) as tracked:
+            tenant = self._tenant(context)
+            images = await receive_images(request.parameters, self._uploads, tenant.name)
+            described = [each.described for each in images]
+            asked = request_from_proto(request.parameters, request.scheduling, described)
+            writer = EventWriter(job_id)
+            events = self._pipeline.generate(
+                asked,
+                images=tuple(each.data for each in images),
+                tenant=tenant,
+                job_id=job_id,
+                deadline=self._deadline(context),
+            )
+            async with aclosing(events):
+                async for event in events:
+                    _note_milestone(event, tracked)
+                    yield writer.write(event)
 
     async def ListModels(  # noqa: N802 - gRPC's name
         self, request: pb2.ListModelsRequest, context: Context
@@ -148,14 +150,16 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         return Deadline.after(min(seconds, self._settings.max_deadline_seconds))
 
 
-def _log_milestone(event: JobEvent) -> None:
+def _note_milestone(event: JobEvent, tracked: Tracked) -> None:
     if isinstance(event, JobAccepted):
         asked = event.parameters
+        tracked.begin(asked.model)
         # The prompt is personal data and stays out.
         size = f"{asked.width}x{asked.height}"
         _log.info("accepted", model=asked.model, size=size, steps=asked.steps)
     elif isinstance(event, JobCompleted):
         _log.info("completed", seconds=round(event.total_seconds, 3))
+        tracked.succeed()
 
 
 def _unserved(method: str) -> NoReturn:

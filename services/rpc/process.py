@@ -6,16 +6,18 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from services.domain.errors import ConfigurationError
-from services.domain.settings import ProcessSettings
+from services.domain.settings import ServerSettings
+from services.observability.exposition import exposed
 from services.observability.logs import configure
 
 _PR_SET_PDEATHSIG = 1
 EXIT_CONFIGURATION = 2
 
-S = TypeVar("S", bound=ProcessSettings)
+S = TypeVar("S", bound=ServerSettings)
 
 
 def run_process(name: str, settings_type: type[S], main: Callable[[S], Awaitable[None]]) -> None:
@@ -30,8 +32,10 @@ def run_process(name: str, settings_type: type[S], main: Callable[[S], Awaitable
     configure(name, settings.log_level, settings.log_format)
     if settings.exit_with_parent:
         follow_parent(settings.exit_with_parent)
+    listen = settings.metrics_listen
     try:
-        asyncio.run(_awaited(main(settings)))
+        with exposed(name, listen) if listen else nullcontext():
+            asyncio.run(_awaited(main(settings)))
     except ConfigurationError as error:
         sys.stderr.write(f"{name}: {error}\n")
         sys.exit(EXIT_CONFIGURATION)

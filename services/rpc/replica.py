@@ -44,6 +44,10 @@ class WorkerReplica:
 
     async def capacity(self, deadline: Deadline) -> Capacity:
         """What it holds and how busy it is."""
+        return self.load()
+
+    def load(self) -> Capacity:
+        """The same, for any thread."""
         return Capacity(
             stage=self._stage,
             instance_id=self._instance_id,

@@ -4,6 +4,7 @@ import asyncio
 
 from services.domain.settings import StageSettings
 from services.domain.store_control import StoreControl
+from services.observability.load import watched_load
 from services.rpc.process import run_until_first_ends
 from services.rpc.server import ServiceServer
 from services.rpc.stage_servicer import STAGE_SERVICES, LocalReplica, add_stage_servicers
@@ -44,9 +45,10 @@ class StageHost:
         try:
             await self.server.start()
             await self.server.set_serving(serving=serving)
-            await run_until_first_ends(
-                self.server.run(), sweep_forever(self._store, self._sweep_seconds)
-            )
+            with watched_load(self._replica.load):
+                await run_until_first_ends(
+                    self.server.run(), sweep_forever(self._store, self._sweep_seconds)
+                )
         finally:
             self._replica.drain()
             await self.server.close()

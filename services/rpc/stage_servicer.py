@@ -7,7 +7,7 @@ import grpc
 
 from services.domain.deadline import Deadline
 from services.domain.errors import FieldViolation, InvalidRequest
-from services.domain.stages import Replica
+from services.domain.stages import Capacity, Replica
 from services.domain.store_control import StoreControl
 from services.domain.tensor_ref import IDENTIFIER, TENANT
 from services.rpc.convert.models import capacity_to_proto
@@ -27,6 +27,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 class LocalReplica(Replica, Protocol):
     """A replica in this process, which can be told to end."""
+
+    def load(self) -> Capacity:
+        """What it holds and how busy it is, for any thread."""
+        ...
 
     def drain(self) -> None:
         """Refuses further work; what is admitted finishes."""

@@ -34,6 +34,14 @@ Store = Annotated[
 Listen = Annotated[
     str, typer.Option(metavar="HOST:PORT", help="Where to serve; port 0 for any that is free.")
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Serve metrics for Prometheus: the gateway's here, those of the other processes at"
+        " the ports after it; port 0 for any that are free.",
+    ),
+]
 DType = Annotated[DTypeName, typer.Option(help="Type the weights compute in.")]
 Device = Annotated[str, typer.Option(help="Torch device, for example cpu or cuda:0.")]
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads of each process.")]

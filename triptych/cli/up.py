@@ -29,6 +29,7 @@ def up(
     topology: options.Topology = TopologyName.SPLIT,
     store: options.Store = None,
     listen: options.Listen = str(DEFAULT_ADDRESS),
+    metrics: options.Metrics = None,
     dtype: options.DType = DTypeName.FLOAT32,
     device: options.Device = "cpu",
     threads: options.Threads = 1,
@@ -69,6 +70,7 @@ def up(
         spec = ClusterSpec(
             topology=checked_topology(topology, model_options),
             address=Address.parse(listen),
+            metrics=Address.parse(metrics, "metrics") if metrics else None,
             store_url=store,
             logs=log_dir,
         )
@@ -81,6 +83,8 @@ async def _serve(spec: ClusterSpec) -> None:
         if isinstance(spec.topology, SplitTopology):
             typer.echo(f"tensors   {cluster.place.store_url}")
         typer.echo(f"logs      {cluster.place.logs}")
+        for name, url in cluster.metrics_urls.items():
+            typer.echo(f"metrics   {url} of the {name}")
         typer.echo(f"ready     {cluster.target}, after {time.monotonic() - started:.1f} s")
         typer.echo(
             'try       triptych generate "a red circle on a blue background"'

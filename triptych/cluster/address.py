@@ -19,8 +19,12 @@ class Address:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, option: str = "listen") -> Self:
         """Reads "host:port" or "[::1]:port".
+
+        Args:
+            text: what the user wrote.
+            option: where, for the message.
 
         Raises:
             ClusterConfigurationError: it is neither.
@@ -29,7 +33,7 @@ class Address:
         host = host.removeprefix("[").removesuffix("]")
         if not (colon and host and port.isdecimal() and int(port) < 2**16):
             raise ClusterConfigurationError(
-                f"listen: {text!r} is not an address; write host:port, for example 127.0.0.1:7843"
+                f"{option}: {text!r} is not an address; write host:port, for example 127.0.0.1:7843"
             )
         return cls(host, int(port))
 

@@ -1,7 +1,7 @@
 """A cluster on this machine."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from triptych.cluster.address import Address
 from triptych.cluster.backoff import Backoff
 from triptych.cluster.errors import ClusterFailedError
 from triptych.cluster.events import ClusterEvent
+from triptych.cluster.metrics import metrics_addresses, with_metrics
 from triptych.cluster.readiness import until_serving
 from triptych.cluster.supervisor import Supervisor
 from triptych.cluster.topology import ProcessSpec, Topology
@@ -26,6 +27,7 @@ class ClusterSpec:
 
     Attributes:
         address: where the gateway listens; port 0 for any that is free.
+        metrics: where the gateway serves its metrics; see metrics_addresses. None for nowhere.
         store_url: the user's own tensor store; EMBEDDED for a server of this cluster alone; None
             for a fresh one in memory.
         logs: directory for the processes' logs; None for one that is removed with the cluster.
@@ -38,6 +40,7 @@ class ClusterSpec:
 
     topology: Topology
     address: Address = DEFAULT_ADDRESS
+    metrics: Address | None = None
     store_url: str | None = None
     logs: Path | None = None
     drain_seconds: float = 5.0
@@ -65,6 +68,7 @@ class LocalCluster:
         self._supervisors: list[Supervisor] = []
         self._tasks: set[asyncio.Task[NoReturn]] = set()
         self._address = spec.address
+        self._metrics: Mapping[str, Address] = {}
         self._place: Workplace | None = None
         self._in_a_hurry = False
 
@@ -81,6 +85,9 @@ class LocalCluster:
             processes = self._spec.topology.processes(
                 self._address, self._place, self._spec.drain_seconds
             )
+            if self._spec.metrics is not None:
+                self._metrics = metrics_addresses(processes, self._spec.metrics)
+                processes = with_metrics(processes, self._metrics)
             # Ended in reverse: the gateway's running requests still need the stages.
             for group in (processes.store, processes.stages, (processes.gateway,)):
                 exits.push_async_callback(self._stop, self._start(group, self._place.logs))
@@ -106,6 +113,13 @@ class LocalCluster:
         """Its sockets, store and logs; only inside the `async with` block."""
         assert self._place is not None, "the cluster was not entered"
         return self._place
+
+    @property
+    def metrics_urls(self) -> dict[str, str]:
+        """Where each process serves its metrics, by name; none unless they were asked for."""
+        return {
+            name: f"http://{address.reachable()}/metrics" for name, address in self._metrics.items()
+        }
 
     @property
     def process_ids(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ from services.domain.input_image import InputImage
 from services.domain.model import Stage
 from services.domain.settings import StageSettings
 from services.domain.stages import (
+    Capacity,
     DecodeRequest,
     DenoiseRequest,
     EncodeImageRequest,
@@ -28,7 +29,7 @@ from services.rpc.channels import open_channel
 from services.rpc.stage_clients import RemoteDenoiser, RemoteEncoder, RemoteVae
 from services.rpc.stage_host import StageHost
 from services.rpc.status import error_of
-from tests.unit.domain.examples import PARAMETERS, REQUEST_ID, TENSOR_REF, loaded
+from tests.unit.domain.examples import PARAMETERS, REQUEST_ID, TENSOR_REF, capacity, loaded
 from tests.unit.gateway.scripted_stages import (
     IMAGE_LATENTS,
     ScriptedDenoiser,
@@ -70,6 +71,9 @@ class Ending:
 
     drained = False
     closed = False
+
+    def load(self) -> Capacity:
+        return capacity(Stage.ENCODER)
 
     def drain(self) -> None:
         self.drained = True

@@ -1,0 +1,59 @@
+"""What is measured of a request in the denoising loop."""
+
+from collections.abc import Sequence
+
+from services.domain.stages import (
+    BranchDecision,
+    Denoised,
+    DenoiseEvent,
+    DenoiseRequest,
+    StepCompleted,
+)
+from services.observability.metrics import FORWARDS, REUSED_RATIO, STEP_SECONDS
+from services.observability.tracked import Tracked
+
+
+class DenoiseRecorder:
+    """Reads a request's events as they pass.
+
+    Args:
+        tracked: the request in this process.
+        request: what was asked.
+        model: that denoises it.
+    """
+
+    def __init__(self, tracked: Tracked, request: DenoiseRequest, model: str) -> None:
+        self._tracked = tracked
+        self._request = request
+        self._labels = {"model": model, "method": request.parameters.cache.kind}
+
+    def take(self, event: DenoiseEvent) -> None:
+        """Records one."""
+        if isinstance(event, StepCompleted):
+            self._step(event)
+        elif isinstance(event, Denoised):
+            self._denoised(event)
+
+    def _step(self, step: StepCompleted) -> None:
+        STEP_SECONDS.record(step.seconds, **self._labels, decision=_decision(step.decisions))
+        for each in step.decisions:
+            decision = "reused" if each.reused else "computed"
+            FORWARDS.add(1, **self._labels, branch=each.branch, decision=decision)
+
+    def _denoised(self, denoised: Denoised) -> None:
+        request = self._request
+        self._tracked.time(denoised.timing)
+        self._tracked.read(
+            sum(each.size_bytes for each in (request.conditioning, *request.image_latents))
+        )
+        self._tracked.wrote(denoised.latents.size_bytes)
+        if denoised.cache_statistics is not None:
+            REUSED_RATIO.record(denoised.cache_statistics.reused_share, **self._labels)
+        self._tracked.succeed()
+
+
+def _decision(decisions: Sequence[BranchDecision]) -> str:
+    reused = {each.reused for each in decisions}
+    if len(reused) > 1:
+        return "mixed"
+    return "reused" if True in reused else "computed"
