@@ -48,3 +48,4 @@ bench: setup ## Run the benchmarks and rewrite their results.
 	$(BIN)/python -m benchmarks.hop_overhead
 	$(BIN)/python -m benchmarks.cache_quality
 	$(BIN)/python -m benchmarks.cache_efficiency
+	$(BIN)/python -m benchmarks.metrics_overhead
