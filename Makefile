@@ -2,6 +2,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Two at once, a file each; torch gets one thread, or they would wait for one another's.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .PHONY: help setup demo test test-all check format protos up bench
 
@@ -22,10 +24,10 @@ up: setup ## Start a local cluster with the demo model.
 	$(BIN)/triptych up --model models/demo
 
 test: setup check ## Check and test everything.
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-all: setup check ## Check everything, and test every combination.
-	$(BIN)/pytest -m ""
+	$(PYTEST) -m ""
 
 check: setup ## Lint, types, import contracts, protos.
 	$(BIN)/ruff check .
