@@ -98,6 +98,7 @@ class Stepped(_Message):
 
     Attributes:
         held_bytes: of the request's state and cache.
+        preview: what the loop is heading for, if one is due and could be stored.
     """
 
     kind: Literal["stepped"] = "stepped"
@@ -108,6 +109,7 @@ class Stepped(_Message):
     seconds: float
     decisions: tuple[BranchDecision, ...] = ()
     held_bytes: int = 0
+    preview: TensorRef | None = None
 
 
 class Finished(_Message):

@@ -69,7 +69,8 @@ def _agreed(reply: Reply) -> Reply:
             own = {"run_seconds": 0, "transfer_seconds": 0, "held_bytes": 0}
             return reply.model_copy(update=own)
         case Stepped():
-            return reply.model_copy(update={"seconds": 0, "decisions": (), "held_bytes": 0})
+            its = {"seconds": 0, "decisions": (), "held_bytes": 0, "preview": None}
+            return reply.model_copy(update=its)
         case Finished():
             # The checksum stays: every rank holds the whole latents, and they are equal.
             untimed = {"run_seconds": 0, "transfer_seconds": 0, "latents": None}

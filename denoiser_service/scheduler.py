@@ -25,6 +25,7 @@ from services.domain.stages import (
     DenoiseEvent,
     DenoiseRequest,
     DenoiseStarted,
+    PreviewLatents,
     StageTask,
     StageTiming,
     StepCompleted,
@@ -239,6 +240,8 @@ class StepScheduler:
         )
         entry.steps.append(step)
         entry.events.put_nowait(step)
+        if stepped.preview is not None:
+            entry.events.put_nowait(PreviewLatents(stepped.step, stepped.preview))
 
     async def _finish(self, entry: Entry) -> None:
         finished = await self._ranks.execute(Finish(request_id=entry.request.request_id))

@@ -13,12 +13,17 @@ from services.domain.stages import (
     DenoiseEvent,
     DenoiseRequest,
     DenoiseStarted,
+    PreviewLatents,
     StageTask,
     StepCompleted,
 )
 from services.rpc.convert.enums import STAGE_TASKS, STAGES
 from services.rpc.convert.generation import parameters_from_proto
-from services.rpc.convert.stages import denoised_to_proto, step_to_proto
+from services.rpc.convert.stages import (
+    denoised_to_proto,
+    preview_latents_to_proto,
+    step_to_proto,
+)
 from services.rpc.convert.tensors import tensor_ref_from_proto
 from services.rpc.stage_servicer import checked_identity, deadline_of
 from triptych.v1 import denoiser_service_pb2, denoiser_service_pb2_grpc, job_pb2
@@ -77,4 +82,6 @@ def _to_proto(event: DenoiseEvent) -> denoiser_service_pb2.DenoiseResponse:
         return denoiser_service_pb2.DenoiseResponse(started=started)
     if isinstance(event, StepCompleted):
         return denoiser_service_pb2.DenoiseResponse(step_completed=step_to_proto(event))
+    if isinstance(event, PreviewLatents):
+        return denoiser_service_pb2.DenoiseResponse(preview=preview_latents_to_proto(event))
     return denoiser_service_pb2.DenoiseResponse(denoised=denoised_to_proto(event))

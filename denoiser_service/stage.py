@@ -11,6 +11,7 @@ import xxhash
 from denoiser_service.acceleration.session import Session, open_session
 from denoiser_service.commands import Aborted, Finished, Prepared, Stepped
 from denoiser_service.held_bytes import held_bytes
+from denoiser_service.stored_previews import StoredPreviews
 from services.domain.acceleration import NoCache
 from services.domain.errors import NotFound, TriptychError
 from services.domain.generation import GenerationParameters
@@ -32,6 +33,7 @@ class _Running:
     request: DenoiseRequest
     state: DenoiserState
     session: Session | None
+    previews: StoredPreviews
 
 
 class DenoiseStage:
@@ -69,7 +71,8 @@ class DenoiseStage:
             read = time.perf_counter()
             state = self._model.prepare(request.parameters, conditioning)
         session = self._accelerate(request.parameters, state)
-        self._running[request.request_id] = _Running(request, state, session)
+        previews = StoredPreviews(self._model, self._store if self._stores else None, request)
+        self._running[request.request_id] = _Running(request, state, session, previews)
         return Prepared(
             request_id=request.request_id,
             total_steps=state.total_steps,
@@ -132,6 +135,8 @@ class DenoiseStage:
             sigma=sigma,
             seconds=seconds,
             decisions=_taken(session),
+            # Before the bytes are counted: it lets go of what it was made of.
+            preview=running.previews.after_step(state),
             held_bytes=held_bytes(state, session),
         )
 
@@ -171,6 +176,7 @@ class DenoiseStage:
             NotFound: no such request is here.
         """
         running = self._take(request_id)
+        running.previews.release()
         return Aborted(request_id=request_id, completed_steps=running.state.completed_steps)
 
     def _take(self, request_id: str) -> _Running:

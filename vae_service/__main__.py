@@ -11,6 +11,7 @@ from services.rpc.stage_host import StageHost
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import open_store
 from triptych.v1 import vae_service_pb2_grpc
+from vae_service.preview_stage import PreviewStage
 from vae_service.replica import VaeReplica
 from vae_service.servicer import VaeServicer
 from vae_service.settings import VaeSettings
@@ -26,7 +27,8 @@ async def main(settings: VaeSettings) -> None:
         load_vae, settings.model, settings.model_name, settings.dtype, settings.device
     )
     worker = StageWorker(Stage.VAE, settings.max_queued_requests)
-    replica = VaeReplica(VaeStage(model, store), (model.loaded,), store, worker)
+    previews = PreviewStage(model, store)
+    replica = VaeReplica(VaeStage(model, store), previews, (model.loaded,), store, worker)
     host = StageHost(settings, "triptych.v1.VaeService", replica, store)
     servicer = VaeServicer(replica)
     vae_service_pb2_grpc.add_VaeServiceServicer_to_server(servicer, host.server.grpc)

@@ -1,5 +1,6 @@
 """The VAE as the gateway sees it, in this process."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -9,19 +10,24 @@ from services.domain.stages import (
     Decoded,
     DecodeEvent,
     DecodeRequest,
+    DrawPreviewRequest,
     EncodedImage,
     EncodeImageRequest,
     MediaChunk,
+    PreviewPicture,
     StageTask,
 )
 from services.domain.store_control import StoreControl
 from services.observability.tracked import Tracked
 from services.rpc.replica import WorkerReplica
-from services.rpc.worker import StageWorker
+from services.rpc.worker import StageWorker, Timed
+from vae_service.preview_stage import PreviewStage
 from vae_service.stage import VaeStage
 
 # Well under gRPC's default message limit of 4 MiB.
 CHUNK_BYTES = 1024 * 1024
+# A preview that would have to wait for more is late anyway.
+_MAX_QUEUED_PREVIEWS = 16
 
 
 class VaeReplica(WorkerReplica):
@@ -29,6 +35,7 @@ class VaeReplica(WorkerReplica):
 
     Args:
         stage: the numerics.
+        previews: those of previews.
         models: what it holds.
         store: the tensor store it shares with the others.
         worker: the stage's thread.
@@ -37,12 +44,16 @@ class VaeReplica(WorkerReplica):
     def __init__(
         self,
         stage: VaeStage,
+        previews: PreviewStage,
         models: tuple[LoadedModel, ...],
         store: StoreControl,
         worker: StageWorker,
     ) -> None:
         super().__init__(Stage.VAE, models, store, worker)
         self._numerics = stage
+        self._previews = previews
+        self._preview_worker = StageWorker(Stage.VAE, _MAX_QUEUED_PREVIEWS)
+        self._fit: asyncio.Task[Timed[None]] | None = None
 
     async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:
         """Encodes and stores; what comes after the caller left is released."""
@@ -78,3 +89,28 @@ class VaeReplica(WorkerReplica):
                 yield MediaChunk(media.data[start : start + CHUNK_BYTES])
             tracked.succeed()
             yield Decoded(timing)
+
+    async def draw_preview(self, request: DrawPreviewRequest, deadline: Deadline) -> PreviewPicture:
+        """Draws on a thread of its own, so that neither this nor a decode waits for the other."""
+        self.check_holds(request.parameters)
+        await asyncio.shield(self._fitted(deadline))
+        done = await self._preview_worker.run(
+            lambda: self._previews.draw(request), deadline=deadline, discard=lambda _: None
+        )
+        return done.value
+
+    def drain(self) -> None:
+        """Refuses further work; what is admitted finishes."""
+        super().drain()
+        self._preview_worker.draining = True
+
+    async def close(self) -> None:
+        """Waits for the work at hand and ends the threads."""
+        await asyncio.gather(super().close(), self._preview_worker.close())
+
+    def _fitted(self, deadline: Deadline) -> "asyncio.Task[Timed[None]]":
+        """The fit, in the VAE's own queue: once for all requests, unless it had to be given up."""
+        if self._fit is None or (self._fit.done() and self._fit.exception() is not None):
+            work = self._worker.run(self._previews.fit, deadline=deadline, discard=lambda _: None)
+            self._fit = asyncio.create_task(work)
+        return self._fit

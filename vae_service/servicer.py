@@ -10,6 +10,7 @@ from services.domain.stages import (
     Artifact,
     DecodeEvent,
     DecodeRequest,
+    DrawPreviewRequest,
     EncodeImageRequest,
     MediaChunk,
     Vae,
@@ -62,6 +63,24 @@ class VaeServicer(vae_service_pb2_grpc.VaeServiceServicer):
         async with aclosing(self._vae.decode(asked, deadline_of(context))) as events:
             async for event in events:
                 yield _to_proto(event)
+
+    async def DrawPreview(  # noqa: N802 - gRPC's name
+        self,
+        request: vae_service_pb2.DrawPreviewRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> vae_service_pb2.DrawPreviewResponse:
+        """Draws a small picture of latents that are not finished."""
+        request_id, tenant = checked_identity(request.request_id, request.tenant)
+        asked = DrawPreviewRequest(
+            request_id=request_id,
+            tenant=tenant,
+            parameters=parameters_from_proto(request.parameters),
+            latents=tensor_ref_from_proto("latents", request.latents),
+        )
+        drawn = await self._vae.draw_preview(asked, deadline_of(context))
+        return vae_service_pb2.DrawPreviewResponse(
+            data=drawn.data, width=drawn.width, height=drawn.height
+        )
 
 
 def _to_proto(event: DecodeEvent) -> vae_service_pb2.DecodeResponse:

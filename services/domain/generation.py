@@ -44,6 +44,7 @@ class GenerationRequest(BaseModel):
     cache: Cache | None = None
     media_format: MediaFormat | None = None
     images: tuple[InputImage, ...] = ()
+    preview_every_steps: int = 0
     options: FamilyOptions | None = None
 
 
@@ -53,6 +54,7 @@ class GenerationParameters(BaseModel):
     Attributes:
         negative_prompt: None when guidance is off.
         images: input images in the request's order; their bytes travel apart.
+        preview_every_steps: 0 for no previews.
         options: of the model's family; None where it has none.
     """
 
@@ -70,6 +72,7 @@ class GenerationParameters(BaseModel):
     cache: Cache
     media_format: MediaFormat
     images: tuple[InputImage, ...] = ()
+    preview_every_steps: int = 0
     options: FamilyOptions | None = None
 
     @property
@@ -122,6 +125,7 @@ def resolve(
         cache=_cache(request.cache, model.capabilities, steps),
         media_format=_either(request.media_format, model.capabilities.media_formats[0]),
         images=request.images,
+        preview_every_steps=request.preview_every_steps,
         options=effective_options(request.options, model.capabilities.options),
     )
 
@@ -283,6 +287,18 @@ def _choice_violations(request: GenerationRequest, model: Model) -> Iterator[Fie
     if request.cache is not None:
         steps = _either(request.steps, limits.defaults.steps)
         yield from cache_violations(request.cache, limits.cache_support, steps)
+    yield from _preview_violations(request, limits)
     if request.media_format is not None and request.media_format not in limits.media_formats:
         allowed = ", ".join(limits.media_formats)
         yield FieldViolation("media_format", f"is {request.media_format}; allowed are {allowed}")
+
+
+def _preview_violations(
+    request: GenerationRequest, limits: Capabilities
+) -> Iterator[FieldViolation]:
+    every, steps = request.preview_every_steps, _either(request.steps, limits.defaults.steps)
+    if every and not limits.supports_previews:
+        yield FieldViolation("preview_every_steps", f"is {every}; this model has no previews")
+    elif not 0 <= every <= steps:
+        allowed = f"allowed are 0 (none) to {steps}, the request's steps"
+        yield FieldViolation("preview_every_steps", f"is {every}; {allowed}")

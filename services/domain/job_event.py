@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
 from services.domain.parallel import ONE_RANK, ParallelDegrees
-from services.domain.stages import Artifact, CacheStatistics, StageTask, StageTiming, StepCompleted
+from services.domain.stages import (
+    Artifact,
+    CacheStatistics,
+    PreviewPicture,
+    StageTask,
+    StageTiming,
+    StepCompleted,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,14 @@ class StageCompleted:
     """A stage is done with the job."""
 
     timing: StageTiming
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A small picture of what the loop was heading for after a step; it may come late, or never."""
+
+    step: int
+    picture: PreviewPicture
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,5 +75,11 @@ class JobCompleted:
 
 
 JobEvent = (
-    JobAccepted | StageStarted | StepCompleted | StageCompleted | ArtifactChunk | JobCompleted
+    JobAccepted
+    | StageStarted
+    | StepCompleted
+    | Preview
+    | StageCompleted
+    | ArtifactChunk
+    | JobCompleted
 )

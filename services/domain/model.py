@@ -65,6 +65,7 @@ class Capabilities(BaseModel):
         max_images: input images a request may carry.
         image_fit: how the size follows from the last input image; None where it does not.
         options: knobs of the model's family, all of one group.
+        supports_previews: whether a request may ask for pictures of what it is heading for.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -150,6 +150,17 @@ class StepCompleted:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewLatents:
+    """What the loop was heading for after a step, in the form of finished latents.
+
+    Whoever draws it releases it. Of one request only the last few are kept.
+    """
+
+    step: int
+    latents: TensorRef
+
+
+@dataclass(frozen=True, slots=True)
 class BranchStatistics:
     """What caching did for one guidance branch over a whole request, in forwards."""
 
@@ -206,7 +217,7 @@ class Denoised:
     degrees: ParallelDegrees = ONE_RANK
 
 
-DenoiseEvent = DenoiseStarted | StepCompleted | Denoised
+DenoiseEvent = DenoiseStarted | StepCompleted | PreviewLatents | Denoised
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +258,25 @@ class Decoded:
 
 
 DecodeEvent = Artifact | MediaChunk | Decoded
+
+
+@dataclass(frozen=True, slots=True)
+class DrawPreviewRequest:
+    """Asks for a small picture of latents that are not finished, and for their release."""
+
+    request_id: str
+    tenant: str
+    parameters: GenerationParameters
+    latents: TensorRef
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewPicture:
+    """PNG bytes, and the picture's size in pixels."""
+
+    data: bytes
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +342,10 @@ class Denoiser(Replica, Protocol):
     def denoise(
         self, request: DenoiseRequest, deadline: Deadline
     ) -> AsyncGenerator[DenoiseEvent, None]:
-        """Yields DenoiseStarted, a StepCompleted per step, then Denoised. Closing it cancels."""
+        """Yields DenoiseStarted, a StepCompleted per step, then Denoised. Closing it cancels.
+
+        A PreviewLatents follows its step's event, if the request asks for previews.
+        """
         ...
 
 
@@ -327,4 +360,8 @@ class Vae(Replica, Protocol):
         self, request: DecodeRequest, deadline: Deadline
     ) -> AsyncGenerator[DecodeEvent, None]:
         """Yields the Artifact, its MediaChunks, then Decoded. Closing it cancels."""
+        ...
+
+    async def draw_preview(self, request: DrawPreviewRequest, deadline: Deadline) -> PreviewPicture:
+        """Draws by a linear map, beside whatever is being encoded or decoded."""
         ...

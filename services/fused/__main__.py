@@ -34,6 +34,7 @@ from services.rpc.process import run_process, run_until_first_ends
 from services.rpc.sweeper import sweep_forever
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
+from vae_service.preview_stage import PreviewStage
 from vae_service.replica import VaeReplica
 from vae_service.stage import VaeStage
 
@@ -112,7 +113,13 @@ def _load(
             EncodeStage(encoder, store), (encoder.loaded,), store, StageWorker(Stage.ENCODER, queue)
         ),
         DenoiserReplica(scheduler, ranks, store),
-        VaeReplica(VaeStage(vae, store), (vae.loaded,), store, StageWorker(Stage.VAE, queue)),
+        VaeReplica(
+            VaeStage(vae, store),
+            PreviewStage(vae, store),
+            (vae.loaded,),
+            store,
+            StageWorker(Stage.VAE, queue),
+        ),
         scheduler,
         ranks,
     )

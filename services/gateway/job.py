@@ -23,15 +23,20 @@ from services.domain.stages import (
     Denoised,
     DenoiseRequest,
     DenoiseStarted,
+    DrawPreviewRequest,
     Encoded,
     EncodedImage,
     EncodeImageRequest,
     EncodeRequest,
     MediaChunk,
+    PreviewLatents,
+    PreviewPicture,
     StageTask,
     StageTiming,
     StepCompleted,
 )
+from services.domain.tensor_ref import TensorRef
+from services.gateway.previews import Previews
 from services.gateway.replicas import Route
 
 # What a hop keeps of the deadline, so that it can still answer when the next one runs out of time.
@@ -71,9 +76,17 @@ class Job:
         self._image_latents: list[EncodedImage] = []
         self._denoised: Denoised | None = None
         self._artifact: Artifact | None = None
+        self._previews = Previews(self._draw_preview)
 
     async def run(self) -> AsyncGenerator[JobEvent, None]:
         """Yields what happens, the artifact's bytes, and JobCompleted."""
+        async with aclosing(self._stages()) as stages:
+            wanted = self._parameters.preview_every_steps > 0
+            async with aclosing(self._previews.among(stages) if wanted else stages) as events:
+                async for event in events:
+                    yield event
+
+    async def _stages(self) -> AsyncGenerator[JobEvent, None]:
         for stage in (self._encode(), self._denoise(), self._decode()):
             async with aclosing(stage) as events:
                 async for event in events:
@@ -146,11 +159,17 @@ class Job:
                     yield StageStarted(Stage.DENOISER, StageTask.DENOISE)
                 elif isinstance(event, StepCompleted):
                     yield event
+                elif isinstance(event, PreviewLatents):
+                    self._previews.offer(event)
                 else:
                     self._denoised = event
         if self._denoised is None:
             raise TriptychError("the denoiser ended without latents")
         yield self._completed(self._denoised.timing, began)
+
+    async def _draw_preview(self, latents: TensorRef) -> PreviewPicture:
+        asked = DrawPreviewRequest(self.job_id, self.tenant, self._parameters, latents)
+        return await self.route.vae.draw_preview(asked, self._deadline)
 
     async def _decode(self) -> AsyncGenerator[JobEvent, None]:
         began = time.monotonic()

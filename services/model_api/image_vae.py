@@ -68,11 +68,16 @@ class ImageVae:
             parameters.height // self._scale_factor,
             parameters.width // self._scale_factor,
         )
-        # Cast before the arithmetic, and divided before shifted: anything else loses bits.
-        normalised = take_latents(latents, shape).to(self._device, self._vae.dtype)
-        unnormalised = (normalised / config.scaling_factor) + config.shift_factor
-        (pixels,) = self._vae.decode(unnormalised, return_dict=False)
-        return [picture_of(pixels)]
+        return [picture_of(self._decoded(take_latents(latents, shape)))]
+
+    @torch.no_grad()
+    def reconstruct(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents [B, C, H / scale, W / scale] of pictures [B, 4, H, W], and what they decode to.
+
+        Their fourth channel is left out.
+        """
+        latents = self._encoded(pictures[:, :3])
+        return latents, self._decoded(latents)
 
     @torch.no_grad()
     def encode_picture(self, picture: Image.Image, size: tuple[int, int]) -> torch.Tensor:
@@ -81,7 +86,18 @@ class ImageVae:
         They are the most likely ones: nothing is drawn at random.
         """
         width, height = size
-        pixels = self._images.preprocess(picture, height, width)
+        return self._encoded(self._images.preprocess(picture, height, width))
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        # Cast before the arithmetic, and divided before shifted: anything else loses bits.
+        normalised = latents.to(self._device, self._vae.dtype)
+        config = self._vae.config
+        unnormalised = (normalised / config.scaling_factor) + config.shift_factor
+        (pixels,) = self._vae.decode(unnormalised, return_dict=False)
+        assert isinstance(pixels, torch.Tensor)
+        return pixels
+
+    def _encoded(self, pixels: torch.Tensor) -> torch.Tensor:
         posterior = self._vae.encode(pixels.to(self._device, self._vae.dtype)).latent_dist
         config = self._vae.config
         # Shifted before scaled: anything else loses bits.

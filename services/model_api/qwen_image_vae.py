@@ -68,6 +68,15 @@ class QwenImageVae:
         They are the most likely ones: nothing is drawn at random.
         """
         width, height = size
-        pixels = self._images.preprocess(picture, height, width).unsqueeze(2)
-        posterior = self._vae.encode(pixels.to(self._device, self._vae.dtype)).latent_dist
+        return self._encoded(self._images.preprocess(picture, height, width))
+
+    @torch.no_grad()
+    def reconstruct(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents [B, C, H / scale, W / scale] of pictures [B, 4, H, W], decoded too."""
+        latents = self._encoded(pictures[:, : self._vae.config.input_channels])
+        return latents.squeeze(2), self.decode_frame(latents)
+
+    def _encoded(self, pixels: torch.Tensor) -> torch.Tensor:
+        frames = pixels.unsqueeze(2).to(self._device, self._vae.dtype)
+        posterior = self._vae.encode(frames).latent_dist
         return normalise(posterior.mode(), self._vae.config)

@@ -1,7 +1,8 @@
 """What the states of all families that follow a schedule have."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 
@@ -37,6 +38,14 @@ class ScheduledState:
     def completed_steps(self) -> int:
         """Steps that are done."""
         return self.schedule.completed_steps
+
+    def foreseen(self) -> Self:
+        """The same request, but with the latents that its last step was heading for."""
+        return replace(self, latents=self.schedule.destination)
+
+    def forget_step(self) -> None:
+        """Lets go of what `foreseen` needs of the last step, until the next one."""
+        self.schedule.forget_step()
 
     @property
     def sigma(self) -> float:

@@ -51,6 +51,8 @@ class Schedule:
         # On the host, so that reading one never waits for the device; the last is where it ends.
         self._sigmas: list[float] = self._scheduler.sigmas.tolist()
         self.completed_steps = 0
+        # Of the last step: where it started, its noise level and its velocity.
+        self._last_step: tuple[torch.Tensor, float, torch.Tensor] | None = None
 
     @classmethod
     def shifted(
@@ -89,12 +91,29 @@ class Schedule:
         assert isinstance(timestep, torch.Tensor)
         return timestep
 
+    @property
+    def destination(self) -> torch.Tensor:
+        """The latents at noise level 0 that the last step was heading for.
+
+        In flow models a velocity leads straight there; this is what such schedulers themselves call
+        the predicted sample, and after the last step the latents, bit for bit.
+        """
+        assert self._last_step is not None
+        latents, sigma, velocity = self._last_step
+        # A tensor, as schedulers have it: a bare number would be rounded otherwise in bfloat16.
+        return (latents.float() - torch.tensor(sigma) * velocity).to(latents.dtype)
+
+    def forget_step(self) -> None:
+        """Lets go of what `destination` is made of, until the next step."""
+        self._last_step = None
+
     def advance(self, velocity: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """The latents after one more step; returns when the device has computed them."""
         (advanced,) = self._scheduler.step(velocity, self.timestep, latents, return_dict=False)
         assert isinstance(advanced, torch.Tensor)
         # Progress, timing and cancellation are about steps that are done, not queued.
         wait_for(self._device)
+        self._last_step = (latents, self.sigma, velocity)
         self.completed_steps += 1
         return advanced
 

@@ -5,7 +5,7 @@ alone.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from PIL import Image
@@ -66,6 +66,19 @@ class DenoiserState(Protocol):
     @property
     def sigma(self) -> float:
         """The noise level that the next step starts from."""
+        ...
+
+    def foreseen(self) -> Self:
+        """The same request, but with the latents that its last step was heading for.
+
+        They cost no forward: the step's velocity, followed to the end. After the last step they are
+        the finished latents. Of a video it may be one frame alone. It is for `finish`, not for
+        `step`.
+        """
+        ...
+
+    def forget_step(self) -> None:
+        """Lets go of what `foreseen` needs of the last step, until the next one."""
         ...
 
 
@@ -141,6 +154,18 @@ class VaeModel(Protocol):
         """The picture, or the layers or frames in their order.
 
         Pixels stay in this process until they are compressed.
+        """
+        ...
+
+    def reconstruct(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encodes pictures and decodes them again, for previews to be fitted to.
+
+        Args:
+            pictures: [B, 4, H, W] from -1 to 1; a VAE without an alpha channel takes the first 3.
+
+        Returns:
+            Latents [B, C, H / scale, W / scale], normalised as the denoiser sees them, and what
+            they decode to, [B, 3 or 4, H, W]; of a video VAE those of one latent frame.
         """
         ...
 

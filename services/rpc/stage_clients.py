@@ -18,11 +18,13 @@ from services.domain.stages import (
     DenoiseEvent,
     DenoiseRequest,
     DenoiseStarted,
+    DrawPreviewRequest,
     Encoded,
     EncodedImage,
     EncodeImageRequest,
     EncodeRequest,
     MediaChunk,
+    PreviewPicture,
 )
 from services.domain.tls import TlsFiles
 from services.rpc.channels import open_channel
@@ -31,6 +33,7 @@ from services.rpc.convert.models import capacity_from_proto
 from services.rpc.convert.stages import (
     artifact_from_proto,
     denoised_from_proto,
+    preview_latents_from_proto,
     step_from_proto,
     timing_from_proto,
 )
@@ -206,6 +209,22 @@ class RemoteVae(RemoteReplica):
         finally:
             call.cancel()
 
+    async def draw_preview(self, request: DrawPreviewRequest, deadline: Deadline) -> PreviewPicture:
+        """Draws by a linear map, beside whatever is being encoded or decoded."""
+        message = vae_service_pb2.DrawPreviewRequest(
+            request_id=request.request_id,
+            tenant=request.tenant,
+            parameters=parameters_to_proto(request.parameters),
+            latents=tensor_ref_to_proto(request.latents),
+        )
+        with self._errors():
+            answer = await self._vae.DrawPreview(
+                message,
+                timeout=deadline.remaining_seconds(),
+                metadata=_metadata(request.request_id),
+            )
+        return PreviewPicture(answer.data, answer.width, answer.height)
+
 
 def _metadata(request_id: str) -> tuple[tuple[str, str], ...]:
     return ((REQUEST_ID_METADATA, request_id),)
@@ -217,6 +236,8 @@ def _denoise_event(answer: denoiser_service_pb2.DenoiseResponse) -> DenoiseEvent
             return DenoiseStarted()
         case "step_completed":
             return step_from_proto(answer.step_completed)
+        case "preview":
+            return preview_latents_from_proto(answer.preview)
         case "denoised":
             return denoised_from_proto(answer.denoised)
         case unknown:

@@ -54,6 +54,14 @@ class DenoisedLatents(_message.Message):
     parallel_degrees: _acceleration_pb2.ParallelDegrees
     def __init__(self, latents: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., timing: _Optional[_Union[_generation_pb2.StageTiming, _Mapping]] = ..., cache_statistics: _Optional[_Union[_acceleration_pb2.CacheStatistics, _Mapping]] = ..., latents_checksum_xxh3: _Optional[int] = ..., parallel_degrees: _Optional[_Union[_acceleration_pb2.ParallelDegrees, _Mapping]] = ...) -> None: ...
 
+class PreviewLatents(_message.Message):
+    __slots__ = ("step", "latents")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    LATENTS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    latents: _tensor_pb2.TensorRef
+    def __init__(self, step: _Optional[int] = ..., latents: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ...) -> None: ...
+
 class DenoiseResponse(_message.Message):
     __slots__ = ("queued", "started", "step_completed", "preview", "checkpoint", "denoised")
     QUEUED_FIELD_NUMBER: _ClassVar[int]
@@ -65,10 +73,10 @@ class DenoiseResponse(_message.Message):
     queued: _job_pb2.JobQueued
     started: _job_pb2.StageStarted
     step_completed: _job_pb2.StepCompleted
-    preview: _job_pb2.Preview
+    preview: PreviewLatents
     checkpoint: Checkpoint
     denoised: DenoisedLatents
-    def __init__(self, queued: _Optional[_Union[_job_pb2.JobQueued, _Mapping]] = ..., started: _Optional[_Union[_job_pb2.StageStarted, _Mapping]] = ..., step_completed: _Optional[_Union[_job_pb2.StepCompleted, _Mapping]] = ..., preview: _Optional[_Union[_job_pb2.Preview, _Mapping]] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ..., denoised: _Optional[_Union[DenoisedLatents, _Mapping]] = ...) -> None: ...
+    def __init__(self, queued: _Optional[_Union[_job_pb2.JobQueued, _Mapping]] = ..., started: _Optional[_Union[_job_pb2.StageStarted, _Mapping]] = ..., step_completed: _Optional[_Union[_job_pb2.StepCompleted, _Mapping]] = ..., preview: _Optional[_Union[PreviewLatents, _Mapping]] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ..., denoised: _Optional[_Union[DenoisedLatents, _Mapping]] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
     __slots__ = ("request_id",)

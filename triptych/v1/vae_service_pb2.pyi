@@ -50,3 +50,25 @@ class DecodeResponse(_message.Message):
     data: bytes
     timing: _generation_pb2.StageTiming
     def __init__(self, artifact: _Optional[_Union[_generation_pb2.Artifact, _Mapping]] = ..., data: _Optional[bytes] = ..., timing: _Optional[_Union[_generation_pb2.StageTiming, _Mapping]] = ...) -> None: ...
+
+class DrawPreviewRequest(_message.Message):
+    __slots__ = ("request_id", "tenant", "parameters", "latents")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    LATENTS_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    tenant: str
+    parameters: _generation_pb2.GenerationParameters
+    latents: _tensor_pb2.TensorRef
+    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., parameters: _Optional[_Union[_generation_pb2.GenerationParameters, _Mapping]] = ..., latents: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ...) -> None: ...
+
+class DrawPreviewResponse(_message.Message):
+    __slots__ = ("data", "width", "height")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    width: int
+    height: int
+    def __init__(self, data: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...

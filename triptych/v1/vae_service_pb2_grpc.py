@@ -45,6 +45,11 @@ class VaeServiceStub:
                 request_serializer=triptych_dot_v1_dot_vae__service__pb2.DecodeRequest.SerializeToString,
                 response_deserializer=triptych_dot_v1_dot_vae__service__pb2.DecodeResponse.FromString,
                 _registered_method=True)
+        self.DrawPreview = channel.unary_unary(
+                '/triptych.v1.VaeService/DrawPreview',
+                request_serializer=triptych_dot_v1_dot_vae__service__pb2.DrawPreviewRequest.SerializeToString,
+                response_deserializer=triptych_dot_v1_dot_vae__service__pb2.DrawPreviewResponse.FromString,
+                _registered_method=True)
 
 
 class VaeServiceServicer:
@@ -69,6 +74,16 @@ class VaeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrawPreview(self, request, context):
+        """Draws a small picture of latents that are not finished, by a linear map that was fitted to the VAE, and releases the
+        latents. Does not wait for encoding or decoding, but for the fit, which the first call begins.
+        Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
+        DEADLINE_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_VaeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +96,11 @@ def add_VaeServiceServicer_to_server(servicer, server):
                     servicer.Decode,
                     request_deserializer=triptych_dot_v1_dot_vae__service__pb2.DecodeRequest.FromString,
                     response_serializer=triptych_dot_v1_dot_vae__service__pb2.DecodeResponse.SerializeToString,
+            ),
+            'DrawPreview': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrawPreview,
+                    request_deserializer=triptych_dot_v1_dot_vae__service__pb2.DrawPreviewRequest.FromString,
+                    response_serializer=triptych_dot_v1_dot_vae__service__pb2.DrawPreviewResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -138,6 +158,33 @@ class VaeService:
             '/triptych.v1.VaeService/Decode',
             triptych_dot_v1_dot_vae__service__pb2.DecodeRequest.SerializeToString,
             triptych_dot_v1_dot_vae__service__pb2.DecodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrawPreview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.VaeService/DrawPreview',
+            triptych_dot_v1_dot_vae__service__pb2.DrawPreviewRequest.SerializeToString,
+            triptych_dot_v1_dot_vae__service__pb2.DrawPreviewResponse.FromString,
             options,
             channel_credentials,
             insecure,

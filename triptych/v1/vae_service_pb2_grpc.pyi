@@ -43,6 +43,12 @@ class VaeServiceStub:
     Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
     DEADLINE_EXCEEDED.
     """
+    DrawPreview: _grpc.UnaryUnaryMultiCallable[_vae_service_pb2.DrawPreviewRequest, _vae_service_pb2.DrawPreviewResponse]
+    """Draws a small picture of latents that are not finished, by a linear map that was fitted to the VAE, and releases the
+    latents. Does not wait for encoding or decoding, but for the fit, which the first call begins.
+    Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
+    DEADLINE_EXCEEDED.
+    """
 
 @_typing.type_check_only
 class VaeServiceAsyncStub(VaeServiceStub):
@@ -56,6 +62,12 @@ class VaeServiceAsyncStub(VaeServiceStub):
     """
     Decode: _aio.UnaryStreamMultiCallable[_vae_service_pb2.DecodeRequest, _vae_service_pb2.DecodeResponse]  # type: ignore[assignment]
     """Decodes latents and streams the encoded media: its description first, then its bytes, then the timing. Idempotent.
+    Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
+    DEADLINE_EXCEEDED.
+    """
+    DrawPreview: _aio.UnaryUnaryMultiCallable[_vae_service_pb2.DrawPreviewRequest, _vae_service_pb2.DrawPreviewResponse]  # type: ignore[assignment]
+    """Draws a small picture of latents that are not finished, by a linear map that was fitted to the VAE, and releases the
+    latents. Does not wait for encoding or decoding, but for the fit, which the first call begins.
     Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
     DEADLINE_EXCEEDED.
     """
@@ -81,6 +93,18 @@ class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_vae_service_pb2.DecodeResponse], _abc.AsyncIterator[_vae_service_pb2.DecodeResponse]]:
         """Decodes latents and streams the encoded media: its description first, then its bytes, then the timing. Idempotent.
+        Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
+        DEADLINE_EXCEEDED.
+        """
+
+    @_abc_1.abstractmethod
+    def DrawPreview(
+        self,
+        request: _vae_service_pb2.DrawPreviewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_vae_service_pb2.DrawPreviewResponse, _abc.Awaitable[_vae_service_pb2.DrawPreviewResponse]]:
+        """Draws a small picture of latents that are not finished, by a linear map that was fitted to the VAE, and releases the
+        latents. Does not wait for encoding or decoding, but for the fit, which the first call begins.
         Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
         DEADLINE_EXCEEDED.
         """

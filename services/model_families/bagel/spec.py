@@ -95,6 +95,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         supports_negative_prompt=False,
         min_guidance_scale=1.0,
         max_guidance_scale=20.0,
+        supports_previews=True,
         max_images=1,
         image_fit=VAE_FIT,
         cache_support=CacheSupport(

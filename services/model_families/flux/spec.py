@@ -41,6 +41,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         guidance_off_scale=0.0,
         min_guidance_scale=0.0,
         max_guidance_scale=30.0,
+        supports_previews=True,
         cache_support=cache_support(
             directory, ("num_layers", "num_single_layers"), FLUX_COEFFICIENTS, joined=True
         ),

@@ -38,6 +38,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         supports_guidance=True,
         min_guidance_scale=1.0,
         max_guidance_scale=20.0,
+        supports_previews=True,
         options=(_REWRITE_PROMPT,),
         cache_support=cache_support(
             directory, ("num_layers", "num_single_layers"), LONGCAT_COEFFICIENTS

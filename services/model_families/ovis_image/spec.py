@@ -36,6 +36,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         supports_guidance=True,
         min_guidance_scale=1.0,
         max_guidance_scale=20.0,
+        supports_previews=True,
         cache_support=cache_support(directory, ("num_layers", "num_single_layers"), None),
         defaults=directory.defaults(_DEFAULTS),
     )

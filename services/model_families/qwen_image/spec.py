@@ -35,6 +35,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         supports_guidance=True,
         min_guidance_scale=1.0,
         max_guidance_scale=20.0,
+        supports_previews=True,
         cache_support=cache_support(directory, ("num_layers",), QWEN_IMAGE_COEFFICIENTS),
         defaults=directory.defaults(_DEFAULTS),
     )

@@ -53,6 +53,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         supports_guidance=True,
         min_guidance_scale=1.0,
         max_guidance_scale=20.0,
+        supports_previews=True,
         min_images=1,
         max_images=_MAX_IMAGES[directory.pipeline_class],
         image_fit=PICTURE_FIT,

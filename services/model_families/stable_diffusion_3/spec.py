@@ -45,6 +45,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         # Published few-step checkpoints say 0 for "off"; so does everything up to 1.
         min_guidance_scale=0.0,
         max_guidance_scale=20.0,
+        supports_previews=True,
         cache_support=cache_support(directory, ("num_layers",), None),
         defaults=directory.defaults(_DEFAULTS),
     )

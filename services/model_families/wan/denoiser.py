@@ -5,7 +5,8 @@ batch is always one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
@@ -67,6 +68,13 @@ class WanState(ScheduledState):
         """How many of the request's steps each transformer takes."""
         noisy = self.noisy_steps
         return {"transformer": noisy, "transformer_2": self.total_steps - noisy}
+
+    def foreseen(self) -> Self:
+        """Of the middle frame alone [1, C, 1, H, W]: the others are not looked at."""
+        # `super()` does not know the class that `slots` makes anew.
+        whole = ScheduledState.foreseen(self)
+        middle = whole.latents.shape[2] // 2
+        return replace(whole, latents=whole.latents[:, :, middle : middle + 1])
 
 
 class WanDenoiser:

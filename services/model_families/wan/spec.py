@@ -139,6 +139,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         supports_guidance=True,
         min_guidance_scale=1.0,
         max_guidance_scale=_MAX_GUIDANCE_SCALE,
+        supports_previews=True,
         media_formats=(MediaFormat.MP4, MediaFormat.PNG_ARCHIVE),
         options=_options(grid),
         cache_support=cache_support(directory, ("num_layers",), None),

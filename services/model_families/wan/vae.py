@@ -10,7 +10,7 @@ from PIL import Image
 from services.domain.errors import TriptychError
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
-from services.model_api.latent_statistics import unnormalise
+from services.model_api.latent_statistics import normalise, unnormalise
 from services.model_api.modules import load_module
 from services.model_api.pictures import take_latents
 from services.model_api.stages import Tensors
@@ -41,12 +41,30 @@ class WanVae:
         frames = video_options(parameters).num_frames
         shape = (1, self._vae.config.z_dim, *self._grid.shape(parameters, frames))
         normalised = take_latents(latents, shape).to(self._device, self._vae.dtype)
-        (video,) = self._vae.decode(unnormalise(normalised, self._vae.config), return_dict=False)
+        video = self._decoded(normalised)
         if not torch.isfinite(video).all():
             raise TriptychError("the VAE's picture is not finite")
         (pictures,) = self._frames.postprocess_video(video, output_type="pil")
         assert isinstance(pictures, list)
         return pictures
+
+    @torch.no_grad()
+    def reconstruct(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents [B, C, H / scale, W / scale] of pictures [B, 4, H, W], and what they decode to.
+
+        Of a still video, the second latent frame: the first one is made of a single frame and is
+        unlike all others. Their fourth channel is left out.
+        """
+        frames = 1 + self._grid.frames
+        still = pictures[:, :3].unsqueeze(2).expand(-1, -1, frames, -1, -1)
+        posterior = self._vae.encode(still.to(self._device, self._vae.dtype)).latent_dist
+        latents = normalise(posterior.mode(), self._vae.config)
+        return latents[:, :, 1], self._decoded(latents)[:, :, 1:].mean(dim=2)
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        (video,) = self._vae.decode(unnormalise(latents, self._vae.config), return_dict=False)
+        assert isinstance(video, torch.Tensor)
+        return video
 
 
 def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> WanVae:

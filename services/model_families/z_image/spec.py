@@ -39,6 +39,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         supports_guidance=True,
         min_guidance_scale=0.0,
         max_guidance_scale=20.0,
+        supports_previews=True,
         # The published form adds the scaled difference to the wanted branch.
         guidance_off_scale=0.0,
         cache_support=cache_support(directory, ("n_layers",), QWEN_IMAGE_COEFFICIENTS),

@@ -43,6 +43,7 @@ def request_from_proto(
         cache=cache_from_proto(message.acceleration),
         media_format=MEDIA_FORMATS.optional_from_wire("media_format", message.media_format),
         images=tuple(images),
+        preview_every_steps=message.preview_every_steps,
         options=options_from_proto(message),
     )
 
@@ -50,10 +51,6 @@ def request_from_proto(
 def _unsupported(
     message: generation_pb2.GenerationParameters, scheduling: job_pb2.SchedulingOptions
 ) -> Iterator[FieldViolation]:
-    if message.preview_every_steps:
-        yield FieldViolation(
-            "preview_every_steps", f"is {message.preview_every_steps}; allowed is only 0 (none)"
-        )
     if message.acceleration.replica_class:
         yield FieldViolation("acceleration.replica_class", "must be empty: there is one class")
     for option, _ in scheduling.ListFields():
@@ -83,6 +80,7 @@ def parameters_to_proto(
         dtype=ELEMENT_TYPES.to_wire(parameters.dtype),
         acceleration=cache_to_proto(parameters.cache),
         media_format=MEDIA_FORMATS.to_wire(parameters.media_format),
+        preview_every_steps=parameters.preview_every_steps,
     )
     write_images(parameters.images, message, image_data)
     write_options(parameters.options, message)
@@ -111,5 +109,6 @@ def parameters_from_proto(message: generation_pb2.GenerationParameters) -> Gener
         cache=cache_from_proto(message.acceleration) or NO_CACHE,
         media_format=MEDIA_FORMATS.from_wire("media_format", message.media_format),
         images=images_from_proto(message),
+        preview_every_steps=message.preview_every_steps,
         options=options_from_proto(message),
     )

@@ -9,6 +9,7 @@ from services.domain.job_event import (
     JobAccepted,
     JobCompleted,
     JobEvent,
+    Preview,
     StageCompleted,
     StageStarted,
 )
@@ -73,6 +74,15 @@ def _(event: StageStarted) -> job_pb2.JobEvent:
 @_event_to_proto.register
 def _(event: StepCompleted) -> job_pb2.JobEvent:
     return job_pb2.JobEvent(step_completed=step_to_proto(event))
+
+
+@_event_to_proto.register
+def _(event: Preview) -> job_pb2.JobEvent:
+    picture = event.picture
+    preview = job_pb2.Preview(
+        step=event.step, data=picture.data, width=picture.width, height=picture.height
+    )
+    return job_pb2.JobEvent(preview=preview)
 
 
 @_event_to_proto.register

@@ -1,6 +1,12 @@
 """What stages report, on the wire."""
 
-from services.domain.stages import Artifact, Denoised, StageTiming, StepCompleted
+from services.domain.stages import (
+    Artifact,
+    Denoised,
+    PreviewLatents,
+    StageTiming,
+    StepCompleted,
+)
 from services.rpc.convert.acceleration import (
     decision_from_proto,
     decision_to_proto,
@@ -62,6 +68,18 @@ def step_from_proto(message: job_pb2.StepCompleted) -> StepCompleted:
         seconds=seconds_from_proto(message.duration),
         decisions=tuple(map(decision_from_proto, message.cache_decisions)),
     )
+
+
+def preview_latents_to_proto(preview: PreviewLatents) -> denoiser_service_pb2.PreviewLatents:
+    """What the loop was heading for."""
+    return denoiser_service_pb2.PreviewLatents(
+        step=preview.step, latents=tensor_ref_to_proto(preview.latents)
+    )
+
+
+def preview_latents_from_proto(message: denoiser_service_pb2.PreviewLatents) -> PreviewLatents:
+    """What the loop was heading for."""
+    return PreviewLatents(message.step, tensor_ref_from_proto("latents", message.latents))
 
 
 def denoised_to_proto(denoised: Denoised) -> denoiser_service_pb2.DenoisedLatents:

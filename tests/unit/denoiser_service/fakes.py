@@ -1,7 +1,8 @@
 """A denoiser whose numbers can be followed by hand, and what goes with it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 
@@ -26,6 +27,14 @@ class CountingState:
     @property
     def sigma(self) -> float:
         return 1 - self.completed_steps / self.total_steps
+
+    def foreseen(self) -> Self:
+        """With all the steps that are left."""
+        left = self.total_steps - self.completed_steps
+        return replace(self, value=self.value + left * self.increment)
+
+    def forget_step(self) -> None:
+        pass
 
 
 class CountingDenoiser:

@@ -107,3 +107,8 @@ def test_branches_that_different_ranks_ran_are_put_together() -> None:
 def test_ranks_that_share_a_branch_and_decide_differently_disagree() -> None:
     with pytest.raises(RanksDisagree, match="rank 1 decided"):
         reconcile(STEP, [_decided(cond=True), _decided(cond=False)])
+
+
+def test_the_preview_is_the_first_ranks_which_alone_stores_one() -> None:
+    with_preview = STEPPED.model_copy(update={"preview": TENSOR_REF})
+    assert reconcile(STEP, [with_preview, STEPPED, STEPPED]) == with_preview

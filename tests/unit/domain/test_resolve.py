@@ -252,3 +252,30 @@ def test_a_default_applies_from_its_own_number_of_steps_on() -> None:
     model = _with_default(CacheDit(), 20)
     for steps in (20, 50):
         assert _resolved(model, steps=steps).cache == CacheDit()
+
+
+@pytest.mark.parametrize("every", [0, 1, 20])
+def test_previews_come_as_often_as_asked(every: int) -> None:
+    model = _model(supports_previews=True)
+    assert _resolved(model, preview_every_steps=every).preview_every_steps == every
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        ({"preview_every_steps": 21}, "is 21; allowed are 0 (none) to 20, the request's steps"),
+        (
+            {"preview_every_steps": 3, "steps": 2},
+            "is 3; allowed are 0 (none) to 2, the request's steps",
+        ),
+        ({"preview_every_steps": -1}, "is -1; allowed are 0 (none) to 20, the request's steps"),
+    ],
+)
+def test_previews_that_could_never_come_are_refused(asked: dict[str, int], problem: str) -> None:
+    violations = _violations(_model(supports_previews=True), **asked)
+    assert violations == {"preview_every_steps": problem}
+
+
+def test_a_model_without_previews_refuses_them() -> None:
+    expected = {"preview_every_steps": "is 1; this model has no previews"}
+    assert _violations(_model(supports_previews=False), preview_every_steps=1) == expected

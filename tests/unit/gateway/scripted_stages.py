@@ -1,7 +1,7 @@
 """Stages of this process that store nothing and do what a test says."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from services.domain.deadline import Deadline
@@ -16,11 +16,14 @@ from services.domain.stages import (
     DenoiseEvent,
     DenoiseRequest,
     DenoiseStarted,
+    DrawPreviewRequest,
     Encoded,
     EncodedImage,
     EncodeImageRequest,
     EncodeRequest,
     MediaChunk,
+    PreviewLatents,
+    PreviewPicture,
     StageTask,
     StepCompleted,
 )
@@ -30,6 +33,8 @@ CONDITIONING = TENSOR_REF.model_copy(update={"key": "1" * 32})
 LATENTS = TENSOR_REF.model_copy(update={"key": "2" * 32})
 IMAGE_LATENTS = [TENSOR_REF.model_copy(update={"key": str(each) * 32}) for each in (3, 4)]
 MEDIA = (b"abcd", b"ef")
+PREVIEWS = {each: TENSOR_REF.model_copy(update={"key": f"{each:x}" * 32}) for each in (5, 6, 7)}
+PICTURE = PreviewPicture(b"a picture", 16, 8)
 
 
 class ScriptedStage:
@@ -112,6 +117,10 @@ class ScriptedDenoiser(ScriptedStage):
         super().__init__(Stage.DENOISER, models or ("painter",))
         self.requests: list[DenoiseRequest] = []
         self.ends_early = False
+        self.previews: Sequence[PreviewLatents] = ()
+        # Those after the first.
+        self.may_show = asyncio.Event()
+        self.may_show.set()
 
     async def denoise(
         self, request: DenoiseRequest, deadline: Deadline
@@ -119,6 +128,9 @@ class ScriptedDenoiser(ScriptedStage):
         self.requests.append(request)
         yield DenoiseStarted()
         yield StepCompleted(1, 2, 1.0, 0.5)
+        for each in self.previews:
+            yield each
+            await self.may_show.wait()
         await self._middle(deadline)
         yield StepCompleted(2, 2, 0.5, 0.5)
         if not self.ends_early:
@@ -133,6 +145,8 @@ class ScriptedVae(ScriptedStage):
         self.requests: list[DecodeRequest] = []
         self.image_requests: list[EncodeImageRequest] = []
         self.media: tuple[bytes, ...] = MEDIA
+        self.preview_requests: list[DrawPreviewRequest] = []
+        self.on_preview: Callable[[DrawPreviewRequest], Awaitable[None]] = _at_once
 
     async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:
         self.image_requests.append(request)
@@ -151,6 +165,15 @@ class ScriptedVae(ScriptedStage):
         for each in self.media[1:]:
             yield MediaChunk(each)
         yield Decoded(timing(Stage.VAE))
+
+    async def draw_preview(self, request: DrawPreviewRequest, deadline: Deadline) -> PreviewPicture:
+        self.preview_requests.append(request)
+        await self.on_preview(request)
+        return PICTURE
+
+
+async def _at_once(request: DrawPreviewRequest) -> None:
+    pass
 
 
 class ScriptedCluster:

@@ -22,6 +22,7 @@ MODEL = Model(
         supports_guidance=True,
         min_guidance_scale=1,
         max_guidance_scale=10,
+        supports_previews=True,
         defaults=GenerationDefaults(width=64, height=64, steps=3, guidance_scale=1.0),
     ),
     dtype=ElementType.FLOAT32,

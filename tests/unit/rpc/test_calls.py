@@ -13,7 +13,7 @@ from services.observability.logs import get_logger
 from services.rpc.interceptors import REQUEST_ID_METADATA
 from services.rpc.status import error_of
 from tests.unit.rpc.serving import Streaming, Unary, denoiser, encoder, serving, settings
-from triptych.v1 import denoiser_service_pb2, encoder_service_pb2, job_pb2
+from triptych.v1 import denoiser_service_pb2, encoder_service_pb2, tensor_pb2
 
 ERRORS = [
     errors.InvalidRequest(
@@ -160,7 +160,9 @@ async def test_a_client_that_leaves_closes_a_handler_it_did_not_keep_up_with(
     tmp_path: Path,
 ) -> None:
     ended = asyncio.Event()
-    event = denoiser_service_pb2.DenoiseResponse(preview=job_pb2.Preview(data=b"x" * 1_000_000))
+    latents = tensor_pb2.TensorRef(inline_blob=b"x" * 1_000_000)
+    preview = denoiser_service_pb2.PreviewLatents(latents=latents)
+    event = denoiser_service_pb2.DenoiseResponse(preview=preview)
 
     async def handle(request: Any, context: Any) -> AsyncGenerator[Any, None]:
         try:

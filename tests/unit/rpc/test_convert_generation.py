@@ -56,6 +56,7 @@ HONOURED: dict[str, tuple[Any, str, Any]] = {
     "seed": (0, "seed", 0),
     "dtype": (tensor_pb2.ELEMENT_TYPE_BFLOAT16, "dtype", ElementType.BFLOAT16),
     "media_format": (generation_pb2.MEDIA_FORMAT_MP4, "media_format", MediaFormat.MP4),
+    "preview_every_steps": (5, "preview_every_steps", 5),
     "video": (generation_pb2.VideoOptions(num_frames=5), "options", VideoOptions(num_frames=5)),
     "layered": (generation_pb2.LayeredOptions(layers=0), "options", LayeredOptions(layers=0)),
     "long_cat": (generation_pb2.LongCatOptions(), "options", LongCatOptions()),
@@ -139,12 +140,12 @@ def test_images_are_what_their_headers_say_rather_than_what_the_client_does() ->
 
 
 def test_all_that_is_unsupported_is_reported_together() -> None:
-    message = Parameters(preview_every_steps=2)
+    message = Parameters()
     message.acceleration.replica_class = "large"
     refused = _refused(
         lambda: request_from_proto(message, SCHEDULING(priority=job_pb2.PRIORITY_BATCH))
     )
-    assert refused == ["preview_every_steps", "acceleration.replica_class", "scheduling.priority"]
+    assert refused == ["acceleration.replica_class", "scheduling.priority"]
 
 
 @pytest.mark.parametrize("field", ["dtype", "media_format"])

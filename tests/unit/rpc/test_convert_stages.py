@@ -19,6 +19,7 @@ from services.domain.stages import (
     BranchStatistics,
     CacheStatistics,
     Denoised,
+    PreviewLatents,
     RankGroupInfo,
     StageTask,
     StageTiming,
@@ -36,6 +37,8 @@ from services.rpc.convert.stages import (
     artifact_to_proto,
     denoised_from_proto,
     denoised_to_proto,
+    preview_latents_from_proto,
+    preview_latents_to_proto,
     step_from_proto,
     step_to_proto,
     timing_from_proto,
@@ -116,6 +119,11 @@ def test_what_a_cache_did_survives_the_wire(realised: float | None) -> None:
     did = CacheStatistics(branches, estimated_speedup=2.5, realised_speedup=realised)
     denoised = Denoised(TENSOR_REF, 1, timing(Stage.DENOISER), cache_statistics=did)
     assert denoised_from_proto(denoised_to_proto(denoised)) == denoised
+
+
+def test_latents_to_preview_survive_the_wire() -> None:
+    latents = PreviewLatents(2**32 - 1, TENSOR_REF)
+    assert preview_latents_from_proto(preview_latents_to_proto(latents)) == latents
 
 
 def test_every_field_of_a_models_capabilities_survives_the_wire() -> None:

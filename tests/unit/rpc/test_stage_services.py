@@ -21,8 +21,10 @@ from services.domain.stages import (
     Capacity,
     DecodeRequest,
     DenoiseRequest,
+    DrawPreviewRequest,
     EncodeImageRequest,
     EncodeRequest,
+    PreviewLatents,
 )
 from services.pictures.input_picture import MAX_BYTES
 from services.rpc.channels import open_channel
@@ -32,6 +34,8 @@ from services.rpc.status import error_of
 from tests.unit.domain.examples import PARAMETERS, REQUEST_ID, TENSOR_REF, capacity, loaded
 from tests.unit.gateway.scripted_stages import (
     IMAGE_LATENTS,
+    PICTURE,
+    PREVIEWS,
     ScriptedDenoiser,
     ScriptedEncoder,
     ScriptedVae,
@@ -57,6 +61,7 @@ PICTURED = PARAMETERS.model_copy(
     update={"images": (InputImage(width=64, height=48, size_bytes=7, checksum_xxh3=5),) * 2}
 )
 ENCODE_IMAGE = EncodeImageRequest(REQUEST_ID, "default", PICTURED, 1, b"picture")
+PREVIEW = DrawPreviewRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
 DECODE = DecodeRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
 
 
@@ -177,6 +182,18 @@ async def test_a_vae_is_the_same_over_the_wire(tmp_path: Path) -> None:
         events = await _all(panel.remote.decode(DECODE, SOON))
         assert events == await _all(ScriptedVae().decode(DECODE, SOON))
         assert panel.replica.requests == [DECODE]
+
+
+async def test_previews_are_the_same_over_the_wire(tmp_path: Path) -> None:
+    async with _denoiser(tmp_path) as panel:
+        panel.replica.previews = [PreviewLatents(step, ref) for step, ref in PREVIEWS.items()]
+        events = await _all(panel.remote.denoise(DENOISE, SOON))
+        assert [each for each in events if isinstance(each, PreviewLatents)] == (
+            panel.replica.previews
+        )
+    async with _vae(tmp_path) as panel:
+        assert await panel.remote.draw_preview(PREVIEW, SOON) == PICTURE
+        assert panel.replica.preview_requests == [PREVIEW]
 
 
 async def test_a_replicas_report_is_the_same_over_the_wire(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Pictures of what a job is heading for, drawn beside its stages."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+from services.domain.errors import TriptychError
+from services.domain.job_event import JobEvent, Preview
+from services.domain.stages import PreviewLatents, PreviewPicture
+from services.domain.tensor_ref import TensorRef
+from services.observability.logs import get_logger
+
+_log = get_logger(__name__)
+
+
+class Previews:
+    """Draws one at a time, the newest next; nothing waits for them, and their failures end here.
+
+    Args:
+        draw: has a preview's latents drawn.
+    """
+
+    def __init__(self, draw: Callable[[TensorRef], Awaitable[PreviewPicture]]) -> None:
+        self._draw = draw
+        self._newest: PreviewLatents | None = None
+        self._offered = asyncio.Event()
+
+    def offer(self, latents: PreviewLatents) -> None:
+        """Has them drawn soon, unless newer ones come first."""
+        self._newest = latents
+        self._offered.set()
+
+    async def among(self, events: AsyncGenerator[JobEvent, None]) -> AsyncGenerator[JobEvent, None]:
+        """Yields the events, and among them each preview as soon as it is drawn.
+
+        What is not drawn when the events end is given up.
+        """
+        following: asyncio.Task[JobEvent | None] | None = None
+        drawing = asyncio.create_task(self._next())
+        try:
+            while True:
+                following = following or asyncio.create_task(anext(events, None))
+                await asyncio.wait((following, drawing), return_when=asyncio.FIRST_COMPLETED)
+                if drawing.done():
+                    preview = drawing.result()
+                    drawing = asyncio.create_task(self._next())
+                    yield preview
+                if following.done():
+                    event = following.result()
+                    following = None
+                    if event is None:
+                        return
+                    yield event
+        finally:
+            left = (drawing,) if following is None else (drawing, following)
+            for each in left:
+                each.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+    async def _next(self) -> Preview:
+        while True:
+            await self._offered.wait()
+            self._offered.clear()
+            latents = self._newest
+            assert latents is not None
+            try:
+                return Preview(latents.step, await self._draw(latents.latents))
+            except TriptychError as error:
+                _log.warning("preview dropped", step=latents.step, cause=str(error))
+            # A defect in something that nobody needs must not cost the picture.
+            except Exception:  # noqa: BLE001 - what it is cannot be known beforehand
+                _log.exception("preview dropped", step=latents.step)

@@ -1,0 +1,213 @@
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+
+from services.domain.deadline import Deadline
+from services.domain.errors import TensorNotFound
+from services.domain.generation import GenerationRequest
+from services.domain.job_event import JobCompleted, JobEvent, Preview
+from services.domain.stages import DrawPreviewRequest, PreviewLatents, StepCompleted
+from services.gateway.access import ANYBODY
+from services.gateway.pipeline import Pipeline
+from services.gateway.quotas import Quotas
+from services.gateway.replicas import ReplicaPools
+from tests.unit.domain.examples import CAPABILITIES, REQUEST_ID
+from tests.unit.gateway.scripted_stages import PICTURE, PREVIEWS, ScriptedCluster
+
+ASKED = GenerationRequest(prompt="a red circle", seed=7, preview_every_steps=1)
+FIVE, SIX, SEVEN = (PreviewLatents(step, ref) for step, ref in PREVIEWS.items())
+
+
+class Drawing:
+    """A pipeline whose VAE draws previews when the test says so."""
+
+    def __init__(self) -> None:
+        self.cluster = ScriptedCluster()
+        self.cluster.limit(CAPABILITIES.model_copy(update={"supports_previews": True}))
+        self.asked: asyncio.Queue[DrawPreviewRequest] = asyncio.Queue()
+        self.may_draw = asyncio.Event()
+        self.left = 0
+        self.error: Exception | None = None
+        self.cluster.vae.on_preview = self._draw
+        self.pools = ReplicaPools(
+            [self.cluster.encoder],
+            [self.cluster.denoiser],
+            [self.cluster.vae],
+            poll_seconds=60,
+            on_change=_ignore,
+        )
+        self.pipeline = Pipeline(self.pools, Quotas())
+
+    def generate(self, request: GenerationRequest = ASKED) -> AsyncGenerator[JobEvent, None]:
+        return self.pipeline.generate(
+            request, tenant=ANYBODY, job_id=REQUEST_ID, deadline=Deadline.after(600)
+        )
+
+    async def all_of(self, request: GenerationRequest = ASKED) -> list[JobEvent]:
+        async with aclosing(self.generate(request)) as events:
+            return [event async for event in events]
+
+    async def _draw(self, request: DrawPreviewRequest) -> None:
+        self.asked.put_nowait(request)
+        try:
+            await self.may_draw.wait()
+            if self.error is not None:
+                raise self.error
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+
+
+@asynccontextmanager
+async def _drawing() -> AsyncIterator[Drawing]:
+    drawing = Drawing()
+    await drawing.pools.look()
+    async with asyncio.timeout(30):
+        yield drawing
+        await drawing.pipeline.close()
+        assert drawing.cluster.releases == [[("default", REQUEST_ID)]] * 3
+
+
+async def _ignore(serving: bool) -> None:
+    pass
+
+
+async def _until_preview(events: AsyncGenerator[JobEvent, None]) -> Preview:
+    async for event in events:
+        if isinstance(event, Preview):
+            return event
+    raise AssertionError("none came")
+
+
+async def test_a_preview_comes_as_soon_as_it_is_drawn_whatever_the_loop_does() -> None:
+    async with _drawing() as drawing:
+        drawing.may_draw.set()
+        drawing.cluster.denoiser.previews = [FIVE]
+        # The second step is never done while the preview is waited for.
+        drawing.cluster.denoiser.may_go_on.clear()
+        events = drawing.generate()
+        assert await _until_preview(events) == Preview(5, PICTURE)
+        request = await drawing.asked.get()
+        assert (request.latents, request.request_id) == (FIVE.latents, REQUEST_ID)
+        assert request.parameters.preview_every_steps == 1
+        drawing.cluster.denoiser.may_go_on.set()
+        rest = [event async for event in events]
+        assert isinstance(rest[-1], JobCompleted)
+
+
+async def test_the_loop_and_the_result_wait_for_no_preview() -> None:
+    async with _drawing() as drawing:
+        drawing.cluster.denoiser.previews = [FIVE]
+        events = await drawing.all_of()
+        assert not any(isinstance(each, Preview) for each in events)
+        assert isinstance(events[-1], JobCompleted)
+        assert drawing.left == 1
+
+
+async def test_the_newest_is_drawn_next_and_one_at_a_time() -> None:
+    async with _drawing() as drawing:
+        drawing.cluster.denoiser.previews = [FIVE, SIX, SEVEN]
+        drawing.cluster.denoiser.may_go_on.clear()
+        drawing.cluster.denoiser.may_show.clear()
+        seen: list[int] = []
+
+        async def read() -> None:
+            async for event in drawing.generate():
+                if isinstance(event, Preview):
+                    seen.append(event.step)
+                    if event.step == SEVEN.step:
+                        drawing.cluster.denoiser.may_go_on.set()
+
+        reading = asyncio.create_task(read())
+        await drawing.asked.get()
+        # The others come while the first one is being drawn.
+        drawing.cluster.denoiser.may_show.set()
+        await drawing.cluster.denoiser.reached.wait()
+        assert drawing.asked.empty()
+        drawing.may_draw.set()
+        await reading
+        assert seen == [FIVE.step, SEVEN.step]
+        assert [each.latents for each in drawing.cluster.vae.preview_requests] == [
+            FIVE.latents,
+            SEVEN.latents,
+        ]
+
+
+async def test_one_that_is_drawn_late_still_comes_while_the_vae_decodes() -> None:
+    async with _drawing() as drawing:
+        drawing.cluster.denoiser.previews = [FIVE]
+        drawing.cluster.vae.may_go_on.clear()
+        events = drawing.generate()
+        seen: list[JobEvent] = []
+        drawn = asyncio.Event()
+
+        async def read() -> None:
+            async for event in events:
+                seen.append(event)
+                if event == Preview(5, PICTURE):
+                    drawn.set()
+
+        reading = asyncio.create_task(read())
+        await drawing.cluster.vae.reached.wait()
+        assert sum(isinstance(each, StepCompleted) for each in seen) == 2
+        drawing.may_draw.set()
+        await drawn.wait()
+        drawing.cluster.vae.may_go_on.set()
+        await reading
+
+
+@pytest.mark.parametrize("error", [TensorNotFound("newer ones came"), RuntimeError("a bug")])
+async def test_one_that_fails_is_dropped_and_the_next_one_drawn(error: Exception) -> None:
+    async with _drawing() as drawing:
+        drawing.error = error
+        drawing.cluster.denoiser.previews = [FIVE, SIX]
+        drawing.cluster.denoiser.may_show.clear()
+        drawing.cluster.denoiser.may_go_on.clear()
+        reading = asyncio.create_task(drawing.all_of())
+        await drawing.asked.get()
+        drawing.may_draw.set()
+        drawing.cluster.denoiser.may_show.set()
+        await drawing.asked.get()
+        drawing.cluster.denoiser.may_go_on.set()
+        events = await reading
+        assert isinstance(events[-1], JobCompleted)
+        assert not any(isinstance(each, Preview) for each in events)
+
+
+async def test_whoever_leaves_stops_the_drawing_too() -> None:
+    async with _drawing() as drawing:
+        drawing.cluster.denoiser.previews = [FIVE]
+        drawing.cluster.denoiser.waits = True
+        reading = asyncio.create_task(drawing.all_of())
+        await drawing.asked.get()
+        await drawing.cluster.denoiser.reached.wait()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert drawing.left == 1
+        assert drawing.cluster.denoiser.running == 0
+
+
+async def test_what_the_denoiser_fails_at_passes_while_a_preview_is_drawn() -> None:
+    async with _drawing() as drawing:
+        drawing.cluster.denoiser.previews = [FIVE]
+        drawing.cluster.denoiser.fails = failure = RuntimeError("a bug")
+        with pytest.raises(RuntimeError) as caught:
+            await drawing.all_of()
+        assert caught.value is failure
+        assert drawing.left == 1
+
+
+async def test_a_reader_that_stops_reading_delays_nothing_but_itself() -> None:
+    async with _drawing() as drawing:
+        drawing.may_draw.set()
+        drawing.cluster.denoiser.previews = [FIVE]
+        events = drawing.generate()
+        async for event in events:
+            if isinstance(event, StepCompleted):
+                break
+        # Nobody reads on: nothing more is asked of any stage, and leaving is clean.
+        await events.aclose()
+        assert drawing.cluster.denoiser.running == 0
