@@ -63,7 +63,10 @@ def choose_model(name: str, pools: Pools) -> Model:
 
 
 def common_store(name: str, pools: Pools) -> str:
-    """A tensor store that working replicas of every stage share, among those that hold a model.
+    """The tensor store to work in, of those that working replicas of every stage share.
+
+    Only replicas that hold the model count. Of several stores, each a host's for example, it is
+    the one whose least busy denoiser has the fewest requests: the loop takes most of a request.
 
     Raises:
         ConfigurationError: there is none.
@@ -87,7 +90,8 @@ def common_store(name: str, pools: Pools) -> str:
                 " start them with the same --store"
             )
         raise ConfigurationError(f"{problem}; start them with the same --store")
-    return min(common)
+    denoisers = pools[Stage.DENOISER]
+    return min(common, key=lambda each: (_requests_on(least_busy(denoisers, name, each)), each))
 
 
 def least_busy(replicas: Sequence[R], name: str, store: str) -> R:

@@ -125,6 +125,17 @@ def test_each_model_may_live_in_a_store_of_its_own() -> None:
         assert least_busy([here, there], name, store).last_capacity is not None
 
 
+def test_of_several_common_stores_the_one_with_the_least_busy_denoiser_is_chosen() -> None:
+    here, there = _up("a"), _up("a", store=OTHER_STORE)
+    for busy, idle in ((STORE, OTHER_STORE), (OTHER_STORE, STORE)):
+        denoisers = [
+            _up("a", store=busy, running_requests=2),
+            _up("a", store=idle, running_requests=4),
+            Known(_up("a", store=idle).last_capacity, assigned=1),
+        ]
+        assert common_store("a", _pools([here, there], denoisers, [here, there])) == idle
+
+
 def test_a_draining_replica_does_not_decide_on_the_store() -> None:
     leaving = _up("a", draining=True)
     staying = _up("a", store=OTHER_STORE)
