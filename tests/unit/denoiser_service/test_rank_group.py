@@ -183,7 +183,7 @@ async def test_ranks_are_rebuilt_twenty_times_in_a_row(how: str, busy: bool) -> 
     ) as group:
         for turn in range(20):
             assert await group.changes.get() is True
-            before, number = await rank_processes(2), turn % 4
+            before, number = await rank_processes(4), turn % 4
             assert isinstance(await group.ranks.execute(Finish(request_id="a")), Finished)
             if busy:
                 await lost(group, Step(request_id=f"{how}@{number}"))
