@@ -3,15 +3,19 @@
 import asyncio
 from functools import partial
 
+from denoiser_service.attached_ranks import AttachedRanks
+from denoiser_service.local_ranks import LocalRanks
 from denoiser_service.policy import Room
-from denoiser_service.rank_team import RankBounds
+from denoiser_service.rank_team import RankBounds, RankSource
 from denoiser_service.replica import DenoiserReplica
 from denoiser_service.scheduler import StepScheduler
 from denoiser_service.servicer import DenoiserServicer
 from denoiser_service.settings import DenoiserSettings
 from denoiser_service.supervisor import ProcessRankGroup
 from services.domain.model import Stage
+from services.domain.settings import split_address
 from services.model_api.cache_profile import find_profile
+from services.model_api.directory import ModelDirectory
 from services.model_api.hub import open_model
 from services.model_families import find_family
 from services.rpc.process import run_process, run_until_first_ends
@@ -35,15 +39,13 @@ async def main(settings: DenoiserSettings) -> None:
     find_profile(directory, spec, settings.cache_profile)
     settings.check_ranks(spec.capabilities(directory))
     store = open_blob_store(settings.store)
-    ranks = ProcessRankGroup(
-        settings.rank_flags(directory),
-        degrees=settings.degrees,
-        bounds=RankBounds(
-            start=settings.rank_start_seconds,
-            command=settings.command_seconds,
-            silence=settings.silence_seconds,
-        ),
+    bounds = RankBounds(
+        start=settings.rank_start_seconds,
+        command=settings.command_seconds,
+        silence=settings.silence_seconds,
     )
+    source = _ranks_of(settings, directory, bounds)
+    ranks = ProcessRankGroup(source, degrees=settings.degrees, bounds=bounds)
     scheduler = StepScheduler(
         ranks,
         order=settings.order,
@@ -62,6 +64,16 @@ async def main(settings: DenoiserSettings) -> None:
 
     # Serving is for the ranks to say, once they are ready.
     await run_until_first_ends(host.run(serving=False), ranks.run(on_change), scheduler.run())
+
+
+def _ranks_of(
+    settings: DenoiserSettings, directory: ModelDirectory, bounds: RankBounds
+) -> RankSource:
+    count = settings.degrees.ranks
+    if settings.rank_listen is None:
+        return LocalRanks(settings.rank_flags(directory), count, bounds.beat)
+    host, port = split_address("rank_listen", settings.rank_listen)
+    return AttachedRanks(host, port, settings.cluster_secret(), count, bounds.beat)
 
 
 if __name__ == "__main__":

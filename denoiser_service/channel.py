@@ -35,14 +35,15 @@ def encode_frame(message: BaseModel) -> bytes:
     return _LENGTH.pack(len(payload)) + payload
 
 
-async def read_frame(reader: asyncio.StreamReader) -> bytes:
-    """The next frame's payload.
+async def read_frame(reader: asyncio.StreamReader, limit: int = MAX_FRAME_BYTES) -> bytes:
+    """The next frame's payload, of so many bytes at most.
 
     Raises:
         IncompleteReadError: the other side is gone.
         ConnectionError: what it sends is no frame.
     """
-    return await reader.readexactly(_payload_bytes(await reader.readexactly(_LENGTH.size)))
+    header = await reader.readexactly(_LENGTH.size)
+    return await reader.readexactly(_payload_bytes(header, limit))
 
 
 class RankChannel:
@@ -70,8 +71,20 @@ class RankChannel:
             ConnectionError: what it sends is no command.
         """
         header = self._read(_LENGTH.size)
-        payload = None if header is None else self._read(_payload_bytes(header))
+        payload = None if header is None else self._read(_payload_bytes(header, MAX_FRAME_BYTES))
         return None if payload is None else decode_command(payload)
+
+    def receive_frame(self, limit: int) -> bytes:
+        """Waits for a frame's payload, of so many bytes at most.
+
+        Raises:
+            ConnectionError: the supervisor is gone, or what it sends is no frame.
+        """
+        header = self._read(_LENGTH.size)
+        payload = None if header is None else self._read(_payload_bytes(header, limit))
+        if payload is None:
+            raise ConnectionError("rank channel: the supervisor closed it")
+        return payload
 
     def send(self, reply: Reply | Alive) -> None:
         """Sends a reply, or a sign of life between two.
@@ -97,10 +110,10 @@ class RankChannel:
         return bytes(buffer)
 
 
-def _payload_bytes(header: bytes) -> int:
+def _payload_bytes(header: bytes, limit: int) -> int:
     (size,) = _LENGTH.unpack(header)
-    if size > MAX_FRAME_BYTES:
+    if size > limit:
         raise ConnectionError(
-            f"rank channel: a frame claims {size} bytes; allowed are at most {MAX_FRAME_BYTES}"
+            f"rank channel: a frame claims {size} bytes; allowed are at most {limit}"
         )
     return int(size)

@@ -1,5 +1,6 @@
 """A rank's place in torch.distributed's default group."""
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -54,3 +55,11 @@ def joined(
         yield
     finally:
         dist.destroy_process_group()
+
+
+def agreed_number(environment: RankEnvironment) -> int:
+    """A random number that the ranks of this group have and no others; all must come here."""
+    number = torch.tensor([secrets.randbits(62)])
+    if environment.world_size > 1:
+        dist.broadcast(number, src=0)
+    return int(number.item())

@@ -9,21 +9,23 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from denoiser_service.attaching import connected, introduced
 from denoiser_service.channel import RankChannel
 from denoiser_service.commands import Failed, RankReady
 from denoiser_service.executor import RankExecutor
 from denoiser_service.heartbeat import Heartbeat
-from denoiser_service.process_group import joined
+from denoiser_service.process_group import agreed_number, joined
 from denoiser_service.rank_environment import RankEnvironment
 from denoiser_service.stage import DenoiseStage
 from services.domain.errors import ConfigurationError
-from services.domain.settings import DenoisingSettings
+from services.domain.model import LoadedModel
+from services.domain.settings import DenoisingSettings, split_address
 from services.domain.tensor_ref import Seal
 from services.model_api.kernels import set_kernels
 from services.model_api.runtime import set_up_torch
@@ -42,8 +44,14 @@ class RankSettings(DenoisingSettings):
 
     model_config = SettingsConfigDict(env_prefix="TRIPTYCH_RANK_")
 
-    channel_fd: Annotated[int, Field(ge=0)] = Field(
-        description="inherited descriptor of a stream socket to the supervisor"
+    channel_fd: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="inherited descriptor of a stream socket to the supervisor"
+    )
+    supervisor: str | None = Field(
+        None, description="host:port of a supervisor that did not start this rank"
+    )
+    supervisor_seconds: Annotated[float, Field(ge=0)] = Field(
+        60.0, description="how long to try to connect there"
     )
     rendezvous_fd: Annotated[int, Field(ge=0)] | None = Field(
         None, description="inherited descriptor of the socket at which the first rank meets others"
@@ -65,8 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     if settings.exit_with_parent:
         follow_parent(settings.exit_with_parent)
     try:
-        with _connection(settings.channel_fd) as connection:
-            return _run(settings, RankChannel(connection))
+        return _run(settings)
     except ConfigurationError as error:
         sys.stderr.write(f"rank: {error}\n")
         return EXIT_CONFIGURATION
@@ -75,7 +82,58 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_FAILED
 
 
-def _connection(descriptor: int) -> socket.socket:
+def _run(settings: RankSettings) -> int:
+    if (settings.channel_fd is None) == (settings.supervisor is None):
+        raise ConfigurationError("channel_fd, supervisor: exactly one of them is needed")
+    environment, secret = RankEnvironment(), settings.cluster_secret()
+    with ExitStack() as exits:
+        inherited = settings.channel_fd
+        connection = None if inherited is None else exits.enter_context(_inherited(inherited))
+        # Before the model: a store that cannot be used should not cost minutes of loading, nor
+        # should peers or a supervisor that cannot be reached.
+        store = exits.enter_context(
+            closing(
+                open_store(
+                    settings.store, seal=Seal(secret), ttl_seconds=settings.tensor_ttl_seconds
+                )
+            )
+        )
+        exits.enter_context(
+            joined(
+                environment,
+                settings.device,
+                seconds=settings.collective_seconds,
+                rendezvous_fd=settings.rendezvous_fd,
+            )
+        )
+        beat_seconds = settings.beat_seconds
+        if connection is None:
+            connection, beat_seconds = _attached(settings, environment, secret)
+            exits.enter_context(connection)
+        loaded, stage = _loaded_stage(settings, environment, store)
+        executor = RankExecutor(stage, alone=environment.world_size == 1)
+        channel = RankChannel(connection)
+        ready = RankReady(loaded=loaded, tensor_store=store.identity, pid=os.getpid())
+        channel.send(ready)
+        with Heartbeat(channel, beat_seconds):
+            code = _serve(channel, executor, store, settings)
+        # Whoever started a rank elsewhere starts only those again that failed.
+        return code if inherited is not None else EXIT_FAILED
+
+
+def _loaded_stage(
+    settings: RankSettings, environment: RankEnvironment, store: TensorStore
+) -> tuple[LoadedModel, DenoiseStage]:
+    set_up_torch(settings.threads)
+    told = (settings.model, settings.model_name, settings.dtype, settings.device)
+    model = load_denoiser(*told, settings.cache_profile)
+    set_kernels(
+        model.model.components, settings.attention_backend, compiled=settings.compile_blocks
+    )
+    return model.loaded, DenoiseStage(model, store, stores=environment.rank == 0)
+
+
+def _inherited(descriptor: int) -> socket.socket:
     try:
         # Nothing that a library starts may hold the channel open after this process.
         os.set_inheritable(descriptor, False)
@@ -86,34 +144,20 @@ def _connection(descriptor: int) -> socket.socket:
         raise ConfigurationError(f"channel_fd: {descriptor} is not a socket: {error}") from error
 
 
-def _run(settings: RankSettings, channel: RankChannel) -> int:
-    environment = RankEnvironment()
-    seal = Seal(settings.cluster_secret())
-    # Before the model: a store that cannot be used should not cost minutes of loading, nor should
-    # peers that cannot be reached.
-    with (
-        closing(
-            open_store(settings.store, seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
-        ) as store,
-        joined(
-            environment,
-            settings.device,
-            seconds=settings.collective_seconds,
-            rendezvous_fd=settings.rendezvous_fd,
-        ),
-    ):
-        set_up_torch(settings.threads)
-        told = (settings.model, settings.model_name, settings.dtype, settings.device)
-        model = load_denoiser(*told, settings.cache_profile)
-        set_kernels(
-            model.model.components, settings.attention_backend, compiled=settings.compile_blocks
-        )
-        stage = DenoiseStage(model, store, stores=environment.rank == 0)
-        executor = RankExecutor(stage, alone=environment.world_size == 1)
-        ready = RankReady(loaded=model.loaded, tensor_store=store.identity, pid=os.getpid())
-        channel.send(ready)
-        with Heartbeat(channel, settings.beat_seconds):
-            return _serve(channel, executor, store, settings)
+def _attached(
+    settings: RankSettings, environment: RankEnvironment, secret: SecretStr
+) -> tuple[socket.socket, float]:
+    """A connection to a supervisor elsewhere, and how often it wants to hear of this rank."""
+    assert settings.supervisor is not None
+    host, port = split_address("supervisor", settings.supervisor)
+    connection = connected(host, port, settings.supervisor_seconds)
+    try:
+        group = agreed_number(environment)
+        welcome = introduced(connection, secret, environment.rank, environment.world_size, group)
+    except BaseException:
+        connection.close()
+        raise
+    return connection, welcome.beat_seconds
 
 
 def _serve(

@@ -1,20 +1,18 @@
 """The ranks of one generation: they start together, work in step, and end together."""
 
 import asyncio
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from denoiser_service.commands import Command, Failed, RankReady, Reply, Step
-from denoiser_service.rank_process import RankProcess
+from denoiser_service.rank_link import RankLink
 from denoiser_service.reconcile import RanksDisagree, check_alike
 from services.domain.errors import ConfigurationError, RanksLost
 from services.rpc.process import EXIT_CONFIGURATION
 
 _BEATS: Final = 8
 """How often a rank says that it is alive in the time after which its silence is a hang."""
-_LOOPBACK: Final = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +30,65 @@ class RankBounds:
     command: float
     silence: float
 
+    @property
+    def beat(self) -> float:
+        """How often a rank says that it is alive."""
+        return self.silence / _BEATS
+
+
+class Rank(Protocol):
+    """One rank, whoever started it.
+
+    Attributes:
+        number: its place in the group.
+        link: the channel to it.
+    """
+
+    number: int
+    link: RankLink
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of its process; None while it runs, or where others collect it."""
+        ...
+
+    async def ended(self) -> str:
+        """Waits until it or its channel ends; returns how."""
+        ...
+
+    async def stop(self) -> None:
+        """Lets it end by itself if it is idle."""
+        ...
+
+    async def kill(self) -> None:
+        """Ends it, whatever it is doing."""
+        ...
+
+
+class RankSource(Protocol):
+    """Where the ranks of each generation come from."""
+
+    async def gather(self) -> Sequence[Rank]:
+        """Fresh ones, by number, which will say that they are ready.
+
+        Raises:
+            ConfigurationError: there never will be any.
+        """
+        ...
+
+    async def close(self) -> None:
+        """There will be no further generation."""
+        ...
+
 
 class _RankDied(ConnectionError):
-    def __init__(self, rank: RankProcess) -> None:
+    def __init__(self, rank: Rank) -> None:
         super().__init__(f"rank {rank.number} died")
         self.rank = rank
 
 
 class RankTeam:
-    """Processes that every command goes to, in one order.
+    """Ranks that every command goes to, in one order.
 
     Args:
         ranks: by number.
@@ -50,38 +98,11 @@ class RankTeam:
         cause: why they were given up; None while they were not.
     """
 
-    def __init__(self, ranks: Sequence[RankProcess], bounds: RankBounds) -> None:
+    def __init__(self, ranks: Sequence[Rank], bounds: RankBounds) -> None:
         self._ranks = ranks
         self._bounds = bounds
         self._hurried = False
         self.cause: str | None = None
-
-    @classmethod
-    async def start(
-        cls, module: str, flags: Sequence[str], ranks: int, bounds: RankBounds
-    ) -> "RankTeam":
-        """Starts so many ranks, with the environment that torchrun would give them."""
-        beat = f"--beat-seconds={bounds.silence / _BEATS:g}"
-        started: list[RankProcess] = []
-        # The port is bound here and inherited: nobody else can take it, nor join the group from
-        # another host, since the rendezvous asks for no password.
-        with socket.create_server((_LOOPBACK, 0)) as rendezvous:
-            environment = _torchrun_environment(ranks, rendezvous)
-            host = ["--rendezvous-fd", str(rendezvous.fileno())] if ranks > 1 else []
-            try:
-                for number in range(ranks):
-                    own = {"RANK": str(number), "LOCAL_RANK": str(number)}
-                    rank = await RankProcess.start(
-                        number,
-                        [module, *flags, beat, *(host if number == 0 else ())],
-                        environment | own,
-                        [rendezvous.fileno()] if host and number == 0 else [],
-                    )
-                    started.append(rank)
-            except BaseException:
-                await asyncio.gather(*(each.kill() for each in started))
-                raise
-        return cls(started, bounds)
 
     async def ready(self) -> RankReady:
         """Waits until every rank holds its model, and ends them all if one does not get there.
@@ -177,29 +198,17 @@ class RankTeam:
 
     async def _silent(self) -> str:
         while True:
-            await asyncio.sleep(self._bounds.silence / _BEATS)
+            await asyncio.sleep(self._bounds.beat)
             for each in self._ranks:
                 if each.link.tick() > _BEATS:
                     return f"rank {each.number} was silent for {self._bounds.silence:g} s"
 
 
-async def _receive(rank: RankProcess) -> Reply:
+async def _receive(rank: Rank) -> Reply:
     try:
         return await rank.link.receive()
     except ConnectionError as error:
         raise _RankDied(rank) from error
-
-
-def _torchrun_environment(ranks: int, rendezvous: socket.socket) -> dict[str, str]:
-    """What torchrun tells every worker of one node; gloo and NCCL are kept on this host."""
-    return {
-        "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": _LOOPBACK,
-        "MASTER_PORT": str(rendezvous.getsockname()[1]),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
-    }
 
 
 def _alike(replies: Sequence[Reply]) -> RankReady:

@@ -35,6 +35,11 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
     silence_seconds: Annotated[float, Field(gt=0)] = Field(
         8.0, description="how long a rank may show no sign of life before it counts as hung"
     )
+    rank_listen: str | None = Field(
+        None,
+        description="host:port at which ranks that torchrun or a LeaderWorkerSet started connect;"
+        " none is started here then. By default the ranks are started here",
+    )
 
     def check_ranks(self, capabilities: Capabilities) -> None:
         """Checks that the model's steps can be shared as this says, before a rank is started.

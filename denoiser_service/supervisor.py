@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from denoiser_service.commands import Abort, Command, Failed, Finished, Prepare, RankReady, Reply
-from denoiser_service.rank_team import RankBounds, RankTeam
+from denoiser_service.rank_team import RankBounds, RankSource, RankTeam
 from denoiser_service.ranks import error_of
 from denoiser_service.reconcile import RanksDisagree, reconcile
 from services.domain.errors import RanksLost
@@ -19,26 +19,23 @@ _log = get_logger(__name__)
 
 
 class ProcessRankGroup:
-    """Ranks in processes of their own, behind the RankGroup port.
+    """Ranks in processes of their own, here or elsewhere, behind the RankGroup port.
 
     Args:
-        flags: every rank's flags; those of its channel are added.
+        source: where the ranks of each generation come from.
         degrees: how many ranks there are, and how they share steps.
         bounds: how long they may take before they count as hung.
-        module: what to run as a rank.
     """
 
     def __init__(
         self,
-        flags: Sequence[str],
+        source: RankSource,
         *,
         bounds: RankBounds,
         degrees: ParallelDegrees = ONE_RANK,
-        module: str = "denoiser_service.rank",
     ) -> None:
-        self._flags = flags
+        self._source = source
         self.degrees = degrees
-        self._module = module
         self._bounds = bounds
         self._team: RankTeam | None = None
         self._settled = False
@@ -60,9 +57,7 @@ class ProcessRankGroup:
         while not self._closed:
             self.generation += 1
             try:
-                team = await RankTeam.start(
-                    self._module, self._flags, self.degrees.ranks, self._bounds
-                )
+                team = RankTeam(await self._source.gather(), self._bounds)
                 ready = await team.ready()
             except RanksLost as error:
                 failures += 1
@@ -109,6 +104,7 @@ class ProcessRankGroup:
     async def close(self) -> None:
         """Ends the ranks, gently if they are idle."""
         self._closed = True
+        await self._source.close()
         if self._team is not None:
             await self._team.stop()
 

@@ -24,6 +24,7 @@ from services.domain.tls import TlsFiles
 
 MIN_SECRET_BYTES = 32
 MAX_DEGREE = 64
+MAX_PORT = 65535
 
 S = TypeVar("S", bound="ProcessSettings")
 
@@ -193,6 +194,18 @@ class StageSettings(ServerSettings, ComputeSettings):
     max_queued_requests: Annotated[int, Field(ge=1)] = Field(
         64, description="requests that may wait before others are refused"
     )
+
+
+def split_address(field: str, address: str) -> tuple[str, int]:
+    """Host and port of a setting `host:port`.
+
+    Raises:
+        ConfigurationError: it is not one.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > MAX_PORT:
+        raise ConfigurationError(f"{field}: is {address!r}; allowed is host:port")
+    return host.strip("[]"), int(port)
 
 
 def environment_with(**variables: str) -> dict[str, str]:

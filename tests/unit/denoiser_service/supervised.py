@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from denoiser_service.commands import Step
+from denoiser_service.local_ranks import LocalRanks
 from denoiser_service.rank_team import RankBounds
 from denoiser_service.supervisor import ProcessRankGroup
 from services.domain.errors import RanksLost
@@ -21,9 +22,8 @@ class Supervised:
     """A rank group, and what it said about itself."""
 
     def __init__(self, mode: str, ranks: int, bounds: RankBounds) -> None:
-        self.ranks = ProcessRankGroup(
-            [mode], degrees=ParallelDegrees(ulysses=ranks), bounds=bounds, module=MODULE
-        )
+        source = LocalRanks([mode], ranks, bounds.beat, MODULE)
+        self.ranks = ProcessRankGroup(source, degrees=ParallelDegrees(ulysses=ranks), bounds=bounds)
         self.changes: asyncio.Queue[bool] = asyncio.Queue()
         self.running = asyncio.create_task(self.ranks.run(self.changes.put))
 

@@ -161,12 +161,13 @@ async def test_closing_ends_a_rank_that_hangs() -> None:
 def test_a_rank_ends_with_a_supervisor_that_is_killed() -> None:
     program = (
         "import asyncio\n"
+        "from denoiser_service.local_ranks import LocalRanks\n"
         "from denoiser_service.rank_team import RankBounds\n"
         "from denoiser_service.supervisor import ProcessRankGroup\n"
         "async def changed(ready):\n"
         "    print('rank pid', ranks.ready.pid, flush=True)\n"
         "ranks = ProcessRankGroup(\n"
-        f"    ['serves'], bounds=RankBounds(60, 60, 60), module={MODULE!r})\n"
+        f"    LocalRanks(['serves'], 1, 1, {MODULE!r}), bounds=RankBounds(60, 60, 60))\n"
         "asyncio.run(ranks.run(changed))\n"
     )
     command = [sys.executable, "-c", program]

@@ -1,0 +1,50 @@
+"""A rank's way to a supervisor that did not start it."""
+
+import socket
+import time
+from typing import Final
+
+from pydantic import SecretStr
+
+from denoiser_service.attached_ranks import notice_lost_peers
+from denoiser_service.channel import RankChannel, encode_frame
+from denoiser_service.handshake import MAX_HANDSHAKE_BYTES, Challenge, Hello, Welcome, decode
+
+_PAUSE_SECONDS: Final = 1.0
+_TIMEOUT_SECONDS: Final = 10.0
+
+
+def connected(host: str, port: int, seconds: float) -> socket.socket:
+    """Connects, trying again for so long: the supervisor may be started later.
+
+    Raises:
+        ConnectionError: nobody listened all the time.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            connection = socket.create_connection((host, port), timeout=_TIMEOUT_SECONDS)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConnectionError(f"no supervisor at {host}:{port}: {error}") from error
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            notice_lost_peers(connection)
+            return connection
+
+
+def introduced(
+    connection: socket.socket, secret: SecretStr, rank: int, world_size: int, group: int
+) -> Welcome:
+    """Says who this is, and makes sure of who that is.
+
+    Raises:
+        ConnectionError: the supervisor refuses, or does not know the cluster's secret.
+    """
+    channel = RankChannel(connection)
+    challenge = decode(Challenge, channel.receive_frame(MAX_HANDSHAKE_BYTES))
+    hello = Hello(rank=rank, world_size=world_size, group=group).signed(secret, challenge)
+    connection.sendall(encode_frame(hello))
+    welcome = decode(Welcome, channel.receive_frame(MAX_HANDSHAKE_BYTES))
+    welcome.check(secret, hello)
+    return welcome
