@@ -68,6 +68,9 @@ class ServerSettings(ProcessSettings):
     metrics_listen: str | None = Field(
         None, description="HTTP address to serve metrics for Prometheus, host:port; off by default"
     )
+    otlp_endpoint: Annotated[str, Field(pattern="^https?://")] | None = Field(
+        None, description="collector to push metrics to, for example http://127.0.0.1:4317 (gRPC)"
+    )
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         30.0, description="how long running requests may take to finish after SIGTERM"
     )

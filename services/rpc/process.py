@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from services.domain.errors import ConfigurationError
@@ -32,9 +31,9 @@ def run_process(name: str, settings_type: type[S], main: Callable[[S], Awaitable
     configure(name, settings.log_level, settings.log_format)
     if settings.exit_with_parent:
         follow_parent(settings.exit_with_parent)
-    listen = settings.metrics_listen
+    listen, endpoint = settings.metrics_listen, settings.otlp_endpoint
     try:
-        with exposed(name, listen) if listen else nullcontext():
+        with exposed(name, listen=listen, otlp_endpoint=endpoint):
             asyncio.run(_awaited(main(settings)))
     except ConfigurationError as error:
         sys.stderr.write(f"{name}: {error}\n")
