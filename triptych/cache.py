@@ -37,9 +37,12 @@ class CacheDit:
         fn_compute_blocks: first blocks, of each list, that are always computed and decide.
         bn_compute_blocks: last blocks, of each list, that are always computed.
         max_warmup_steps: first steps that are always computed.
+        warmup_interval: of those, every how many one is; the others are treated as later ones are.
         max_cached_steps: reused steps at most; -1 for no limit.
         max_continuous_cached_steps: reused steps in a row at most; -1 for no limit.
         residual_diff_threshold: change below which a step is reused; 0 computes every step.
+        max_accumulated_residual_diff_threshold: sum of all changes seen so far from which on steps
+            are computed; None for no limit.
         taylorseer_order: forecasts what is reused by a Taylor expansion; None to reuse it as it is.
         scm_mask_policy: Steps Computation Mask, from many computed steps to few; None for no mask.
         scm_policy: whether steps that the mask leaves out are tested ("dynamic") or always reused.
@@ -48,9 +51,11 @@ class CacheDit:
     fn_compute_blocks: int | None = None
     bn_compute_blocks: int | None = None
     max_warmup_steps: int | None = None
+    warmup_interval: int | None = None
     max_cached_steps: int | None = None
     max_continuous_cached_steps: int | None = None
     residual_diff_threshold: float | None = None
+    max_accumulated_residual_diff_threshold: float | None = None
     taylorseer_order: int | None = None
     scm_mask_policy: MaskPolicy | None = None
     scm_policy: ReusePolicy | None = None

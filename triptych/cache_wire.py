@@ -16,13 +16,15 @@ from triptych.status import FieldViolation
 from triptych.v1 import acceleration_pb2
 
 _PATH: Final = "acceleration"
-_COUNTS: Final = (
+_PLAIN: Final = (
     "fn_compute_blocks",
     "bn_compute_blocks",
     "max_warmup_steps",
     "max_cached_steps",
     "max_continuous_cached_steps",
     "residual_diff_threshold",
+    "warmup_interval",
+    "max_accumulated_residual_diff_threshold",
 )
 _MASK_POLICIES: Final = {
     "slow": acceleration_pb2.SCM_MASK_POLICY_SLOW,
@@ -110,7 +112,7 @@ def _fill_cache_dit(
     message: acceleration_pb2.CacheDit, cache: CacheDit
 ) -> Iterator[FieldViolation]:
     path = f"{_PATH}.cache_dit"
-    for name in _COUNTS:
+    for name in _PLAIN:
         yield from _set(message, name, cache, path)
     if cache.taylorseer_order is not None:
         try:
@@ -136,7 +138,7 @@ def _cache_dit_from_proto(message: acceleration_pb2.CacheDit) -> CacheDit:
     names: dict[int, Any] = {number: name for name, number in _MASK_POLICIES.items()}
     policies: dict[int, Any] = {number: name for name, number in _POLICIES.items()}
     return CacheDit(
-        **{name: getattr(message, name) for name in _COUNTS},
+        **{name: getattr(message, name) for name in _PLAIN if message.HasField(name)},
         taylorseer_order=message.taylorseer.order if message.HasField("taylorseer") else None,
         scm_mask_policy=names.get(message.scm.mask_policy) if masked else None,
         scm_policy=policies.get(message.scm.policy) if masked else None,

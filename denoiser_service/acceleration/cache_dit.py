@@ -43,7 +43,9 @@ def managers_for(cache: CacheDit, lists: BlockLists, steps: int) -> Managers:
         Fn_compute_blocks=cache.fn_compute_blocks,
         Bn_compute_blocks=cache.bn_compute_blocks,
         residual_diff_threshold=cache.residual_diff_threshold,
+        max_accumulated_residual_diff_threshold=cache.max_accumulated_residual_diff_threshold,
         max_warmup_steps=cache.max_warmup_steps,
+        warmup_interval=cache.warmup_interval,
         max_cached_steps=cache.max_cached_steps,
         max_continuous_cached_steps=cache.max_continuous_cached_steps,
         # A branch has contexts of its own, and ends with its request.

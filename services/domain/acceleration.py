@@ -92,9 +92,12 @@ class CacheDit(_Cache):
         fn_compute_blocks: first blocks, of each list, that are always computed and decide.
         bn_compute_blocks: last blocks, of each list, that are always computed.
         max_warmup_steps: first steps that are always computed.
+        warmup_interval: of those, every how many one is; the others are treated as later ones are.
         max_cached_steps: reused steps at most; -1 for no limit.
         max_continuous_cached_steps: reused steps in a row at most; -1 for no limit.
         residual_diff_threshold: change below which a step is reused; 0 computes all.
+        max_accumulated_residual_diff_threshold: sum of all changes seen so far from which on steps
+            are computed; None for no limit.
         taylorseer_order: forecasts what is reused by a Taylor expansion; None to reuse it as it is.
         scm: which steps may be reused at all; None for all after the warm-up.
     """
@@ -103,9 +106,11 @@ class CacheDit(_Cache):
     fn_compute_blocks: int = 1
     bn_compute_blocks: int = 0
     max_warmup_steps: int = 4
+    warmup_interval: int = 1
     max_cached_steps: int = -1
     max_continuous_cached_steps: int = 3
     residual_diff_threshold: float = 0.24
+    max_accumulated_residual_diff_threshold: float | None = None
     taylorseer_order: int | None = None
     scm: StepsMask | None = None
 
@@ -183,6 +188,7 @@ def _cache_dit_violations(
         "fn_compute_blocks": 1,
         "bn_compute_blocks": 0,
         "max_warmup_steps": 0,
+        "warmup_interval": 1,
         "max_cached_steps": -1,
         "max_continuous_cached_steps": -1,
     }
@@ -200,6 +206,12 @@ def _cache_dit_violations(
     if not math.isfinite(threshold) or threshold < 0:
         yield FieldViolation(
             f"{path}.residual_diff_threshold", f"is {threshold}; allowed are 0 and above"
+        )
+    limit = cache.max_accumulated_residual_diff_threshold
+    if limit is not None and not 0 < limit < math.inf:
+        yield FieldViolation(
+            f"{path}.max_accumulated_residual_diff_threshold",
+            f"is {limit}; allowed are numbers above 0",
         )
     yield from _calibrator_violations(cache, steps)
 

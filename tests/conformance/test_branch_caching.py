@@ -150,12 +150,15 @@ def test_a_branch_decides_alike_without_guidance_beside_the_others_and_on_a_rank
         assert any(each.reused for each in alone[1]["cond"])
 
 
-def in_one_forward() -> list[Reference]:
-    names = {"stable-diffusion-3.5-medium", "z-image-turbo"}
-    return [each for each in references() if each.model in names]
+def of(*models: str) -> list[Reference]:
+    return [each for each in references() if each.model in models]
 
 
-@pytest.mark.parametrize("reference", in_one_forward(), ids=lambda reference: reference.model)
+@pytest.mark.parametrize(
+    "reference",
+    of("stable-diffusion-3.5-medium", "z-image-turbo"),
+    ids=lambda reference: reference.model,
+)
 @pytest.mark.parametrize(
     ("kind", "threshold"),
     [("tea_cache", "rel_l1_thresh"), ("cache_dit", "residual_diff_threshold")],
@@ -188,3 +191,31 @@ def test_branches_in_one_forward_go_different_ways(
     assert any(one.reused != other.reused for one, other in pairs)
     run = on_ranks
     check_alike(decided(between), together)
+
+
+@pytest.mark.parametrize("reference", of("bagel-7b-mot"), ids=["bagel-7b-mot"])
+def test_branches_that_guide_at_some_noise_levels_count_their_own_forwards(
+    split: Split, reference: Reference
+) -> None:
+    interval = {"guidance_interval_start": 0.5, "guidance_interval_end": 0.95}
+    parameters = guided(
+        split,
+        reference,
+        4.0,
+        images=1,
+        options={"kind": "bagel", **interval},
+        cache={**CACHES["cache_dit"], "residual_diff_threshold": 1.0},
+    )
+    together = drawn(split, parameters)
+    check_alike(on_ranks(split, parameters), together)
+    sequences = {
+        branch: "".join("CR"[each.reused] for each in decisions)
+        for branch, decisions in together[1].items()
+    }
+    # Two to warm up, then three reused in a row at most: from whichever step each one begins.
+    guided_only = "CCRRRC"
+    assert sequences == {
+        "cond": "CCRRRCRRRC",
+        "without_text": guided_only,
+        "without_image": guided_only,
+    }

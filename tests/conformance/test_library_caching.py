@@ -8,6 +8,7 @@ import cache_dit
 import pytest
 import torch
 
+from services.domain.acceleration import CacheDit
 from services.domain.element_type import ElementType
 from services.domain.generation import GenerationParameters
 from tests.checkpoints.stock import stock_pipeline
@@ -16,6 +17,7 @@ from tests.conformance.references import Reference, references
 
 STEPS = 10
 # Random weights change much from step to step: from 1 on, every change counts as small.
+CACHED: dict[str, Any] = {"kind": "cache_dit"}
 DYNAMIC: dict[str, Any] = {
     "kind": "cache_dit",
     "max_warmup_steps": 3,
@@ -43,24 +45,28 @@ def reference(request: pytest.FixtureRequest) -> Reference:
 
 @contextmanager
 def switched_on(
-    gallery: Gallery, reference: Reference, parameters: GenerationParameters, cache: dict[str, Any]
+    gallery: Gallery, reference: Reference, parameters: GenerationParameters
 ) -> Iterator[Any]:
     """A pipeline of its own: the library changes its class, until it is switched off again."""
     pipeline = stock_pipeline(gallery.directory(reference), torch.float32)
-    scm, order = cache.get("scm"), cache.get("taylorseer_order")
+    cache = parameters.cache
+    assert isinstance(cache, CacheDit)
+    scm, order = cache.scm, cache.taylorseer_order
     config = cache_dit.DBCacheConfig(
-        Fn_compute_blocks=1,
-        Bn_compute_blocks=0,
-        max_warmup_steps=cache["max_warmup_steps"],
-        residual_diff_threshold=cache.get("residual_diff_threshold", 0.24),
-        max_cached_steps=-1,
-        max_continuous_cached_steps=cache.get("max_continuous_cached_steps", 3),
+        Fn_compute_blocks=cache.fn_compute_blocks,
+        Bn_compute_blocks=cache.bn_compute_blocks,
+        max_warmup_steps=cache.max_warmup_steps,
+        warmup_interval=cache.warmup_interval,
+        residual_diff_threshold=cache.residual_diff_threshold,
+        max_accumulated_residual_diff_threshold=cache.max_accumulated_residual_diff_threshold,
+        max_cached_steps=cache.max_cached_steps,
+        max_continuous_cached_steps=cache.max_continuous_cached_steps,
         # Told, where it cannot guess: a request without guidance has one forward a step.
         enable_separate_cfg=None if parameters.guided else False,
         steps_computation_mask=None
         if scm is None
-        else cache_dit.steps_mask(total_steps=STEPS, mask_policy=scm["mask_policy"]),
-        steps_computation_policy="dynamic" if scm is None else scm["policy"],
+        else cache_dit.steps_mask(total_steps=parameters.steps, mask_policy=scm.mask_policy.value),
+        steps_computation_policy="dynamic" if scm is None else scm.policy.value,
     )
     calibrator = None
     if order is not None:
@@ -76,21 +82,72 @@ def switched_on(
         cache_dit.disable_cache(pipeline)
 
 
+def check_equal(gallery: Gallery, reference: Reference, **asked: Any) -> None:
+    split = gallery.split(reference, ElementType.FLOAT32)
+    parameters = split.parameters(**{**reference.small, "steps": STEPS, **asked})
+    ours = split.draw(parameters)
+    plain = reference.draw(gallery.published(reference, ElementType.FLOAT32), parameters)
+    with switched_on(gallery, reference, parameters) as pipeline:
+        theirs = reference.draw(pipeline, parameters)
+    assert torch.equal(ours.latents, theirs.latents)
+    assert ours.pixels == theirs.pixels
+    assert not torch.equal(ours.latents, plain.latents)
+
+
 @pytest.mark.parametrize("cache", [DYNAMIC, MASKED], ids=["taylorseer", "masked"])
 def test_cached_requests_draw_what_the_library_draws_by_itself(
     gallery: Gallery, reference: Reference, cache: dict[str, Any]
 ) -> None:
     if "scm" in cache and reference.model.startswith("wan"):
         pytest.skip("the library has one mask for both experts, who share the steps")
-    split = gallery.split(reference, ElementType.FLOAT32)
-    parameters = split.parameters(**{**reference.small, "steps": STEPS, "cache": cache})
-    ours = split.draw(parameters)
-    plain = reference.draw(gallery.published(reference, ElementType.FLOAT32), parameters)
-    with switched_on(gallery, reference, parameters, cache) as pipeline:
-        theirs = reference.draw(pipeline, parameters)
-    assert torch.equal(ours.latents, theirs.latents)
-    assert ours.pixels == theirs.pixels
-    assert not torch.equal(ours.latents, plain.latents)
+    check_equal(gallery, reference, cache=cache)
+
+
+def of(*models: str) -> list[Reference]:
+    return [each for each in references() if each.model in models]
+
+
+@pytest.mark.parametrize(
+    "reference",
+    of("stable-diffusion-3.5-medium", "flux.1-dev"),
+    ids=lambda reference: reference.model,
+)
+def test_last_blocks_that_are_always_computed_draw_the_same(
+    gallery: Gallery, reference: Reference
+) -> None:
+    check_equal(gallery, reference, cache={**DYNAMIC, "bn_compute_blocks": 1})
+
+
+@pytest.mark.parametrize(
+    "reference",
+    of("stable-diffusion-3.5-medium", "z-image-turbo"),
+    ids=lambda reference: reference.model,
+)
+def test_models_that_guide_in_one_forward_draw_the_same_without_guidance(
+    gallery: Gallery, reference: Reference
+) -> None:
+    off = gallery.split(reference, ElementType.FLOAT32).denoiser.loaded.model.capabilities
+    check_equal(gallery, reference, cache=DYNAMIC, guidance_scale=off.guidance_off_scale)
+
+
+# What people would ask of a model that was trained, whose changes lie on both sides of thresholds.
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fn_compute_blocks": 2, "bn_compute_blocks": 3, "taylorseer_order": 2},
+        {"residual_diff_threshold": 0.3, "max_cached_steps": 5},
+        {"residual_diff_threshold": 0.3, "max_continuous_cached_steps": 1},
+        {"residual_diff_threshold": 0.2, "scm": {"mask_policy": "ultra", "policy": "dynamic"}},
+        {"residual_diff_threshold": 0.3, "max_accumulated_residual_diff_threshold": 0.8},
+        {"residual_diff_threshold": 0.3, "max_warmup_steps": 8, "warmup_interval": 3},
+    ],
+    ids=", ".join,
+)
+def test_every_option_draws_what_it_draws_in_the_library(
+    gallery: Gallery, options: dict[str, Any]
+) -> None:
+    (demo,) = of("demo")
+    check_equal(gallery, demo, steps=20, cache={"kind": "cache_dit", **options})
 
 
 def test_switching_the_library_off_leaves_the_published_pipeline_as_it_was(
@@ -101,6 +158,7 @@ def test_switching_the_library_off_leaves_the_published_pipeline_as_it_was(
     parameters = split.parameters(**reference.small)
     published = gallery.published(reference, ElementType.FLOAT32)
     before = reference.draw(published, parameters)
-    with switched_on(gallery, reference, parameters, DYNAMIC):
+    cached = split.parameters(**reference.small, cache=CACHED)
+    with switched_on(gallery, reference, cached):
         pass
     assert torch.equal(reference.draw(published, parameters).latents, before.latents)

@@ -39,6 +39,15 @@ CACHES = {
     "scm": {**CACHE_DIT, "scm": {"mask_policy": "fast", "policy": "static"}},
 }
 
+TAKING_TURNS: list[dict[str, Any]] = [
+    {**TEA_CACHE, "rel_l1_thresh": 0.6},
+    TEA_CACHE,
+    {"kind": "none"},
+    {**CACHE_DIT, "max_warmup_steps": 3, "max_continuous_cached_steps": 1},
+    {**CACHE_DIT, "residual_diff_threshold": 0.9, "bn_compute_blocks": 1, "taylorseer_order": 2},
+    {**CACHE_DIT, "scm": {"mask_policy": "fast", "policy": "static"}},
+]
+
 
 @pytest.fixture(params=references(), ids=lambda reference: reference.model)
 def reference(request: pytest.FixtureRequest) -> Reference:
@@ -113,9 +122,11 @@ def test_a_cache_that_reuses_steps_changes_the_latents(
 def test_requests_that_take_turns_cache_as_they_would_alone(
     split: Split, reference: Reference
 ) -> None:
+    limits = split.denoiser.loaded.model.capabilities
+    guidance = {"guidance_scale": 4.0} if limits.supports_guidance else {}
     many = [
-        asked(split, reference, cache=cache, steps=STEPS - number % 4, seed=number)
-        for number, cache in enumerate([TEA_CACHE, {"kind": "none"}, *CACHES.values()])
+        asked(split, reference, cache=cache, steps=STEPS - number % 4, seed=number, **guidance)
+        for number, cache in enumerate(TAKING_TURNS)
     ]
     stage = DenoiseStage(split.denoiser, split.store)
     requests = [split.encoded(parameters) for parameters in many]

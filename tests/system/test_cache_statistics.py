@@ -24,6 +24,7 @@ def test_a_result_tells_what_its_cache_did_and_gained(
         fn_compute_blocks=1,
         bn_compute_blocks=0,
         max_warmup_steps=4,
+        warmup_interval=1,
         max_cached_steps=-1,
         max_continuous_cached_steps=2,
         residual_diff_threshold=0.5,

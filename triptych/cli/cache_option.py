@@ -10,7 +10,7 @@ from triptych.cache import Cache, CacheDit, NoCache, TeaCache
 _KINDS: Final = {"none": NoCache, "tea_cache": TeaCache, "cache_dit": CacheDit}
 # What a number right after the method sets.
 _SHORT: Final = {"tea_cache": "rel_l1_thresh", "cache_dit": "residual_diff_threshold"}
-_FLOATS: Final = frozenset(_SHORT.values())
+_FLOATS: Final = frozenset({*_SHORT.values(), "max_accumulated_residual_diff_threshold"})
 _WORDS: Final = frozenset({"scm_mask_policy", "scm_policy"})
 _SWITCHES: Final = {"true": True, "false": False}
 

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etriptych/v1/acceleration.proto\x12\x0btriptych.v1\"\xac\x01\n\x0c\x41\x63\x63\x65leration\x12$\n\x04none\x18\x01 \x01(\x0b\x32\x14.triptych.v1.NoCacheH\x00\x12*\n\ttea_cache\x18\x02 \x01(\x0b\x32\x15.triptych.v1.TeaCacheH\x00\x12*\n\tcache_dit\x18\x03 \x01(\x0b\x32\x15.triptych.v1.CacheDitH\x00\x12\x15\n\rreplica_class\x18\x04 \x01(\tB\x07\n\x05\x63\x61\x63he\"\t\n\x07NoCache\"\x84\x01\n\x08TeaCache\x12\x1a\n\rrel_l1_thresh\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x63oefficients\x18\x02 \x03(\x01\x12\x1e\n\x11\x63ompute_last_step\x18\x03 \x01(\x08H\x01\x88\x01\x01\x42\x10\n\x0e_rel_l1_threshB\x14\n\x12_compute_last_step\"\xc7\x03\n\x08\x43\x61\x63heDit\x12\x1e\n\x11\x66n_compute_blocks\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11\x62n_compute_blocks\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1d\n\x10max_warmup_steps\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x1d\n\x10max_cached_steps\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12(\n\x1bmax_continuous_cached_steps\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12$\n\x17residual_diff_threshold\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12+\n\ntaylorseer\x18\x07 \x01(\x0b\x32\x17.triptych.v1.TaylorSeer\x12.\n\x03scm\x18\x08 \x01(\x0b\x32!.triptych.v1.StepsComputationMaskB\x14\n\x12_fn_compute_blocksB\x14\n\x12_bn_compute_blocksB\x13\n\x11_max_warmup_stepsB\x13\n\x11_max_cached_stepsB\x1e\n\x1c_max_continuous_cached_stepsB\x1a\n\x18_residual_diff_threshold\"*\n\nTaylorSeer\x12\x12\n\x05order\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_order\"o\n\x14StepsComputationMask\x12/\n\x0bmask_policy\x18\x01 \x01(\x0e\x32\x1a.triptych.v1.ScmMaskPolicy\x12&\n\x06policy\x18\x02 \x01(\x0e\x32\x16.triptych.v1.ScmPolicy\"R\n\x0fParallelDegrees\x12\x16\n\x0eulysses_degree\x18\x01 \x01(\r\x12\x13\n\x0bring_degree\x18\x02 \x01(\r\x12\x12\n\ncfg_degree\x18\x03 \x01(\r\"n\n\x0e\x42ranchDecision\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\t\x12,\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1a.triptych.v1.CacheDecision\x12\x13\n\x06signal\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_signal\"V\n\x10\x42ranchStatistics\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\t\x12\x19\n\x11\x63omputed_forwards\x18\x02 \x01(\r\x12\x17\n\x0freused_forwards\x18\x03 \x01(\r\"\xe0\x01\n\x0f\x43\x61\x63heStatistics\x12\x19\n\x11\x63omputed_forwards\x18\x01 \x01(\r\x12\x17\n\x0freused_forwards\x18\x02 \x01(\r\x12\x1e\n\x11\x65stimated_speedup\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12/\n\x08\x62ranches\x18\x04 \x03(\x0b\x32\x1d.triptych.v1.BranchStatistics\x12\x1d\n\x10realised_speedup\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\x14\n\x12_estimated_speedupB\x13\n\x11_realised_speedup*\x9b\x01\n\rScmMaskPolicy\x12\x1f\n\x1bSCM_MASK_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14SCM_MASK_POLICY_SLOW\x10\x01\x12\x1a\n\x16SCM_MASK_POLICY_MEDIUM\x10\x02\x12\x18\n\x14SCM_MASK_POLICY_FAST\x10\x03\x12\x19\n\x15SCM_MASK_POLICY_ULTRA\x10\x04*V\n\tScmPolicy\x12\x1a\n\x16SCM_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12SCM_POLICY_DYNAMIC\x10\x01\x12\x15\n\x11SCM_POLICY_STATIC\x10\x02*g\n\rCacheDecision\x12\x1e\n\x1a\x43\x41\x43HE_DECISION_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43\x41\x43HE_DECISION_COMPUTED\x10\x01\x12\x19\n\x15\x43\x41\x43HE_DECISION_REUSED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etriptych/v1/acceleration.proto\x12\x0btriptych.v1\"\xac\x01\n\x0c\x41\x63\x63\x65leration\x12$\n\x04none\x18\x01 \x01(\x0b\x32\x14.triptych.v1.NoCacheH\x00\x12*\n\ttea_cache\x18\x02 \x01(\x0b\x32\x15.triptych.v1.TeaCacheH\x00\x12*\n\tcache_dit\x18\x03 \x01(\x0b\x32\x15.triptych.v1.CacheDitH\x00\x12\x15\n\rreplica_class\x18\x04 \x01(\tB\x07\n\x05\x63\x61\x63he\"\t\n\x07NoCache\"\x84\x01\n\x08TeaCache\x12\x1a\n\rrel_l1_thresh\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x63oefficients\x18\x02 \x03(\x01\x12\x1e\n\x11\x63ompute_last_step\x18\x03 \x01(\x08H\x01\x88\x01\x01\x42\x10\n\x0e_rel_l1_threshB\x14\n\x12_compute_last_step\"\xdb\x04\n\x08\x43\x61\x63heDit\x12\x1e\n\x11\x66n_compute_blocks\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11\x62n_compute_blocks\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1d\n\x10max_warmup_steps\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x1d\n\x10max_cached_steps\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12(\n\x1bmax_continuous_cached_steps\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12$\n\x17residual_diff_threshold\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12+\n\ntaylorseer\x18\x07 \x01(\x0b\x32\x17.triptych.v1.TaylorSeer\x12.\n\x03scm\x18\x08 \x01(\x0b\x32!.triptych.v1.StepsComputationMask\x12\x1c\n\x0fwarmup_interval\x18\t \x01(\rH\x06\x88\x01\x01\x12\x34\n\'max_accumulated_residual_diff_threshold\x18\n \x01(\x01H\x07\x88\x01\x01\x42\x14\n\x12_fn_compute_blocksB\x14\n\x12_bn_compute_blocksB\x13\n\x11_max_warmup_stepsB\x13\n\x11_max_cached_stepsB\x1e\n\x1c_max_continuous_cached_stepsB\x1a\n\x18_residual_diff_thresholdB\x12\n\x10_warmup_intervalB*\n(_max_accumulated_residual_diff_threshold\"*\n\nTaylorSeer\x12\x12\n\x05order\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_order\"o\n\x14StepsComputationMask\x12/\n\x0bmask_policy\x18\x01 \x01(\x0e\x32\x1a.triptych.v1.ScmMaskPolicy\x12&\n\x06policy\x18\x02 \x01(\x0e\x32\x16.triptych.v1.ScmPolicy\"R\n\x0fParallelDegrees\x12\x16\n\x0eulysses_degree\x18\x01 \x01(\r\x12\x13\n\x0bring_degree\x18\x02 \x01(\r\x12\x12\n\ncfg_degree\x18\x03 \x01(\r\"n\n\x0e\x42ranchDecision\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\t\x12,\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1a.triptych.v1.CacheDecision\x12\x13\n\x06signal\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_signal\"V\n\x10\x42ranchStatistics\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\t\x12\x19\n\x11\x63omputed_forwards\x18\x02 \x01(\r\x12\x17\n\x0freused_forwards\x18\x03 \x01(\r\"\xe0\x01\n\x0f\x43\x61\x63heStatistics\x12\x19\n\x11\x63omputed_forwards\x18\x01 \x01(\r\x12\x17\n\x0freused_forwards\x18\x02 \x01(\r\x12\x1e\n\x11\x65stimated_speedup\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12/\n\x08\x62ranches\x18\x04 \x03(\x0b\x32\x1d.triptych.v1.BranchStatistics\x12\x1d\n\x10realised_speedup\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\x14\n\x12_estimated_speedupB\x13\n\x11_realised_speedup*\x9b\x01\n\rScmMaskPolicy\x12\x1f\n\x1bSCM_MASK_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14SCM_MASK_POLICY_SLOW\x10\x01\x12\x1a\n\x16SCM_MASK_POLICY_MEDIUM\x10\x02\x12\x18\n\x14SCM_MASK_POLICY_FAST\x10\x03\x12\x19\n\x15SCM_MASK_POLICY_ULTRA\x10\x04*V\n\tScmPolicy\x12\x1a\n\x16SCM_POLICY_UNSPECIFIED\x10\x00\x12\x16\n\x12SCM_POLICY_DYNAMIC\x10\x01\x12\x15\n\x11SCM_POLICY_STATIC\x10\x02*g\n\rCacheDecision\x12\x1e\n\x1a\x43\x41\x43HE_DECISION_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43\x41\x43HE_DECISION_COMPUTED\x10\x01\x12\x19\n\x15\x43\x41\x43HE_DECISION_REUSED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.v1.acceleration_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCMMASKPOLICY']._serialized_start=1495
-  _globals['_SCMMASKPOLICY']._serialized_end=1650
-  _globals['_SCMPOLICY']._serialized_start=1652
-  _globals['_SCMPOLICY']._serialized_end=1738
-  _globals['_CACHEDECISION']._serialized_start=1740
-  _globals['_CACHEDECISION']._serialized_end=1843
+  _globals['_SCMMASKPOLICY']._serialized_start=1643
+  _globals['_SCMMASKPOLICY']._serialized_end=1798
+  _globals['_SCMPOLICY']._serialized_start=1800
+  _globals['_SCMPOLICY']._serialized_end=1886
+  _globals['_CACHEDECISION']._serialized_start=1888
+  _globals['_CACHEDECISION']._serialized_end=1991
   _globals['_ACCELERATION']._serialized_start=48
   _globals['_ACCELERATION']._serialized_end=220
   _globals['_NOCACHE']._serialized_start=222
@@ -44,17 +44,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TEACACHE']._serialized_start=234
   _globals['_TEACACHE']._serialized_end=366
   _globals['_CACHEDIT']._serialized_start=369
-  _globals['_CACHEDIT']._serialized_end=824
-  _globals['_TAYLORSEER']._serialized_start=826
-  _globals['_TAYLORSEER']._serialized_end=868
-  _globals['_STEPSCOMPUTATIONMASK']._serialized_start=870
-  _globals['_STEPSCOMPUTATIONMASK']._serialized_end=981
-  _globals['_PARALLELDEGREES']._serialized_start=983
-  _globals['_PARALLELDEGREES']._serialized_end=1065
-  _globals['_BRANCHDECISION']._serialized_start=1067
-  _globals['_BRANCHDECISION']._serialized_end=1177
-  _globals['_BRANCHSTATISTICS']._serialized_start=1179
-  _globals['_BRANCHSTATISTICS']._serialized_end=1265
-  _globals['_CACHESTATISTICS']._serialized_start=1268
-  _globals['_CACHESTATISTICS']._serialized_end=1492
+  _globals['_CACHEDIT']._serialized_end=972
+  _globals['_TAYLORSEER']._serialized_start=974
+  _globals['_TAYLORSEER']._serialized_end=1016
+  _globals['_STEPSCOMPUTATIONMASK']._serialized_start=1018
+  _globals['_STEPSCOMPUTATIONMASK']._serialized_end=1129
+  _globals['_PARALLELDEGREES']._serialized_start=1131
+  _globals['_PARALLELDEGREES']._serialized_end=1213
+  _globals['_BRANCHDECISION']._serialized_start=1215
+  _globals['_BRANCHDECISION']._serialized_end=1325
+  _globals['_BRANCHSTATISTICS']._serialized_start=1327
+  _globals['_BRANCHSTATISTICS']._serialized_end=1413
+  _globals['_CACHESTATISTICS']._serialized_start=1416
+  _globals['_CACHESTATISTICS']._serialized_end=1640
 # @@protoc_insertion_point(module_scope)

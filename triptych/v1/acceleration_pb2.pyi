@@ -65,7 +65,7 @@ class TeaCache(_message.Message):
     def __init__(self, rel_l1_thresh: _Optional[float] = ..., coefficients: _Optional[_Iterable[float]] = ..., compute_last_step: _Optional[bool] = ...) -> None: ...
 
 class CacheDit(_message.Message):
-    __slots__ = ("fn_compute_blocks", "bn_compute_blocks", "max_warmup_steps", "max_cached_steps", "max_continuous_cached_steps", "residual_diff_threshold", "taylorseer", "scm")
+    __slots__ = ("fn_compute_blocks", "bn_compute_blocks", "max_warmup_steps", "max_cached_steps", "max_continuous_cached_steps", "residual_diff_threshold", "taylorseer", "scm", "warmup_interval", "max_accumulated_residual_diff_threshold")
     FN_COMPUTE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     BN_COMPUTE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     MAX_WARMUP_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,8 @@ class CacheDit(_message.Message):
     RESIDUAL_DIFF_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     TAYLORSEER_FIELD_NUMBER: _ClassVar[int]
     SCM_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    MAX_ACCUMULATED_RESIDUAL_DIFF_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     fn_compute_blocks: int
     bn_compute_blocks: int
     max_warmup_steps: int
@@ -82,7 +84,9 @@ class CacheDit(_message.Message):
     residual_diff_threshold: float
     taylorseer: TaylorSeer
     scm: StepsComputationMask
-    def __init__(self, fn_compute_blocks: _Optional[int] = ..., bn_compute_blocks: _Optional[int] = ..., max_warmup_steps: _Optional[int] = ..., max_cached_steps: _Optional[int] = ..., max_continuous_cached_steps: _Optional[int] = ..., residual_diff_threshold: _Optional[float] = ..., taylorseer: _Optional[_Union[TaylorSeer, _Mapping]] = ..., scm: _Optional[_Union[StepsComputationMask, _Mapping]] = ...) -> None: ...
+    warmup_interval: int
+    max_accumulated_residual_diff_threshold: float
+    def __init__(self, fn_compute_blocks: _Optional[int] = ..., bn_compute_blocks: _Optional[int] = ..., max_warmup_steps: _Optional[int] = ..., max_cached_steps: _Optional[int] = ..., max_continuous_cached_steps: _Optional[int] = ..., residual_diff_threshold: _Optional[float] = ..., taylorseer: _Optional[_Union[TaylorSeer, _Mapping]] = ..., scm: _Optional[_Union[StepsComputationMask, _Mapping]] = ..., warmup_interval: _Optional[int] = ..., max_accumulated_residual_diff_threshold: _Optional[float] = ...) -> None: ...
 
 class TaylorSeer(_message.Message):
     __slots__ = ("order",)

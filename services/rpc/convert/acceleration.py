@@ -24,6 +24,8 @@ _PLAIN = (
     "max_cached_steps",
     "max_continuous_cached_steps",
     "residual_diff_threshold",
+    "warmup_interval",
+    "max_accumulated_residual_diff_threshold",
 )
 
 

@@ -54,6 +54,12 @@ def test_the_published_options_are_allowed(cache: Cache) -> None:
             "and bn_compute_blocks are 3 + 2; the model's lists hold 12 and 4 blocks",
         ),
         (CacheDit(max_warmup_steps=-1), "cache_dit.max_warmup_steps", "is -1"),
+        (CacheDit(warmup_interval=0), "cache_dit.warmup_interval", "is 0; allowed are 1"),
+        (
+            CacheDit(max_accumulated_residual_diff_threshold=0),
+            "cache_dit.max_accumulated_residual_diff_threshold",
+            "is 0.0; allowed are numbers above 0",
+        ),
         (CacheDit(max_cached_steps=-2), "cache_dit.max_cached_steps", "is -2; allowed are -1"),
         (CacheDit(residual_diff_threshold=-1), "cache_dit.residual_diff_threshold", "is -1"),
         (CacheDit(taylorseer_order=5), "cache_dit.taylorseer.order", "is 5; allowed are 1 to 4"),

@@ -39,6 +39,8 @@ caches = (
         max_cached_steps=st.integers(-1, 99),
         max_continuous_cached_steps=st.integers(-1, 99),
         residual_diff_threshold=numbers,
+        warmup_interval=counts,
+        max_accumulated_residual_diff_threshold=st.none() | numbers,
         taylorseer_order=st.none() | st.integers(1, 4),
         scm_mask_policy=st.sampled_from(["slow", "medium", "fast", "ultra"]),
         scm_policy=st.sampled_from(["dynamic", "static"]),
@@ -70,6 +72,7 @@ def test_what_a_cache_leaves_out_is_not_sent(cache: Cache) -> None:
     ("cache", "field"),
     [
         (CacheDit(fn_compute_blocks=-1), "acceleration.cache_dit.fn_compute_blocks"),
+        (CacheDit(warmup_interval=-1), "acceleration.cache_dit.warmup_interval"),
         (CacheDit(taylorseer_order=-1), "acceleration.cache_dit.taylorseer.order"),
         (CacheDit(scm_mask_policy="odd"), "acceleration.cache_dit.scm.mask_policy"),  # type: ignore[arg-type]
         (CacheDit(scm_policy="static"), "acceleration.cache_dit.scm.policy"),
@@ -93,8 +96,11 @@ def test_what_cannot_be_sent_is_refused_by_its_field(cache: Cache, field: str) -
         ),
         ("cache_dit", CacheDit()),
         (
-            "cache_dit=0.12,fn_compute_blocks=8,max_cached_steps=-1,scm_mask_policy=fast",
+            "cache_dit=0.12,fn_compute_blocks=8,max_cached_steps=-1,scm_mask_policy=fast,"
+            "warmup_interval=2,max_accumulated_residual_diff_threshold=1.5",
             CacheDit(
+                warmup_interval=2,
+                max_accumulated_residual_diff_threshold=1.5,
                 residual_diff_threshold=0.12,
                 fn_compute_blocks=8,
                 max_cached_steps=-1,
