@@ -53,6 +53,7 @@ async def main(settings: DenoiserSettings) -> None:
         estimate=partial(spec.residency, directory),
         max_queued=settings.max_queued_requests,
         discard=store.release_request,
+        max_step_batch=settings.max_step_batch,
     )
     replica = DenoiserReplica(scheduler, ranks, store)
     host = StageHost(settings, "triptych.v1.DenoiserService", replica, store)

@@ -23,7 +23,11 @@ class _Message(BaseModel):
 
 
 class Prepare(_Message):
-    """Draw the noise and keep the request's state until it is finished or aborted."""
+    """Draw the noise and keep the request's state until it is finished or aborted.
+
+    Attributes:
+        shares_steps: whether it may be told to take its steps together with other requests.
+    """
 
     kind: Literal["prepare"] = "prepare"
     request_id: str
@@ -31,6 +35,7 @@ class Prepare(_Message):
     parameters: GenerationParameters
     conditioning: TensorRef
     image_latents: tuple[TensorRef, ...] = ()
+    shares_steps: bool = False
 
 
 class Step(_Message):
@@ -38,6 +43,18 @@ class Step(_Message):
 
     kind: Literal["step"] = "step"
     request_id: str
+
+
+class StepBatch(_Message):
+    """Advance several requests by one step, with one forward for what they have in common."""
+
+    kind: Literal["step_batch"] = "step_batch"
+    request_ids: Annotated[tuple[str, ...], Field(min_length=1)]
+
+    @property
+    def request_id(self) -> str:
+        """All of them, for people."""
+        return ", ".join(self.request_ids)
 
 
 class Finish(_Message):
@@ -54,7 +71,7 @@ class Abort(_Message):
     request_id: str
 
 
-Command = Annotated[Prepare | Step | Finish | Abort, Field(discriminator="kind")]
+Command = Annotated[Prepare | Step | StepBatch | Finish | Abort, Field(discriminator="kind")]
 
 
 class RankReady(_Message):
@@ -82,6 +99,8 @@ class Prepared(_Message):
     Attributes:
         degrees: how its steps will be spread over the ranks.
         held_bytes: of the request's state.
+        batch_key: equal for requests whose next steps begin with one forward, if they are told to
+            take it together; None for a request that takes every step alone.
     """
 
     kind: Literal["prepared"] = "prepared"
@@ -91,6 +110,7 @@ class Prepared(_Message):
     transfer_seconds: float
     degrees: ParallelDegrees = ONE_RANK
     held_bytes: int = 0
+    batch_key: str | None = None
 
 
 class Stepped(_Message):
@@ -99,6 +119,7 @@ class Stepped(_Message):
     Attributes:
         held_bytes: of the request's state and cache.
         preview: what the loop is heading for, if one is due and could be stored.
+        batch_key: see Prepared; None after the last step.
     """
 
     kind: Literal["stepped"] = "stepped"
@@ -110,6 +131,7 @@ class Stepped(_Message):
     decisions: tuple[BranchDecision, ...] = ()
     held_bytes: int = 0
     preview: TensorRef | None = None
+    batch_key: str | None = None
 
 
 class Finished(_Message):
@@ -165,8 +187,16 @@ class Failed(_Message):
         )
 
 
+class SteppedBatch(_Message):
+    """The answer to StepBatch: for each request, in their order, what Step would have answered."""
+
+    kind: Literal["stepped_batch"] = "stepped_batch"
+    replies: tuple[Annotated[Stepped | Failed, Field(discriminator="kind")], ...]
+
+
 Reply = Annotated[
-    RankReady | Prepared | Stepped | Finished | Aborted | Failed, Field(discriminator="kind")
+    RankReady | Prepared | Stepped | SteppedBatch | Finished | Aborted | Failed,
+    Field(discriminator="kind"),
 ]
 _Said = Annotated[Reply | Alive, Field(discriminator="kind")]
 

@@ -28,6 +28,7 @@ class Entry:
 
     Attributes:
         held_bytes: what they keep of it now.
+        batch_key: see Prepared.
         generation: of the ranks that hold its state; None while it waits in the queue.
         cache_support: of the model that denoises it; known with the generation.
         steps: those that are done.
@@ -48,6 +49,7 @@ class Entry:
         self.degrees = ONE_RANK
         self.transfer_seconds = 0.0
         self.held_bytes = 0
+        self.batch_key: str | None = None
         self._size_bytes = size_bytes
         self._arrival = arrival
         self._arrival_time = time.monotonic()
@@ -64,6 +66,8 @@ class Entry:
             leaving=self.cancelled or self.deadline.remaining_seconds() == 0,
             last_turn=self.last_turn,
             size_bytes=self.size_bytes,
+            done=self.resident and self.completed_steps == self.total_steps,
+            batch_key=self.batch_key,
         )
 
     @property

@@ -1,14 +1,29 @@
 """Executes commands: what a rank does in its process, and a fused denoiser on its thread."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
 import torch
 
-from denoiser_service.commands import Abort, Command, Failed, Finish, Prepare, Reply, Step
+from denoiser_service.commands import (
+    Abort,
+    Command,
+    Failed,
+    Finish,
+    Prepare,
+    Reply,
+    Step,
+    StepBatch,
+)
 from denoiser_service.stage import DenoiseStage
+from denoiser_service.step_batch import step_batch
 from services.domain.errors import ResourceExhausted, TriptychError
 from services.domain.stages import DenoiseRequest
 from services.observability.logs import get_logger
 
 _log = get_logger(__name__)
+T = TypeVar("T")
 
 
 class RankExecutor:
@@ -26,8 +41,11 @@ class RankExecutor:
 
     def execute(self, command: Command) -> Reply:
         """Never raises: a rank that broke off would leave the supervisor waiting."""
+        return self._attempt(command, partial(self._execute, command))
+
+    def _attempt(self, command: Command, action: Callable[[], T]) -> T | Failed:
         try:
-            return self._execute(command)
+            return action()
         except TriptychError as error:
             return Failed.of(command.request_id, error)
         except (torch.OutOfMemoryError, MemoryError):
@@ -44,7 +62,7 @@ class RankExecutor:
             return Failed.of(command.request_id, TriptychError(message), fatal=fatal)
 
     def _strands_others(self, command: Command) -> bool:
-        return isinstance(command, Step) and not self._alone
+        return isinstance(command, Step | StepBatch) and not self._alone
 
     def _execute(self, command: Command) -> Reply:
         match command:
@@ -56,9 +74,13 @@ class RankExecutor:
                     conditioning=command.conditioning,
                     image_latents=command.image_latents,
                 )
-                return self._stage.prepare(request)
+                return self._stage.prepare(request, shares_steps=command.shares_steps)
             case Step():
                 return self._stage.step(command.request_id)
+            case StepBatch():
+                if self._stage.rows is None:
+                    raise TriptychError("requests take their steps alone here")
+                return step_batch(self._stage, self._stage.rows, command, self._attempt)
             case Finish():
                 return self._stage.finish(command.request_id)
             case Abort():

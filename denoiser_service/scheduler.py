@@ -1,13 +1,24 @@
 """The step loop: one step of one request at a time, the next one chosen by the policy."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
-from denoiser_service.commands import Abort, Finish, Finished, Prepare, Prepared, Step, Stepped
+from denoiser_service.commands import (
+    Abort,
+    Failed,
+    Finish,
+    Finished,
+    Prepare,
+    Prepared,
+    Step,
+    StepBatch,
+    Stepped,
+    SteppedBatch,
+)
 from denoiser_service.entry import Entry
 from denoiser_service.memory import Estimate, check_fits, size_bytes
-from denoiser_service.policy import Order, Room, entering, next_turn
-from denoiser_service.ranks import RankGroup
+from denoiser_service.policy import Order, Room, companions, entering, next_turn
+from denoiser_service.ranks import RankGroup, error_of
 from services.domain.deadline import Deadline
 from services.domain.errors import (
     Cancelled,
@@ -45,6 +56,7 @@ class StepScheduler:
         room: what the ranks hold at once.
         estimate: what they will keep of a request.
         max_queued: requests that may wait beyond that.
+        max_step_batch: requests that may take a step together; 1 for each by itself.
         discard: releases what a request stored; blocking, called on a thread.
     """
 
@@ -57,6 +69,7 @@ class StepScheduler:
         estimate: Estimate,
         max_queued: int,
         discard: Callable[[str, str], object],
+        max_step_batch: int = 1,
     ) -> None:
         self._ranks = ranks
         self._order = order
@@ -64,6 +77,7 @@ class StepScheduler:
         self._estimate = estimate
         self.max_queued = max_queued
         self._discard = discard
+        self._max_step_batch = max_step_batch
         self._entries: dict[str, Entry] = {}
         self._changed = asyncio.Event()
         self._turns = 0
@@ -137,14 +151,16 @@ class StepScheduler:
             self._changed.clear()
             self._drop_stale()
             candidates = [each.candidate() for each in self._entries.values()]
-            chosen = next_turn(candidates, self._order, self.room)
+            batching = self._max_step_batch > 1
+            chosen = next_turn(candidates, self._order, self.room, batching=batching)
             if chosen is None:
                 await self._changed.wait()
             elif self._ranks.ready is None and not self._entries[chosen].candidate().leaving:
                 # While the ranks are being rebuilt, those who give up must not fill the queue.
                 await run_until_first_ends(self._ranks.wait_ready(), self._changed.wait())
             else:
-                await self._turn(self._entries[chosen])
+                others = companions(chosen, candidates, self._order, self._max_step_batch)
+                await self._turn(self._entries[chosen], [self._entries[each] for each in others])
 
     def _admit(self, request: DenoiseRequest, deadline: Deadline) -> Entry:
         if self.draining:
@@ -171,22 +187,24 @@ class StepScheduler:
             retry = self._step_seconds * newcomer.request.parameters.steps
             raise QueueFull(Stage.DENOISER, self.max_queued, retry)
 
-    async def _turn(self, entry: Entry) -> None:
+    async def _turn(self, entry: Entry, others: Sequence[Entry]) -> None:
         self._turns += 1
-        entry.last_turn = self._turns
+        for each in (entry, *others):
+            each.last_turn = self._turns
         try:
             if entry.candidate().leaving:
                 await self._leave(entry)
             elif not entry.resident:
                 await self._prepare(entry)
             elif entry.completed_steps < entry.total_steps:
-                await self._step(entry)
+                await self._step([entry, *others])
             else:
                 await self._finish(entry)
         except RanksLost as error:
             self._lose([each for each in self._entries.values() if each.resident], error)
         except TriptychError as error:
-            self._end(entry, error)
+            for each in (entry, *others):
+                self._end(each, error)
 
     async def _leave(self, entry: Entry) -> None:
         if entry.resident:
@@ -214,22 +232,40 @@ class StepScheduler:
                 parameters=request.parameters,
                 conditioning=request.conditioning,
                 image_latents=request.image_latents,
+                shares_steps=self._max_step_batch > 1,
             )
         )
         assert isinstance(prepared, Prepared)
         entry.total_steps = prepared.total_steps
         entry.degrees = prepared.degrees
         entry.held_bytes = prepared.held_bytes
+        entry.batch_key = prepared.batch_key
         entry.run_seconds += prepared.run_seconds
         entry.transfer_seconds += prepared.transfer_seconds
 
-    async def _step(self, entry: Entry) -> None:
-        stepped = await self._ranks.execute(Step(request_id=entry.request.request_id))
-        assert isinstance(stepped, Stepped)
+    async def _step(self, entries: Sequence[Entry]) -> None:
+        for entry, reply in zip(entries, await self._stepped(entries), strict=True):
+            if isinstance(reply, Failed):
+                self._end(entry, error_of(reply))
+            else:
+                self._count(entry, reply, shared_by=len(entries))
+
+    async def _stepped(self, entries: Sequence[Entry]) -> Sequence[Stepped | Failed]:
+        first, *others = (each.request.request_id for each in entries)
+        if not others:
+            stepped = await self._ranks.execute(Step(request_id=first))
+            assert isinstance(stepped, Stepped)
+            return [stepped]
+        batch = await self._ranks.execute(StepBatch(request_ids=(first, *others)))
+        assert isinstance(batch, SteppedBatch)
+        return batch.replies
+
+    def _count(self, entry: Entry, stepped: Stepped, shared_by: int) -> None:
         self.completed_steps += 1
-        self._step_seconds += 0.2 * (stepped.seconds - self._step_seconds)
+        self._step_seconds += 0.2 * (stepped.seconds / shared_by - self._step_seconds)
         entry.completed_steps = stepped.step
         entry.held_bytes = stepped.held_bytes
+        entry.batch_key = stepped.batch_key
         entry.run_seconds += stepped.seconds
         step = StepCompleted(
             stepped.step,

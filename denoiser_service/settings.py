@@ -1,8 +1,8 @@
 """What the denoiser service is told."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import ByteSize, Field
+from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from denoiser_service.policy import Order
@@ -26,6 +26,11 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
         description="what each rank may keep of all of them between steps, for example 20GiB; no"
         " limit by default. One forward's own memory comes on top of it",
     )
+    max_step_batch: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="requests of the same sizes that may take a step in one forward; more than 1"
+        " gives pictures that differ by rounding from those that a request gives alone",
+    )
     rank_start_seconds: Annotated[float, Field(gt=0)] = Field(
         900.0, description="how long a rank may take to load its model"
     )
@@ -41,6 +46,15 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
         " none is started here then. By default the ranks are started here",
     )
 
+    @model_validator(mode="after")
+    def _check_batch(self) -> Self:
+        if self.max_step_batch > self.max_resident_requests:
+            raise ValueError(
+                f"max_step_batch: is {self.max_step_batch}; allowed are at most"
+                f" {self.max_resident_requests}, the requests that are resident at once"
+            )
+        return self
+
     def check_ranks(self, capabilities: Capabilities) -> None:
         """Checks that the model's steps can be shared as this says, before a rank is started.
 
@@ -51,6 +65,11 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
             f"{each.field}: {each.description}"
             for each in self.degrees.violations(capabilities.parallel_support)
         ]
+        if self.degrees.ranks > 1 and self.max_step_batch > 1:
+            problems.append(
+                f"max_step_batch: is {self.max_step_batch}; several ranks take the step of one"
+                " request at a time, allowed is 1"
+            )
         kind, _, number = self.device.partition(":")
         if self.degrees.ranks > 1 and number:
             problems.append(f"device: is {self.device}; {kind} gives each rank a device of its own")

@@ -1,7 +1,8 @@
 """The denoising loop of many requests, one step at a time."""
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,13 +12,16 @@ import xxhash
 from denoiser_service.acceleration.session import Session, open_session
 from denoiser_service.commands import Aborted, Finished, Prepared, Stepped
 from denoiser_service.held_bytes import held_bytes
+from denoiser_service.joint_forward import Answers, Forward, Unanswered
 from denoiser_service.stored_previews import StoredPreviews
 from services.domain.acceleration import NoCache
 from services.domain.errors import NotFound, TriptychError
 from services.domain.generation import GenerationParameters
 from services.domain.stages import BranchDecision, DenoiseRequest
+from services.model_api.rows import Rows
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import (
+    BatchingDenoiserModel,
     CachingDenoiserModel,
     CachingState,
     DenoiserModel,
@@ -34,6 +38,7 @@ class _Running:
     state: DenoiserState
     session: Session | None
     previews: StoredPreviews
+    shares_steps: bool
 
 
 class DenoiseStage:
@@ -45,19 +50,33 @@ class DenoiseStage:
         model: what denoises.
         store: where the conditioning comes from and the latents go.
         stores: whether latents go there; of ranks that work together, only one stores them.
+
+    Attributes:
+        rows: how forwards of several requests become one; None if every step is taken alone.
     """
 
     def __init__(
-        self, model: StageModel[DenoiserModel], store: TensorStore, *, stores: bool = True
+        self,
+        model: StageModel[DenoiserModel],
+        store: TensorStore,
+        *,
+        stores: bool = True,
     ) -> None:
         self._loaded = model
         self._stores = stores
         self._model = model.model
         self._store = store
         self._running: dict[str, _Running] = {}
+        self.rows: Rows | None = None
+        if isinstance(model.model, BatchingDenoiserModel):
+            self.rows = model.model.rows
 
-    def prepare(self, request: DenoiseRequest) -> Prepared:
+    def prepare(self, request: DenoiseRequest, *, shares_steps: bool = False) -> Prepared:
         """Takes a request in; its conditioning may be released from then on.
+
+        Args:
+            request: what to denoise.
+            shares_steps: whether it may take its steps together with other requests.
 
         Raises:
             TriptychError: it is here already, its tensors are gone, or this model cannot do it.
@@ -72,13 +91,15 @@ class DenoiseStage:
             state = self._model.prepare(request.parameters, conditioning)
         session = self._accelerate(request.parameters, state)
         previews = StoredPreviews(self._model, self._store if self._stores else None, request)
-        self._running[request.request_id] = _Running(request, state, session, previews)
+        running = _Running(request, state, session, previews, shares_steps)
+        self._running[request.request_id] = running
         return Prepared(
             request_id=request.request_id,
             total_steps=state.total_steps,
             run_seconds=time.perf_counter() - read,
             transfer_seconds=read - began,
             held_bytes=held_bytes(state, session),
+            batch_key=self._batch_key(running),
         )
 
     def _read(self, request: DenoiseRequest, stored: ExitStack) -> Tensors:
@@ -138,7 +159,44 @@ class DenoiseStage:
             # Before the bytes are counted: it lets go of what it was made of.
             preview=running.previews.after_step(state),
             held_bytes=held_bytes(state, session),
+            batch_key=self._batch_key(running),
         )
+
+    def step_with(self, request_id: str, answers: Answers) -> Stepped | Forward:
+        """A step for which somebody else computes what the forwards give.
+
+        Args:
+            request_id: which; one with a cache computes its forwards itself.
+            answers: what is known of them.
+
+        Returns:
+            The first forward that is not known, with the request as it was; or as `step`.
+        """
+        running = self._running.get(request_id)
+        if running is None or running.session is not None:
+            return self.step(request_id)
+        try:
+            with _going_through(answers, running.state):
+                return self.step(request_id)
+        except Unanswered as unanswered:
+            self._running[request_id] = running
+            return unanswered.forward
+
+    def _batch_key(self, running: _Running) -> str | None:
+        state = running.state
+        if self.rows is None or running.session is not None or not running.shares_steps:
+            return None
+        if state.completed_steps == state.total_steps:
+            return None
+        try:
+            with _going_through(Answers(), state):
+                self._model.step(state)
+        except Unanswered as unanswered:
+            parameters = running.request.parameters
+            kind = unanswered.forward.kind(self.rows)
+            # Rows of unequal sizes would wait for the largest.
+            return f"{parameters.width}x{parameters.height} {kind}"
+        raise TriptychError("a step without a forward cannot be taken together with others")
 
     def finish(self, request_id: str) -> Finished:
         """Stores a request's latents, for the caller to release, and forgets it.
@@ -184,6 +242,18 @@ class DenoiseStage:
         if request_id not in self._running:
             raise NotFound(f"request {request_id} is not being denoised here")
         return self._running.pop(request_id)
+
+
+@contextmanager
+def _going_through(answers: Answers, state: DenoiserState) -> Iterator[None]:
+    """Has a request's forwards answered."""
+    answers.begin()
+    asking = cast("CachingState", state)
+    own, asking.acceleration = asking.acceleration, answers
+    try:
+        yield
+    finally:
+        asking.acceleration = own
 
 
 def _taken(session: Session | None) -> tuple[BranchDecision, ...]:

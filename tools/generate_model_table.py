@@ -72,7 +72,7 @@ _FORMATS = {
 }
 _LIMITS = (
     *("model", "pipeline class", "images", "size", "sides", "steps", "guidance"),
-    *("negative prompt", "prompt tokens", "gives"),
+    *("negative prompt", "prompt tokens", "gives", "shares steps"),
 )
 _OPTIONS = ("model", "option", "allowed", "default")
 _CROSSINGS = (
@@ -91,8 +91,9 @@ are multiples of the number after "by", and the megapixels are the largest pictu
 Defaults are the published pipelines' (Wan's those of its card); a `triptych.json` beside
 `model_index.json` changes them for one directory, as Z-Image-Turbo needs (about 9 steps,
 guidance 0). Where there is a negative prompt, the second branch runs above the guidance that is
-named with it. Tokens of pictures do not count as the prompt's. `triptych models NAME` shows the
-limits of a model that a cluster serves.
+named with it. Tokens of pictures do not count as the prompt's. A model that shares steps can take
+those of several requests in one forward, if its denoiser is told to (`--max-step-batch`).
+`triptych models NAME` shows the limits of a model that a cluster serves.
 
 - Stable Diffusion 3.5's largest side also depends on `pos_embed_max_size`, which is 384 for Medium:
   with 192 it is 3072. CLIP encoders beside a T5 read the first 77 tokens of a prompt, as published.
@@ -202,6 +203,7 @@ def _limits_row(published: Published) -> tuple[str, ...]:
         negative if limits.supports_negative_prompt else "none",
         str(limits.max_prompt_tokens),
         " or ".join(_FORMATS[each] for each in limits.media_formats),
+        "yes" if limits.supports_step_batching else "no",
     )
 
 

@@ -66,6 +66,7 @@ class Capabilities(BaseModel):
         image_fit: how the size follows from the last input image; None where it does not.
         options: knobs of the model's family, all of one group.
         supports_previews: whether a request may ask for pictures of what it is heading for.
+        supports_step_batching: whether requests of the same sizes can take a step in one forward.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -88,6 +89,7 @@ class Capabilities(BaseModel):
     image_fit: ImageFit | None = None
     options: tuple[OptionLimits, ...] = ()
     supports_previews: bool = False
+    supports_step_batching: bool = False
     media_formats: tuple[MediaFormat, ...] = (MediaFormat.PNG,)
     cache_support: CacheSupport = CacheSupport()
     parallel_support: ParallelSupport = ParallelSupport()

@@ -107,6 +107,7 @@ def _load(
         estimate=partial(find_family(directory).spec.residency, directory),
         max_queued=queue,
         discard=store.release_request,
+        max_step_batch=settings.max_step_batch,
     )
     return _Model(
         EncoderReplica(

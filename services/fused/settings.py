@@ -1,9 +1,9 @@
 """What the fused process is told."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import ByteSize, Field, ValidationInfo, field_validator
+from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from denoiser_service.policy import Order
@@ -57,6 +57,20 @@ class FusedSettings(PipelineSettings):
         description="what the rank may keep of all of them between steps, for example 20GiB; no"
         " limit by default. One forward's own memory comes on top of it",
     )
+    max_step_batch: Annotated[int, Field(ge=1, le=64)] = Field(
+        1,
+        description="requests of the same sizes that may take a step in one forward; more than 1"
+        " gives pictures that differ by rounding from those that a request gives alone",
+    )
+
+    @model_validator(mode="after")
+    def _check_batch(self) -> Self:
+        if self.max_step_batch > self.max_resident_requests:
+            raise ValueError(
+                f"max_step_batch: is {self.max_step_batch}; allowed are at most"
+                f" {self.max_resident_requests}, the requests that are resident at once"
+            )
+        return self
 
     @field_validator("model")
     @classmethod

@@ -20,6 +20,7 @@ from services.model_api.acceleration import (
 )
 from services.model_api.conditioning import Shape, prompt_shapes, take_conditioning
 from services.model_api.packed_latents import PackedLatents, PackedState, PackingPipeline
+from services.model_api.rows import Rows
 from services.model_api.schedules import Schedule
 from services.model_api.stages import Tensors
 
@@ -68,6 +69,11 @@ class GuidedPackedDenoiser(ABC):
     def block_lists(self) -> BlockLists:
         """Where the transformer keeps its blocks."""
         return BlockLists(("transformer_blocks", "single_transformer_blocks"), adaptive_norm_signal)
+
+    @property
+    def rows(self) -> Rows:
+        """How forwards of several requests become one."""
+        return Rows(shared=frozenset({"txt_ids", "img_ids"}))
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:

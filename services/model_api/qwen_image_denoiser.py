@@ -26,6 +26,7 @@ from services.model_api.acceleration import (
 )
 from services.model_api.conditioning import prompt_shapes, take_conditioning
 from services.model_api.qwen_image import PATCH_SIZE
+from services.model_api.rows import Rows
 from services.model_api.scheduled_state import ScheduledState
 from services.model_api.schedules import Schedule
 from services.model_api.stages import Tensors, image_latents_name
@@ -93,6 +94,11 @@ class QwenImageDenoiser:
     def block_lists(self) -> BlockLists:
         """Where the transformer keeps its blocks."""
         return BlockLists(("transformer_blocks",), _signal)
+
+    @property
+    def rows(self) -> Rows:
+        """How forwards of several requests become one."""
+        return Rows(padded={"encoder_hidden_states": "encoder_hidden_states_mask"})
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:

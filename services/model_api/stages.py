@@ -12,6 +12,7 @@ from PIL import Image
 
 from services.domain.generation import GenerationParameters
 from services.model_api.acceleration import Acceleration, BlockLists
+from services.model_api.rows import Rows
 
 Tensors = Mapping[str, torch.Tensor]
 Images = Sequence[Image.Image]
@@ -139,6 +140,20 @@ class CachingDenoiserModel(Protocol):
     @property
     def block_lists(self) -> BlockLists:
         """Where all of its transformers keep their blocks."""
+        ...
+
+
+@runtime_checkable
+class BatchingDenoiserModel(Protocol):
+    """A denoising loop whose forwards can be made together with those of other requests.
+
+    All forwards of a step go through the state's `acceleration`, and nothing changes before the
+    last of them is done: a step can be left at one and begun again.
+    """
+
+    @property
+    def rows(self) -> Rows:
+        """How forwards of several requests become one."""
         ...
 
 

@@ -16,6 +16,7 @@ from services.model_api.conditioning import take_conditioning
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module
 from services.model_api.packed_latents import PackedLatents, PackedState
+from services.model_api.rows import Rows
 from services.model_api.schedules import Schedule, load_flow_scheduler
 from services.model_api.stages import Tensors
 from services.model_api.vae_config import image_scale_factor
@@ -65,6 +66,11 @@ class FluxDenoiser:
         return BlockLists(
             ("transformer_blocks", "single_transformer_blocks"), adaptive_norm_signal, joined=True
         )
+
+    @property
+    def rows(self) -> Rows:
+        """How forwards of several requests become one."""
+        return Rows(shared=frozenset({"txt_ids", "img_ids"}))
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:

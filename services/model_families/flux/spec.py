@@ -45,6 +45,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         cache_support=cache_support(
             directory, ("num_layers", "num_single_layers"), FLUX_COEFFICIENTS, joined=True
         ),
+        supports_step_batching=True,
         defaults=directory.defaults(_DEFAULTS if guided else _DEFAULTS_WITHOUT_GUIDANCE),
     )
 

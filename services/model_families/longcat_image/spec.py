@@ -43,6 +43,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         cache_support=cache_support(
             directory, ("num_layers", "num_single_layers"), LONGCAT_COEFFICIENTS
         ),
+        supports_step_batching=True,
         defaults=directory.defaults(DEFAULTS),
     )
 

@@ -38,6 +38,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         max_guidance_scale=20.0,
         supports_previews=True,
         cache_support=cache_support(directory, ("num_layers", "num_single_layers"), None),
+        supports_step_batching=True,
         defaults=directory.defaults(_DEFAULTS),
     )
 

@@ -58,6 +58,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         max_images=_MAX_IMAGES[directory.pipeline_class],
         image_fit=PICTURE_FIT,
         cache_support=cache_support(directory, ("num_layers",), QWEN_IMAGE_COEFFICIENTS),
+        supports_step_batching=True,
         defaults=directory.defaults(_DEFAULTS),
     )
 

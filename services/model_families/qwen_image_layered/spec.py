@@ -83,6 +83,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         # Layers do not fit into one PNG.
         media_formats=(MediaFormat.PNG_ARCHIVE,),
         cache_support=cache_support(directory, ("num_layers",), QWEN_IMAGE_COEFFICIENTS),
+        supports_step_batching=True,
         defaults=directory.defaults(_DEFAULTS),
     )
 

@@ -21,6 +21,7 @@ from services.model_api.acceleration import (
 from services.model_api.conditioning import take_conditioning
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module
+from services.model_api.rows import Rows
 from services.model_api.scheduled_state import ScheduledState
 from services.model_api.schedules import Schedule, length_shift, load_flow_scheduler
 from services.model_api.stages import Tensors
@@ -61,6 +62,11 @@ class StableDiffusion3Denoiser:
     def block_lists(self) -> BlockLists:
         """Where the transformer keeps its blocks."""
         return BlockLists(("transformer_blocks",), adaptive_norm_signal, forecasts_encoder=False)
+
+    @property
+    def rows(self) -> Rows:
+        """How forwards of several requests become one."""
+        return Rows()
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:

@@ -22,6 +22,7 @@ from services.model_api.acceleration import (
 from services.model_api.conditioning import prompt_shapes, take_conditioning
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module, load_part
+from services.model_api.rows import Rows
 from services.model_api.scheduled_state import ScheduledState
 from services.model_api.schedules import Schedule
 from services.model_api.stages import Tensors
@@ -99,6 +100,11 @@ class WanDenoiser:
     def block_lists(self) -> BlockLists:
         """Where each transformer keeps its blocks."""
         return BlockLists(("blocks",), _signal, returns="hidden")
+
+    @property
+    def rows(self) -> Rows:
+        """How forwards of several requests become one."""
+        return Rows()
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:

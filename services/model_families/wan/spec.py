@@ -143,6 +143,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         media_formats=(MediaFormat.MP4, MediaFormat.PNG_ARCHIVE),
         options=_options(grid),
         cache_support=cache_support(directory, ("num_layers",), None),
+        supports_step_batching=True,
         defaults=directory.defaults(_DEFAULTS),
     )
 

@@ -22,6 +22,7 @@ from services.model_api.acceleration import (
 from services.model_api.conditioning import prompt_shapes, take_conditioning
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module
+from services.model_api.rows import Rows
 from services.model_api.scheduled_state import ScheduledState
 from services.model_api.schedules import Schedule, length_shift, load_flow_scheduler
 from services.model_api.stages import Tensors
@@ -61,6 +62,11 @@ class ZImageDenoiser:
         return BlockLists(
             ("layers",), _signal, hidden="x", encoder=None, returns="hidden", mask="attn_mask"
         )
+
+    @property
+    def rows(self) -> Rows:
+        """How forwards of several requests become one."""
+        return Rows()
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:

@@ -43,6 +43,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         # The published form adds the scaled difference to the wanted branch.
         guidance_off_scale=0.0,
         cache_support=cache_support(directory, ("n_layers",), QWEN_IMAGE_COEFFICIENTS),
+        supports_step_batching=True,
         defaults=directory.defaults(_DEFAULTS),
     )
 

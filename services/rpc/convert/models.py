@@ -43,6 +43,7 @@ _SAME_NAMED = (
     "min_images",
     "max_images",
     "supports_previews",
+    "supports_step_batching",
 )
 
 

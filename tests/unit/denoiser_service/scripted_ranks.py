@@ -7,6 +7,7 @@ from denoiser_service.commands import (
     Abort,
     Aborted,
     Command,
+    Failed,
     Finish,
     Finished,
     Prepare,
@@ -14,9 +15,11 @@ from denoiser_service.commands import (
     RankReady,
     Reply,
     Step,
+    StepBatch,
     Stepped,
+    SteppedBatch,
 )
-from services.domain.errors import NotFound, RanksLost
+from services.domain.errors import NotFound, RanksLost, TriptychError
 from services.domain.parallel import ONE_RANK
 from tests.unit.domain.examples import STORE, TENSOR_REF, loaded
 
@@ -36,6 +39,8 @@ class ScriptedRanks:
         on_command: awaited before each is executed; what it raises is the answer.
         on_reply: called when a reply is on its way.
         held_bytes: what they say that they keep of each request.
+        batch_key: what they say of those that are not done.
+        failing: requests whose next step fails, if others take it too.
     """
 
     def __init__(self) -> None:
@@ -47,6 +52,8 @@ class ScriptedRanks:
         self.degrees = ONE_RANK
         self.most_resident = 0
         self.held_bytes = 0
+        self.batch_key: str | None = None
+        self.failing: set[str] = set()
         self._steps: dict[str, list[int]] = {}
         self._rebuilt = asyncio.Event()
 
@@ -74,6 +81,10 @@ class ScriptedRanks:
         if isinstance(command, Prepare):
             self._steps[command.request_id] = [0, command.parameters.steps]
             self.most_resident = max(self.most_resident, len(self._steps))
+        if isinstance(command, StepBatch):
+            batch = SteppedBatch(replies=tuple(map(self._step_of_batch, command.request_ids)))
+            self.on_reply(command)
+            return batch
         if command.request_id not in self._steps:
             raise NotFound(f"request {command.request_id} is not being denoised here")
         reply = self._reply(command)
@@ -82,6 +93,26 @@ class ScriptedRanks:
 
     async def close(self) -> None:
         self.die()
+
+    def _step_of_batch(self, request_id: str) -> Stepped | Failed:
+        assert request_id in self._steps
+        if request_id in self.failing:
+            del self._steps[request_id]
+            return Failed.of(request_id, TriptychError("the denoiser failed to step the request"))
+        return self._step(request_id)
+
+    def _step(self, request_id: str) -> Stepped:
+        self._steps[request_id][0] += 1
+        done, total = self._steps[request_id]
+        return Stepped(
+            request_id=request_id,
+            step=done,
+            total_steps=total,
+            sigma=0.5,
+            seconds=1.0,
+            held_bytes=self.held_bytes,
+            batch_key=self.batch_key if done < total else None,
+        )
 
     def _reply(self, command: Command) -> Reply:
         request_id = command.request_id
@@ -94,17 +125,10 @@ class ScriptedRanks:
                     run_seconds=0.25,
                     transfer_seconds=0.5,
                     held_bytes=self.held_bytes,
+                    batch_key=self.batch_key,
                 )
             case Step():
-                self._steps[request_id][0] += 1
-                return Stepped(
-                    request_id=request_id,
-                    step=done + 1,
-                    total_steps=total,
-                    sigma=0.5,
-                    seconds=1.0,
-                    held_bytes=self.held_bytes,
-                )
+                return self._step(request_id)
             case Finish():
                 del self._steps[request_id]
                 return Finished(

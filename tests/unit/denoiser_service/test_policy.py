@@ -1,10 +1,11 @@
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoiser_service.policy import Candidate, Order, Room, entering, next_turn
+from denoiser_service.policy import Candidate, Order, Room, companions, entering, next_turn
 
 FIFO, ROUND_ROBIN = Order.FIFO, Order.ROUND_ROBIN
 both_orders = pytest.mark.parametrize("order", list(Order))
@@ -17,8 +18,12 @@ def _candidate(
     leaving: bool = False,
     last_turn: int = 0,
     size_bytes: int = 0,
+    done: bool = False,
+    batch_key: str | None = None,
 ) -> Candidate:
-    return Candidate(f"r{arrival}", arrival, resident, leaving, last_turn, size_bytes)
+    return Candidate(
+        f"r{arrival}", arrival, resident, leaving, last_turn, size_bytes, done, batch_key
+    )
 
 
 class _Loop:
@@ -135,6 +140,43 @@ def test_residents_and_those_who_enter_stay_within_the_room(
     elif not residents:
         # Each fits by itself, so the oldest of them gets in.
         assert not all_of_them
+
+
+@both_orders
+def test_where_steps_are_taken_together_who_is_done_and_who_enters_goes_before_any_step(
+    order: Order,
+) -> None:
+    stepping = _candidate(1, resident=True, batch_key="k")
+    done = _candidate(2, resident=True, last_turn=9, done=True)
+    waiting, late = _candidate(3, last_turn=9), _candidate(4, last_turn=9)
+    turns = []
+    left = [stepping, done, waiting, late]
+    while left:
+        turns.append(next_turn(left, order, Room(3), batching=True))
+        left = [each for each in left if each.request_id != turns[-1]]
+    assert turns == ["r2", "r3", "r4", "r1"]
+    assert next_turn([stepping, waiting], order, Room(1), batching=True) == "r1"
+
+
+def _resident(arrival: int, key: str | None, last_turn: int, **more: Any) -> Candidate:
+    return _candidate(arrival, resident=True, batch_key=key, last_turn=last_turn, **more)
+
+
+def test_a_step_is_shared_by_those_of_the_same_key_in_the_order_of_their_turns() -> None:
+    all_of_them = [
+        _resident(1, "k", 5),
+        _resident(2, "other", 1),
+        _resident(3, "k", 2),
+        _resident(4, None, 3),
+        _resident(5, "k", 1, leaving=True),
+        _resident(6, "k", 1),
+    ]
+    assert companions("r1", all_of_them, FIFO, 8) == ("r3", "r6")
+    assert companions("r1", all_of_them, ROUND_ROBIN, 8) == ("r6", "r3")
+    assert companions("r1", all_of_them, FIFO, 2) == ("r3",)
+    for alone in ("r2", "r4", "r5"):
+        assert companions(alone, all_of_them, FIFO, 8) == ()
+    assert companions("r1", all_of_them, FIFO, 1) == ()
 
 
 steps = st.lists(st.integers(1, 6), max_size=8)

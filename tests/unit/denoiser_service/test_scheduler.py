@@ -22,13 +22,7 @@ from services.domain.stages import (
     DenoiseStarted,
     StepCompleted,
 )
-from tests.unit.denoiser_service.scheduling import Hold, scheduling
-
-
-def _pass(deadline: Deadline) -> None:
-    """Lets the time go by."""
-    object.__setattr__(deadline, "monotonic_time", 0.0)
-
+from tests.unit.denoiser_service.scheduling import Hold, passed, scheduling
 
 WHOLE = ["prepare", "step", "step", "step", "finish"]
 
@@ -129,7 +123,7 @@ async def test_a_deadline_stops_a_resident_at_the_next_step() -> None:
         hold = Hold(each.ranks, "step", "a", 2)
         task = each.start("a", deadline=deadline)
         await hold.reached.wait()
-        _pass(deadline)
+        passed(deadline)
         hold.go.set()
         with pytest.raises(DeadlineExceeded, match="2 of 3 steps were done"):
             await task
@@ -142,7 +136,7 @@ async def test_a_deadline_that_passes_in_the_queue_costs_no_command() -> None:
         hold = Hold(each.ranks, "step", "a")
         first, second = each.start("a"), each.start("b", deadline=deadline)
         await hold.reached.wait()
-        _pass(deadline)
+        passed(deadline)
         hold.go.set()
         with pytest.raises(DeadlineExceeded):
             await second

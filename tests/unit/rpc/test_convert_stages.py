@@ -150,6 +150,7 @@ def test_every_field_of_a_models_capabilities_survives_the_wire() -> None:
                 ),
             ),
             "supports_previews": True,
+            "supports_step_batching": True,
             "media_formats": tuple(MediaFormat),
             "cache_support": CacheSupport(
                 methods=tuple(CacheMethod),
