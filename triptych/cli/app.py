@@ -5,6 +5,7 @@ import typer
 from triptych import __version__
 from triptych.cli.exit_codes import EPILOG
 from triptych.cli.generate import generate
+from triptych.cli.health import health
 from triptych.cli.models import models
 from triptych.cli.new_key import new_key
 from triptych.cli.up import up
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command(epilog=EPILOG)(generate)
 app.command(epilog=EPILOG)(up)
 app.command(epilog=EPILOG)(models)
+app.command(epilog=EPILOG)(health)
 app.command(epilog=EPILOG)(new_key)
 
 

@@ -1,0 +1,147 @@
+"""The chart against Kubernetes' own schemas, and against what the processes can be told."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.environment import known_variables
+from tests.deploy.helm import CHART, EXAMPLES, containers, helm, rendered
+
+pytestmark = pytest.mark.deploy
+VERSIONS = ("1.27", "1.32", "1.37")
+REDIS = ("--set", "topology=disaggregated,store.redis.host=redis")
+each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each.stem)
+
+
+def flags(example: Path) -> tuple[str, str]:
+    return ("--values", str(example))
+
+
+@each_example
+def test_every_example_is_lint_free(example: Path) -> None:
+    linted = helm("lint", "--strict", str(CHART), *flags(example))
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@each_example
+def test_every_manifest_holds_against_the_strict_schema(
+    example: Path, version: str, tmp_path: Path
+) -> None:
+    # The operator's own kind is in none of Kubernetes' schemas.
+    manifests = [each for each in rendered(*flags(example)) if each["kind"] != "ServiceMonitor"]
+    assert len(manifests) > 5
+    for number, each in enumerate(manifests):
+        (tmp_path / f"{number}.json").write_text(json.dumps(each))
+    checked = subprocess.run(
+        ["kubernetes-validate", "--strict", "-k", version, *map(str, tmp_path.iterdir())],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "Couldn't find" not in checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("topology=scattered", "topology"),
+        ("topology=disaggregated", "needs store.redis.host: pods cannot share memory"),
+        ("store.redis.host=redis", "colocated keeps tensors in each pod's memory"),
+        ("denoiser.replicas=2", "denoiser.replicas has no effect in a colocated cluster"),
+        ("denoiser.ulysses=2,denoiser.device=cuda:0", "2 ranks need a device without a number"),
+        ("denoiser.ulysses=0", "ulysses"),
+        ("denoiser.device=tpu", "device"),
+        ("encoder.replica=2", "replica"),
+        ("model.dtype=int8", "dtype"),
+        ("gateway.port=70000", "port"),
+        (
+            "topology=disaggregated,store.redis.host=r,store.redis.username=u",
+            "needs store.redis.existingSecret",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_in_a_sentence(values: str, message: str) -> None:
+    made = helm("template", "release", str(CHART), "--set", values)
+    assert made.returncode != 0
+    assert message in made.stderr
+
+
+@each_example
+def test_every_variable_is_one_that_its_process_knows(example: Path) -> None:
+    given = [
+        variable["name"]
+        for each in containers(rendered(*flags(example)))
+        for variable in each.get("env", [])
+        if variable["name"].startswith("TRIPTYCH_")
+    ]
+    assert given
+    assert set(given) <= known_variables()
+
+
+@each_example
+def test_no_container_may_more_than_it_must(example: Path) -> None:
+    for each in containers(rendered(*flags(example))):
+        security = each["securityContext"]
+        assert security["readOnlyRootFilesystem"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert each["resources"]["limits"]["memory"]
+
+
+@each_example
+def test_selectors_choose_the_pods_they_mean(example: Path) -> None:
+    manifests = rendered(*flags(example))
+    pods = [
+        each["spec"]["template"]["metadata"]["labels"]
+        for each in manifests
+        if each["kind"] in ("Deployment", "StatefulSet")
+    ]
+    for each in manifests:
+        selector = each.get("spec", {}).get("selector")
+        if each["kind"] in ("Service", "PodDisruptionBudget"):
+            wanted = selector.get("matchLabels", selector)
+            chosen = [pod for pod in pods if wanted.items() <= pod.items()]
+            assert len(chosen) == 1, each["metadata"]["name"]
+
+
+def gateway_environment(*arguments: str) -> dict[str, str]:
+    (gateway,) = (each for each in containers(rendered(*arguments)) if each["name"] == "gateway")
+    return {each["name"]: each["value"] for each in gateway["env"]}
+
+
+def test_the_gateway_is_told_every_replica_of_a_disaggregated_cluster() -> None:
+    told = gateway_environment(*REDIS, "--set", "denoiser.replicas=3")
+    assert json.loads(told["TRIPTYCH_GATEWAY_DENOISER"]) == [
+        f"release-triptych-denoiser-{number}.release-triptych-denoiser:7852" for number in range(3)
+    ]
+    assert len(json.loads(told["TRIPTYCH_GATEWAY_ENCODER"])) == 1
+
+
+def test_the_gateway_is_told_every_pod_of_a_colocated_cluster() -> None:
+    told = gateway_environment("--set", "colocated.replicas=2")
+    for stage, port in (("ENCODER", 7851), ("DENOISER", 7852), ("VAE", 7853)):
+        assert json.loads(told[f"TRIPTYCH_GATEWAY_{stage}"]) == [
+            f"release-triptych-stages-{number}.release-triptych-stages:{port}"
+            for number in range(2)
+        ]
+
+
+def test_probes_of_grpc_have_numbers_for_ports() -> None:
+    probes: list[Any] = [
+        probe["grpc"]["port"]
+        for each in containers(rendered(*REDIS))
+        for name, probe in each.items()
+        if name.endswith("Probe") and "grpc" in probe
+    ]
+    assert len(probes) == 7
+    assert all(isinstance(each, int) for each in probes)
+
+
+def test_values_fit_on_a_few_pages() -> None:
+    assert len((CHART / "values.yaml").read_text().splitlines()) <= 250
