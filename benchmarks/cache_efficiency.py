@@ -17,9 +17,10 @@ import torch
 from pydantic import SecretStr
 from torch import nn
 
-from benchmarks.loops import Looped, our_loop, stock_loop, switch_on
+from benchmarks.loops import Looped, our_loop, stock_loop
 from benchmarks.random_model import FLUX_DEV, QWEN_IMAGE, Architecture, RandomModel
 from benchmarks.report import Row, write
+from benchmarks.stock import switch_on
 from benchmarks.turns import Pause, Turn, take_turns
 from denoiser_service.stage import DenoiseStage
 from services.domain.acceleration import CacheDit

@@ -1,27 +1,34 @@
 """What caches gain and what they cost: speed beside the likeness to the uncached picture.
 
-python -m benchmarks.cache_quality [--steps N] [--model DIRECTORY]
+python -m benchmarks.cache_quality [--steps N] [--prompts N] [--model DIRECTORY]
 """
 
 import argparse
 import statistics
+import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
+from matplotlib.ticker import MultipleLocator
 from pydantic import SecretStr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from benchmarks.report import RESULTS, Row, write
+from benchmarks.stock import stock_pipeline, switched_on
 from denoiser_service.stage import DenoiseStage
+from services.domain.acceleration import CacheDit, MaskPolicy
 from services.domain.element_type import ElementType
-from services.domain.generation import GenerationRequest, resolve
+from services.domain.generation import GenerationParameters, GenerationRequest, resolve
 from services.domain.stages import DenoiseRequest
 from services.domain.tensor_ref import Seal
 from services.model_api.runtime import set_up_torch
@@ -29,6 +36,7 @@ from services.model_families.loading import load_denoiser, load_encoder, load_va
 from services.tensor_store.tensor_store import TensorStore, open_store
 
 TENANT = "benchmark"
+PLAIN = {"kind": "none"}
 IDENTITY = (0.0, 0.0, 0.0, 1.0, 0.0)
 PROMPTS = (
     "a red circle on a blue background",
@@ -40,14 +48,21 @@ PROMPTS = (
 )
 NOTES = (
     "The demo model in one process on one thread, 128 x 128 pixels, guidance 4, {steps} steps,"
-    " {prompts} prompts, float32. For each prompt the uncached picture and every cached one are"
-    " drawn one after the other, with the same seed. The speed-up is that of the denoising loop:"
-    " the median over prompts of its processor time without the cache over that with it, with the"
-    " smallest and the largest ratio. Reused is the share of forwards that skipped blocks.",
+    " {prompts} prompts, float32, on a machine that other work shared. For each prompt, the"
+    " pictures of a method are drawn one after the other, between two without a cache, all with the"
+    " same seed. The speed-up is that of the denoising loop: the median over prompts of its"
+    " processor time without the cache (the mean of those two) over that with it, with the smallest"
+    " and the largest ratio. Reused is the share of forwards that skipped blocks.",
     "PSNR (dB) and SSIM compare the cached picture with the uncached one, pixel by pixel:"
     " the smallest over the prompts, and the median. Equal pictures have no PSNR: inf.",
-    "TeaCache's polynomial is the identity: those published were fitted to other models.",
+    "`stock` is the speed-up of the stock diffusers pipeline around the same weights with cache-dit"
+    " switched on the library's own way, drawn right after ours: `stock / ours` is the median of"
+    " its processor time over ours. Its latents are ours, bit for bit (the run ends if they are"
+    " not), and so its pictures are as good. The library has no TeaCache.",
+    "TeaCache's polynomial is the identity: those published were fitted to other models. Masks"
+    " apply at threshold 0.24, to steps after the warm-up.",
 )
+SCM_THRESHOLD = 0.24
 
 
 def dbcache(threshold: float, **options: object) -> dict[str, Any]:
@@ -66,17 +81,24 @@ def tea_cache(threshold: float) -> dict[str, Any]:
     return {"kind": "tea_cache", "rel_l1_thresh": threshold, "coefficients": IDENTITY}
 
 
-FAST = {"mask_policy": "fast", "policy": "dynamic"}
-CURVES: dict[str, list[tuple[str, dict[str, Any]]]] = {
-    "TeaCache": [(f"{each}", tea_cache(each)) for each in (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)],
-    "DBCache F1 W8": [(f"{each}", dbcache(each)) for each in (0.08, 0.12, 0.24, 0.4)],
-    "DBCache F1 W8 + TaylorSeer": [
-        (f"{each}", dbcache(each, taylorseer_order=1)) for each in (0.08, 0.12, 0.24, 0.4)
-    ],
-    "DBCache F8 W8": [
-        (f"{each}", dbcache(each, fn_compute_blocks=8)) for each in (0.08, 0.12, 0.24)
-    ],
-    "DBCache F1 + SCM fast": [(f"{each}", dbcache(each, scm=FAST)) for each in (0.24, 0.4)],
+def thresholds(cache: Callable[[float], dict[str, Any]], *values: float) -> dict[str, Any]:
+    """Points of a curve."""
+    return {f"{each}": cache(each) for each in values}
+
+
+CURVES: Mapping[str, Mapping[str, dict[str, Any]]] = {
+    "TeaCache": thresholds(tea_cache, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5),
+    "DBCache F1 W8": thresholds(dbcache, 0.12, 0.24, 0.4),
+    "DBCache F1 W8, at most 3 in a row": thresholds(
+        partial(dbcache, max_continuous_cached_steps=3), 0.24, 0.4
+    ),
+    "DBCache F1 W8 + TaylorSeer": thresholds(partial(dbcache, taylorseer_order=1), 0.12, 0.24, 0.4),
+    "DBCache F4 W8": thresholds(partial(dbcache, fn_compute_blocks=4), 0.12, 0.24),
+    "DBCache F8 W8": thresholds(partial(dbcache, fn_compute_blocks=8), 0.12, 0.24),
+    "DBCache F1 W8 + SCM": {
+        each.value: dbcache(SCM_THRESHOLD, scm={"mask_policy": each.value, "policy": "dynamic"})
+        for each in MaskPolicy
+    },
 }
 
 
@@ -89,73 +111,138 @@ class Drawn:
     reused: float
 
 
-class Painter:
-    """The three stages of a model in this process."""
+@dataclass(frozen=True)
+class Point:
+    """One prompt with one cache.
 
-    def __init__(self, model: Path, store: TensorStore) -> None:
+    Attributes:
+        plain_seconds: of the loop without a cache, about the same time.
+        stock_seconds: of the stock pipeline's loop with the same cache; None if it has none.
+    """
+
+    plain: Drawn
+    plain_seconds: float
+    cached: Drawn
+    stock_seconds: float | None
+
+
+class Painter:
+    """The three stages of a model in this process, and the stock pipeline around its weights."""
+
+    def __init__(self, model: Path, store: TensorStore, steps: int) -> None:
         told = (model, None, ElementType.FLOAT32, "cpu")
         self._encoder, self._denoiser = load_encoder(*told), load_denoiser(*told)
-        self._vae, self._store = load_vae(*told), store
+        self._vae, self._store, self._steps = load_vae(*told), store, steps
+        self._scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(model / "scheduler")
+        self._latents: torch.Tensor | None = None
 
-    def draw(self, prompt: str, seed: int, steps: int, cache: dict[str, Any] | None) -> Drawn:
-        """One request, its loop timed."""
+    def _parameters(
+        self, prompt: str, seed: int, cache: dict[str, Any] | None
+    ) -> GenerationParameters:
         request = GenerationRequest.model_validate(
-            {"prompt": prompt, "seed": seed, "steps": steps, "cache": cache}
+            {"prompt": prompt, "seed": seed, "steps": self._steps, "cache": cache or PLAIN}
         )
-        parameters = resolve(request, self._denoiser.loaded.model, lambda: seed)
+        return resolve(request, self._denoiser.loaded.model, lambda: seed)
+
+    def draw(self, prompt: str, seed: int, cache: dict[str, Any] | None = None) -> Drawn:
+        """One request, its loop timed."""
+        parameters = self._parameters(prompt, seed, cache)
         request_id = uuid.uuid4().hex
-        conditioning = dict(self._encoder.model.encode(parameters))
-        stored = self._store.put(conditioning, tenant=TENANT, request_id=request_id)
+        identity = {"tenant": TENANT, "request_id": request_id}
+        stored = self._store.put(dict(self._encoder.model.encode(parameters)), **identity)
         stage = DenoiseStage(self._denoiser, self._store)
-        stage.prepare(DenoiseRequest(request_id, TENANT, parameters, stored))
         began = time.process_time()
-        decisions = [each for _ in range(steps) for each in stage.step(request_id).decisions]
+        stage.prepare(DenoiseRequest(request_id, TENANT, parameters, stored))
+        decisions = [each for _ in range(self._steps) for each in stage.step(request_id).decisions]
         seconds = time.process_time() - began
         finished = stage.finish(request_id)
-        with self._store.get(finished.latents, tenant=TENANT, request_id=request_id) as latents:
+        with self._store.get(finished.latents, **identity) as latents:
+            self._latents = latents["latents"].clone()
             (picture,) = self._vae.model.decode(parameters, latents)
         self._store.release_request(TENANT, request_id)
         reused = sum(each.reused for each in decisions) / max(len(decisions), 1)
         return Drawn(np.asarray(picture), seconds, reused)
 
+    def time_stock(self, prompt: str, seed: int, cache: dict[str, Any]) -> float | None:
+        """Processor seconds of the stock pipeline's loop for what was drawn last.
 
-def measure(painter: Painter, steps: int) -> list[Row]:
+        Raises:
+            AssertionError: its latents are others.
+        """
+        parameters = self._parameters(prompt, seed, cache)
+        if not isinstance(parameters.cache, CacheDit):
+            return None
+        transformer = self._denoiser.model.components["transformer"]
+        pipeline = stock_pipeline(QwenImagePipeline, transformer, self._scheduler)
+        width, height = parameters.width, parameters.height
+        embeddings = self._encoder.model.encode(parameters)
+        masks = {f"{name}_mask": torch.ones(each.shape[:2]) for name, each in embeddings.items()}
+        with switched_on(pipeline, parameters.cache, guided=True, steps=self._steps):
+            began = time.process_time()
+            (packed,) = pipeline(
+                **embeddings,
+                **masks,
+                width=width,
+                height=height,
+                num_inference_steps=self._steps,
+                true_cfg_scale=parameters.guidance_scale,
+                generator=torch.Generator().manual_seed(seed),
+                output_type="latent",
+                return_dict=False,
+            )
+            seconds = time.process_time() - began
+        factor = pipeline.vae_scale_factor
+        latents = pipeline._unpack_latents(packed, height, width, factor)  # noqa: SLF001
+        assert torch.equal(latents, self._latents), cache
+        return seconds
+
+
+def measure(painter: Painter, prompts: Sequence[str]) -> list[Row]:
     """Every point of every curve."""
-    painter.draw(PROMPTS[0], 0, steps, None)
-    plain: dict[str, Drawn] = {}
-    drawn: dict[tuple[str, str], list[tuple[Drawn, Drawn]]] = {}
-    for seed, prompt in enumerate(PROMPTS):
-        plain[prompt] = painter.draw(prompt, seed, steps, None)
-        for curve, points in CURVES.items():
-            for name, cache in points:
-                cached = painter.draw(prompt, seed, steps, cache)
-                # Beside each one, so that both meet the same machine.
-                again = painter.draw(prompt, seed, steps, None)
-                drawn.setdefault((curve, name), []).append((again, cached))
-        print(f"{seed + 1} of {len(PROMPTS)} prompts")
-    return [row(*key, pairs) for key, pairs in drawn.items()]
+    painter.draw(prompts[0], 0)
+    points: dict[tuple[str, str], list[Point]] = {}
+    for seed, prompt in enumerate(prompts):
+        before = painter.draw(prompt, seed)
+        for curve, caches in CURVES.items():
+            drawn = {}
+            for name, cache in caches.items():
+                cached = painter.draw(prompt, seed, cache)
+                drawn[name] = (cached, painter.time_stock(prompt, seed, cache))
+            # Around each curve, so that all of it meets the same machine.
+            after = painter.draw(prompt, seed)
+            plain = statistics.mean([before.seconds, after.seconds])
+            for name, (cached, stock) in drawn.items():
+                points.setdefault((curve, name), []).append(Point(after, plain, cached, stock))
+            before = after
+        print(f"{seed + 1} of {len(prompts)} prompts", file=sys.stderr)
+    return [row(*key, drawn) for key, drawn in points.items()]
 
 
-def row(curve: str, name: str, pairs: Sequence[tuple[Drawn, Drawn]]) -> Row:
+def row(curve: str, name: str, points: Sequence[Point]) -> Row:
     """One point over all prompts."""
-    ratios = [plain.seconds / cached.seconds for plain, cached in pairs]
-    psnr = [_psnr(plain.pixels, cached.pixels) for plain, cached in pairs]
-    ssim = [
-        float(structural_similarity(plain.pixels, cached.pixels, channel_axis=-1))
-        for plain, cached in pairs
-    ]
+    ratios = [each.plain_seconds / each.cached.seconds for each in points]
+    pairs = [(each.plain.pixels, each.cached.pixels) for each in points]
+    psnr = [_psnr(*pair) for pair in pairs]
+    ssim = [float(structural_similarity(*pair, channel_axis=-1)) for pair in pairs]
+    stock = [(each, each.stock_seconds) for each in points if each.stock_seconds is not None]
     return {
         "method": curve,
-        "threshold": name,
+        "setting": name,
         "speed-up": statistics.median(ratios),
         "smallest": min(ratios),
         "largest": max(ratios),
-        "reused": f"{statistics.median(cached.reused for _, cached in pairs):.0%}",
+        "reused": f"{statistics.median(each.cached.reused for each in points):.0%}",
         "PSNR min": min(psnr),
         "PSNR median": statistics.median(psnr),
         "SSIM min": min(ssim),
         "SSIM median": statistics.median(ssim),
+        "stock": _median([each.plain_seconds / seconds for each, seconds in stock]),
+        "stock / ours": _median([seconds / each.cached.seconds for each, seconds in stock]),
     }
+
+
+def _median(values: Sequence[float]) -> float | str:
+    return statistics.median(values) if values else ""
 
 
 def _psnr(plain: np.ndarray, cached: np.ndarray) -> float:
@@ -166,16 +253,17 @@ def _psnr(plain: np.ndarray, cached: np.ndarray) -> float:
 
 def plot(rows: Sequence[Row], file: Path) -> None:
     """Speed against quality, one curve per method."""
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for curve in CURVES:
+    figure, axes = plt.subplots(figsize=(8, 5.5))
+    for curve, marker in zip(CURVES, "osD^v<>", strict=True):
         points = [each for each in rows if each["method"] == curve]
         axes.plot(
             [each["speed-up"] for each in points],
             [each["PSNR median"] for each in points],
-            marker="o",
+            marker=marker,
             label=curve,
         )
     axes.set(xlabel="speed-up of the denoising loop", ylabel="median PSNR, dB")
+    axes.xaxis.set_major_locator(MultipleLocator(0.5))
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
     figure.tight_layout()
@@ -187,12 +275,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
+    parser.add_argument("--prompts", type=int, choices=range(1, len(PROMPTS) + 1))
     told = parser.parse_args()
+    prompts = PROMPTS[: told.prompts]
     set_up_torch(1)
     seal = Seal(SecretStr("a secret of at least 32 characters"))
     with closing(open_store("memory:", seal=seal, ttl_seconds=600)) as store:
-        rows = measure(Painter(told.model, store), told.steps)
-    notes = [each.format(steps=told.steps, prompts=len(PROMPTS)) for each in NOTES]
+        rows = measure(Painter(told.model, store, told.steps), prompts)
+    notes = [each.format(steps=told.steps, prompts=len(prompts)) for each in NOTES]
     print(write("cache_quality", "Caches: speed and quality", rows, notes))
     plot(rows, RESULTS / "cache_quality.png")
 

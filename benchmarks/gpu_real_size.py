@@ -21,9 +21,11 @@ from typing import Any
 import torch
 from pydantic import SecretStr
 
-from benchmarks.loops import Looped, Pause, our_loop, stock_loop, switched_on
+from benchmarks.loops import Looped, our_loop, stock_loop
 from benchmarks.random_model import FLUX_DEV, QWEN_IMAGE, Architecture, RandomModel, tiny
 from benchmarks.report import Row, page, write
+from benchmarks.stock import switched_on
+from benchmarks.turns import Pause
 from denoiser_service.stage import DenoiseStage
 from services.domain.acceleration import CacheDit
 from services.domain.errors import ConfigurationError

@@ -1,22 +1,21 @@
 """The denoising loops that are compared: ours as a rank runs it, and the published pipelines."""
 
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from benchmarks.random_model import Pipeline, RandomModel
+from benchmarks.random_model import RandomModel
+from benchmarks.stock import Pipeline
+from benchmarks.turns import Pause
 from denoiser_service.stage import DenoiseStage
-from services.domain.acceleration import CacheDit
 from services.domain.generation import GenerationParameters
 from services.domain.stages import DenoiseRequest
 from services.tensor_store.tensor_store import TensorStore
 
 TENANT = "benchmark"
-Pause = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -75,42 +74,3 @@ def stock_loop(
         return Looped(unpacked.cpu())
 
     return loop
-
-
-def switch_on(pipeline: Pipeline, cache: CacheDit, *, guided: bool, steps: int) -> None:
-    """Switches cache-dit on for a published pipeline, the library's own way."""
-    import cache_dit
-    from cache_dit.logger import suppress_loggers
-
-    suppress_loggers(["cache_dit*"])
-    scm, order = cache.scm, cache.taylorseer_order
-    config = cache_dit.DBCacheConfig(
-        Fn_compute_blocks=cache.fn_compute_blocks,
-        Bn_compute_blocks=cache.bn_compute_blocks,
-        max_warmup_steps=cache.max_warmup_steps,
-        max_cached_steps=cache.max_cached_steps,
-        max_continuous_cached_steps=cache.max_continuous_cached_steps,
-        residual_diff_threshold=cache.residual_diff_threshold,
-        # Told, where it cannot guess: a request without guidance has one forward a step.
-        enable_separate_cfg=None if guided else False,
-        steps_computation_mask=None
-        if scm is None
-        else cache_dit.steps_mask(total_steps=steps, mask_policy=scm.mask_policy.value),
-        steps_computation_policy="dynamic" if scm is None else scm.policy.value,
-    )
-    calibrator = (
-        None if order is None else cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=order)
-    )
-    cache_dit.enable_cache(pipeline, cache_config=config, calibrator_config=calibrator)
-
-
-@contextmanager
-def switched_on(pipeline: Pipeline, cache: CacheDit, *, guided: bool, steps: int) -> Iterator[None]:
-    """As switch_on, and off again."""
-    import cache_dit
-
-    switch_on(pipeline, cache, guided=guided, steps=steps)
-    try:
-        yield
-    finally:
-        cache_dit.disable_cache(pipeline)

@@ -1,10 +1,8 @@
 """Published architectures with random weights: the speed of a model without the model."""
 
-import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from diffusers import (
     QwenImageTransformer2DModel,
 )
 
+from benchmarks.stock import Pipeline, stock_pipeline
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
 from services.domain.model import LoadedModel
 from services.model_api.directory import ModelDirectory
@@ -34,9 +33,6 @@ from services.model_families.flux.spec import PROMPT_TOKENS
 from services.model_families.loading import describe_model
 
 Config = Mapping[str, Any]
-Pipeline = Any
-"""One of diffusers' pipelines; they are published without types."""
-
 _QWEN_PROMPT_TOKENS = 64
 
 
@@ -194,17 +190,8 @@ class RandomModel:
         }
 
     def pipeline(self, transformer: torch.nn.Module) -> Pipeline:
-        """The published pipeline around a transformer, without encoders and VAE.
-
-        Of a class of its own: cache-dit changes the class of what it is switched on for.
-        """
-        published = self.architecture.pipeline
-        own: Any = type(published.__name__, (published,), {})
-        parts = dict.fromkeys(signature(published).parameters)
-        scheduler = copy.deepcopy(self._scheduler)
-        pipeline = own(**{**parts, "transformer": transformer, "scheduler": scheduler})
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        """The published pipeline around a transformer; see stock_pipeline."""
+        return stock_pipeline(self.architecture.pipeline, transformer, self._scheduler)
 
     def arguments(self, parameters: GenerationParameters) -> dict[str, Any]:
         """What the published pipeline is told for the same request."""
