@@ -12,6 +12,12 @@ import torch.distributed as dist
 from denoiser_service.rank_environment import RankEnvironment
 
 
+def own_device(device: str, environment: RankEnvironment) -> str:
+    """The device of one rank: where a host has several of a kind, each rank has its own."""
+    alone = environment.world_size == 1 or device == "cpu"
+    return device if alone else f"{device}:{environment.local_rank}"
+
+
 @contextmanager
 def joined(
     environment: RankEnvironment, device: str, *, seconds: float, rendezvous_fd: int | None

@@ -20,7 +20,7 @@ from denoiser_service.channel import RankChannel
 from denoiser_service.commands import Failed, RankReady
 from denoiser_service.executor import RankExecutor
 from denoiser_service.heartbeat import Heartbeat
-from denoiser_service.process_group import agreed_number, joined
+from denoiser_service.process_group import agreed_number, joined, own_device
 from denoiser_service.rank_environment import RankEnvironment
 from denoiser_service.stage import DenoiseStage
 from services.domain.errors import ConfigurationError
@@ -86,6 +86,7 @@ def _run(settings: RankSettings) -> int:
     if (settings.channel_fd is None) == (settings.supervisor is None):
         raise ConfigurationError("channel_fd, supervisor: exactly one of them is needed")
     environment, secret = RankEnvironment(), settings.cluster_secret()
+    environment.check()
     with ExitStack() as exits:
         inherited = settings.channel_fd
         connection = None if inherited is None else exits.enter_context(_inherited(inherited))
@@ -101,7 +102,7 @@ def _run(settings: RankSettings) -> int:
         exits.enter_context(
             joined(
                 environment,
-                settings.device,
+                own_device(settings.device, environment),
                 seconds=settings.collective_seconds,
                 rendezvous_fd=settings.rendezvous_fd,
             )
@@ -125,7 +126,8 @@ def _loaded_stage(
     settings: RankSettings, environment: RankEnvironment, store: TensorStore
 ) -> tuple[LoadedModel, DenoiseStage]:
     set_up_torch(settings.threads)
-    told = (settings.model, settings.model_name, settings.dtype, settings.device)
+    device = own_device(settings.device, environment)
+    told = (settings.model, settings.model_name, settings.dtype, device)
     model = load_denoiser(*told, settings.cache_profile)
     set_kernels(
         model.model.components, settings.attention_backend, compiled=settings.compile_blocks
