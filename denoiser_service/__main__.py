@@ -70,11 +70,10 @@ async def main(settings: DenoiserSettings) -> None:
 def _ranks_of(
     settings: DenoiserSettings, directory: ModelDirectory, bounds: RankBounds
 ) -> RankSource:
-    count = settings.degrees.ranks
     if settings.rank_listen is None:
-        return LocalRanks(settings.rank_flags(directory), count, bounds.beat)
+        return LocalRanks(settings.rank_flags(directory), settings.degrees.ranks, bounds.beat)
     host, port = split_address("rank_listen", settings.rank_listen)
-    return AttachedRanks(host, port, settings.cluster_secret(), count, bounds.beat)
+    return AttachedRanks(host, port, settings.cluster_secret(), settings.degrees, bounds.beat)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from denoiser_service.channel import encode_frame, read_frame
 from denoiser_service.handshake import MAX_HANDSHAKE_BYTES, Challenge, Hello, Welcome, decode
 from denoiser_service.rank_link import RankLink
 from services.domain.errors import ConfigurationError
+from services.domain.parallel import ParallelDegrees
 from services.observability.logs import get_logger
 
 _HANDSHAKE_SECONDS = 10.0
@@ -48,17 +49,18 @@ class AttachedRanks:
     Args:
         host, port: where to listen; the network should be the ranks' own.
         secret: of the cluster.
-        count: ranks in a group.
+        degrees: of a group; its ranks must have been told the same.
         beat_seconds: how often they say that they are alive.
     """
 
     def __init__(
-        self, host: str, port: int, secret: SecretStr, count: int, beat_seconds: float
+        self, host: str, port: int, secret: SecretStr, degrees: ParallelDegrees, beat_seconds: float
     ) -> None:
         self._host = host
         self._port = port
         self._secret = secret
-        self._count = count
+        self._degrees = degrees
+        self._count = degrees.ranks
         self._beat_seconds = beat_seconds
         self._server: asyncio.Server | None = None
         self._waiting: dict[int, dict[int, AttachedRank]] = {}
@@ -115,9 +117,10 @@ class AttachedRanks:
         writer.write(encode_frame(challenge))
         hello = decode(Hello, await read_frame(reader, MAX_HANDSHAKE_BYTES))
         hello.check(self._secret, challenge)
-        if hello.world_size != self._count or hello.rank >= self._count:
+        if hello.degrees != self._degrees or hello.rank >= self._count:
             raise ConnectionError(
-                f"it is rank {hello.rank} of {hello.world_size}; expected are {self._count} ranks"
+                f"it is rank {hello.rank} of ({hello.degrees}); expected are ranks of"
+                f" ({self._degrees})"
             )
         welcome = Welcome(beat_seconds=self._beat_seconds).signed(self._secret, hello)
         writer.write(encode_frame(welcome))

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from denoiser_service.attached_ranks import notice_lost_peers
 from denoiser_service.channel import RankChannel, encode_frame
 from denoiser_service.handshake import MAX_HANDSHAKE_BYTES, Challenge, Hello, Welcome, decode
+from services.domain.parallel import ParallelDegrees
 
 _PAUSE_SECONDS: Final = 1.0
 _TIMEOUT_SECONDS: Final = 10.0
@@ -34,7 +35,7 @@ def connected(host: str, port: int, seconds: float) -> socket.socket:
 
 
 def introduced(
-    connection: socket.socket, secret: SecretStr, rank: int, world_size: int, group: int
+    connection: socket.socket, secret: SecretStr, rank: int, degrees: ParallelDegrees, group: int
 ) -> Welcome:
     """Says who this is, and makes sure of who that is.
 
@@ -43,7 +44,7 @@ def introduced(
     """
     channel = RankChannel(connection)
     challenge = decode(Challenge, channel.receive_frame(MAX_HANDSHAKE_BYTES))
-    hello = Hello(rank=rank, world_size=world_size, group=group).signed(secret, challenge)
+    hello = Hello(rank=rank, degrees=degrees, group=group).signed(secret, challenge)
     connection.sendall(encode_frame(hello))
     welcome = decode(Welcome, channel.receive_frame(MAX_HANDSHAKE_BYTES))
     welcome.check(secret, hello)

@@ -12,6 +12,8 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from services.domain.parallel import ParallelDegrees
+
 MAX_HANDSHAKE_BYTES: Final = 4096
 
 M = TypeVar("M", bound=BaseModel)
@@ -32,14 +34,14 @@ class Hello(_Message):
 
     Attributes:
         rank: its number.
-        world_size: ranks in its group.
+        degrees: of its group.
         group: a number that all ranks which can reach one another agreed on, and no others have.
         nonce: for the supervisor to answer.
         mac: of all this and the challenge.
     """
 
     rank: int = Field(ge=0)
-    world_size: int = Field(ge=1)
+    degrees: ParallelDegrees
     group: int
     nonce: str = Field(default_factory=lambda: secrets.token_hex(32), pattern=r"^[0-9a-f]{64}$")
     mac: str = ""

@@ -155,7 +155,7 @@ def _attached(
     connection = connected(host, port, settings.supervisor_seconds)
     try:
         group = agreed_number(environment)
-        welcome = introduced(connection, secret, environment.rank, environment.world_size, group)
+        welcome = introduced(connection, secret, environment.rank, settings.degrees, group)
     except BaseException:
         connection.close()
         raise

@@ -38,6 +38,6 @@ class RankEnvironment(BaseSettings):
         """
         if self.group_world_size > 1 and self.torchelastic_use_agent_store:
             raise ConfigurationError(
-                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE: is not 1; with several hosts torchrun needs it,"
-                " or ranks do not find one another after a restart"
+                "TORCH_DISABLE_SHARE_RDZV_TCP_STORE: is not 1; with several hosts torchrun needs"
+                " it, or ranks do not find one another after a restart"
             )

@@ -22,13 +22,14 @@ from tests.unit.denoiser_service.scripted_ranks import READY
 SECRET = SecretStr("a secret of at least 32 characters")
 OTHER = SecretStr("another one of at least 32 characters")
 LOOPBACK = "127.0.0.1"
+DEGREES = ParallelDegrees(cfg=2)
 STEP = Step(request_id="a")
 
 
 def attach(port: int, number: int, group: int, secret: SecretStr = SECRET) -> socket.socket:
     connection = connected(LOOPBACK, port, seconds=10)
     try:
-        introduced(connection, secret, number, 2, group)
+        introduced(connection, secret, number, DEGREES, group)
     except BaseException:
         connection.close()
         raise
@@ -49,7 +50,7 @@ def serve(port: int, number: int, group: int) -> None:
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[tuple[AttachedRanks, int]]:
-    ranks = AttachedRanks(LOOPBACK, 0, SECRET, count=2, beat_seconds=1.0)
+    ranks = AttachedRanks(LOOPBACK, 0, SECRET, degrees=DEGREES, beat_seconds=1.0)
     try:
         async with asyncio.timeout(30):
             yield ranks, await ranks.listen()
@@ -61,7 +62,7 @@ async def listening() -> AsyncIterator[tuple[AttachedRanks, int]]:
 async def attachable() -> AsyncIterator[tuple[ProcessRankGroup, int]]:
     async with listening() as (source, port):
         bounds = RankBounds(start=60, command=60, silence=60)
-        group = ProcessRankGroup(source, degrees=ParallelDegrees(cfg=2), bounds=bounds)
+        group = ProcessRankGroup(source, degrees=DEGREES, bounds=bounds)
         changes: asyncio.Queue[bool] = asyncio.Queue()
         running = asyncio.create_task(group.run(changes.put))
         try:
@@ -124,7 +125,7 @@ async def test_a_rank_without_the_secret_is_refused() -> None:
 async def test_a_supervisor_without_the_secret_is_refused() -> None:
     async with listening() as (ranks, port):
         ranks._secret = OTHER
-        hello = Hello(rank=0, world_size=2, group=7)
+        hello = Hello(rank=0, degrees=DEGREES, group=7)
         with pytest.raises(ConnectionError, match="supervisor does not know this cluster's secret"):
             Welcome(beat_seconds=1.0).signed(OTHER, hello).check(SECRET, hello)
         with pytest.raises(ConnectionError):
@@ -133,7 +134,7 @@ async def test_a_supervisor_without_the_secret_is_refused() -> None:
 
 def test_an_answer_to_another_challenge_or_changed_on_the_way_is_refused() -> None:
     challenge = Challenge()
-    hello = Hello(rank=0, world_size=2, group=7).signed(SECRET, challenge)
+    hello = Hello(rank=0, degrees=DEGREES, group=7).signed(SECRET, challenge)
     hello.check(SECRET, challenge)
     with pytest.raises(ConnectionError):
         hello.check(SECRET, Challenge())
@@ -141,11 +142,11 @@ def test_an_answer_to_another_challenge_or_changed_on_the_way_is_refused() -> No
         hello.model_copy(update={"rank": 1}).check(SECRET, challenge)
 
 
-async def test_a_rank_of_another_group_size_is_refused() -> None:
+async def test_a_rank_that_was_told_other_degrees_is_refused() -> None:
     async with listening() as (_, port):
         connection = connected(LOOPBACK, port, seconds=10)
         with closing(connection), pytest.raises(ConnectionError):
-            await asyncio.to_thread(introduced, connection, SECRET, 0, 3, 7)
+            await asyncio.to_thread(introduced, connection, SECRET, 0, ParallelDegrees(ring=2), 7)
 
 
 async def test_whoever_says_something_else_first_is_refused() -> None:
@@ -161,6 +162,6 @@ async def test_whoever_says_something_else_first_is_refused() -> None:
 
 async def test_an_address_that_is_taken_is_a_configuration_error() -> None:
     async with listening() as (_, port):
-        second = AttachedRanks(LOOPBACK, port, SECRET, count=2, beat_seconds=1.0)
+        second = AttachedRanks(LOOPBACK, port, SECRET, degrees=DEGREES, beat_seconds=1.0)
         with pytest.raises(ConfigurationError, match=f"rank_listen: .*127.0.0.1:{port}"):
             await second.gather()
