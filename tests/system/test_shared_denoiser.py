@@ -3,6 +3,8 @@
 import asyncio
 import io
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,15 @@ from services.domain.deadline import Deadline
 from services.domain.stages import RankGroupInfo
 from services.rpc.stage_clients import RemoteDenoiser
 from tests.system.running_cluster import RunningCluster, running_cluster, until
-from triptych import AsyncClient, CacheDit, Generation, InvalidRequestError, TeaCache
+from triptych import (
+    AsyncClient,
+    CacheDit,
+    Generation,
+    InvalidRequestError,
+    TeaCache,
+    UnavailableError,
+)
+from triptych.events import Event, StepCompleted
 
 LIMIT = 2**20
 
@@ -44,7 +54,7 @@ def pixels(generation: Generation) -> np.ndarray:
 async def test_requests_that_share_steps_draw_what_they_draw_alone(
     shared_cluster: RunningCluster, split_cluster: RunningCluster
 ) -> None:
-    many = [
+    many: list[dict[str, Any]] = [
         {"prompt": "a red circle", "seed": 1, "steps": 8, "guidance_scale": 3.0},
         {"prompt": "two blue hearts on a white background", "seed": 2, "steps": 5},
         {"prompt": "a green star", "seed": 3, "steps": 6, "guidance_scale": 1.0},
@@ -82,3 +92,36 @@ def test_a_request_that_would_never_fit_is_refused_with_the_limit_and_leaves_not
     assert violation.field == field
     assert f"allowed are at most {LIMIT}" in violation.description
     assert until(lambda: shared_cluster.stored_tensors() == [])
+
+
+@pytest.mark.timeout(240)
+async def test_a_rank_that_dies_under_shared_steps_fails_all_of_them_and_the_next_succeed(
+    shared_cluster: RunningCluster,
+) -> None:
+    stepping: set[int] = set()
+    asked: list[dict[str, Any]] = [
+        {"prompt": "a red circle", "seed": seed, "steps": 100} for seed in (1, 2)
+    ]
+
+    def kill_once_both_step(seed: int, event: Event) -> None:
+        if isinstance(event, StepCompleted) and seed not in stepping:
+            stepping.add(seed)
+            if len(stepping) == len(asked):
+                shared_cluster.kill("rank")
+
+    with shared_cluster.healing():
+        async with AsyncClient(shared_cluster.target, timeout=120) as client:
+            ends = await asyncio.gather(
+                *(
+                    client.generate(**each, on_event=partial(kill_once_both_step, each["seed"]))
+                    for each in asked
+                ),
+                return_exceptions=True,
+            )
+    for end in ends:
+        assert isinstance(end, UnavailableError), repr(end)
+        assert "repeat" in str(end)
+    with shared_cluster.client() as client:
+        assert client.generate("a red circle", steps=2).data.startswith(b"\x89PNG")
+    assert until(lambda: shared_cluster.stored_tensors() == [])
+    assert (await rank_group(shared_cluster)).held_bytes == 0

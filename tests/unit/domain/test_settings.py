@@ -9,6 +9,7 @@ from denoiser_service.settings import DenoiserSettings
 from encoder_service.settings import EncoderSettings
 from services.domain.errors import ConfigurationError
 from services.gateway.settings import GatewaySettings
+from tests.unit.domain.examples import loaded
 
 GATEWAY = ["--listen=localhost:0", "--encoder=e:1", "--denoiser=d:1", "--vae=v:1"]
 
@@ -146,3 +147,20 @@ def test_a_size_that_is_none_is_refused(
 def _denoiser(secret: Path, *more: str) -> DenoiserSettings:
     flags = {"listen": "x:1", "model": "m", "store": "memory:", "cluster-secret-file": secret}
     return DenoiserSettings.read([*(f"--{flag}={value}" for flag, value in flags.items()), *more])
+
+
+def test_no_more_requests_step_together_than_are_resident(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _denoiser(tmp_path).max_step_batch == 1
+    assert _denoiser(tmp_path, "--max-step-batch=4").max_step_batch == 4
+    with pytest.raises(SystemExit):
+        _denoiser(tmp_path, "--max-step-batch=5")
+    assert "max_step_batch: is 5; allowed are at most 4" in capsys.readouterr().err
+
+
+def test_ranks_that_share_steps_take_those_of_one_request_at_a_time(tmp_path: Path) -> None:
+    both = _denoiser(tmp_path, "--max-step-batch=2", "--cfg=2")
+    with pytest.raises(ConfigurationError, match="max_step_batch: is 2; several ranks"):
+        both.check_ranks(loaded().model.capabilities)
+    _denoiser(tmp_path, "--max-step-batch=2").check_ranks(loaded().model.capabilities)
