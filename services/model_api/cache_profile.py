@@ -28,6 +28,7 @@ from services.model_api.spec import FamilySpec
 
 Coefficients = Annotated[tuple[FiniteFloat, ...], Field(min_length=5, max_length=5)]
 """Of a polynomial of the fourth degree, highest power first."""
+Clock = Literal["processor", "wall"]
 
 
 class _Part(BaseModel):
@@ -61,7 +62,7 @@ class Conditions(_Part):
     dtype: ElementType
     device: str
     threads: Annotated[int, Field(ge=1)]
-    clock: Literal["processor", "wall"]
+    clock: Clock
     prompts: Annotated[int, Field(ge=1)]
     steps: Annotated[int, Field(ge=1)]
     width: Annotated[int, Field(ge=1)]

@@ -5,11 +5,12 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from services.domain.errors import ConfigurationError
-from services.domain.settings import ServerSettings
+from services.domain.settings import ProcessSettings, ServerSettings
 from services.observability.exposition import exposed
 from services.observability.logs import configure
 
@@ -28,13 +29,19 @@ def run_process(name: str, settings_type: type[S], main: Callable[[S], Awaitable
         main: returns when the process has drained.
     """
     settings = settings_type.read(sys.argv[1:])
+    listen, endpoint = settings.metrics_listen, settings.otlp_endpoint
+    with process_frame(name, settings), exposed(name, listen=listen, otlp_endpoint=endpoint):
+        asyncio.run(_awaited(main(settings)))
+
+
+@contextmanager
+def process_frame(name: str, settings: ProcessSettings) -> Iterator[None]:
+    """Sets the process up; ends it with 2 if what runs inside cannot be done as it was told."""
     configure(name, settings.log_level, settings.log_format)
     if settings.exit_with_parent:
         follow_parent(settings.exit_with_parent)
-    listen, endpoint = settings.metrics_listen, settings.otlp_endpoint
     try:
-        with exposed(name, listen=listen, otlp_endpoint=endpoint):
-            asyncio.run(_awaited(main(settings)))
+        yield
     except ConfigurationError as error:
         sys.stderr.write(f"{name}: {error}\n")
         sys.exit(EXIT_CONFIGURATION)

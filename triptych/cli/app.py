@@ -3,11 +3,13 @@
 import typer
 
 from triptych import __version__
+from triptych.cli.calibrate import calibrate
 from triptych.cli.exit_codes import EPILOG
 from triptych.cli.generate import generate
 from triptych.cli.health import health
 from triptych.cli.models import models
 from triptych.cli.new_key import new_key
+from triptych.cli.tune import tune
 from triptych.cli.up import up
 
 app = typer.Typer(
@@ -24,6 +26,8 @@ app.command(epilog=EPILOG)(up)
 app.command(epilog=EPILOG)(models)
 app.command(epilog=EPILOG)(health)
 app.command(epilog=EPILOG)(new_key)
+app.command(epilog=EPILOG)(calibrate)
+app.command(epilog=EPILOG)(tune)
 
 
 @app.command()

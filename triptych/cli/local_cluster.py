@@ -80,12 +80,21 @@ def checked_topology(name: TopologyName, options: ModelOptions) -> Topology:
     Raises:
         ClusterConfigurationError: what the stages need is not installed.
     """
+    check_stages_installed()
+    return SplitTopology(options) if name is TopologyName.SPLIT else FusedTopology(options)
+
+
+def check_stages_installed() -> None:
+    """Refuses to compute on a machine that lacks what it takes.
+
+    Raises:
+        ClusterConfigurationError: what the stages need is not installed.
+    """
     if find_spec("torch") is None:
         raise ClusterConfigurationError(
             "computing on this machine needs the stages' packages: pip install 'triptych[stages]';"
             " a running cluster needs only --target"
         )
-    return SplitTopology(options) if name is TopologyName.SPLIT else FusedTopology(options)
 
 
 def patient(spec: ClusterSpec, options: ModelOptions) -> ClusterSpec:

@@ -1,0 +1,145 @@
+"""`triptych calibrate` and `triptych tune`, as a person runs them, on tiny models."""
+
+import asyncio
+import shutil
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from pathlib import Path
+
+import pytest
+
+from services.domain.acceleration import NO_CACHE
+from services.model_api.cache_profile import find_profile, read_profile
+from services.model_api.directory import ModelDirectory
+from services.model_families import find_family
+from services.tuning.polynomial import MIN_R_SQUARED
+from tests.checkpoints import checkpoint
+from tests.integration.command import Ended
+from tests.system.running_cluster import MODEL
+
+# Two runs' worth, on a machine that is busy with others.
+pytestmark = pytest.mark.timeout(400)
+SECONDS = 180
+
+SMALL = ("--width", "64", "--height", "64")
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a red circle\n\na green star\n")
+    return file
+
+
+@pytest.fixture
+def prompt(tmp_path: Path) -> Path:
+    file = tmp_path / "prompt.txt"
+    file.write_text("a red circle\n")
+    return file
+
+
+async def start(*arguments: str) -> asyncio.subprocess.Process:
+    command = (sys.executable, "-m", "triptych", *arguments)
+    return await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+
+
+async def end(process: asyncio.subprocess.Process) -> Ended:
+    out, err = await asyncio.wait_for(process.communicate(), SECONDS)
+    return Ended(process.returncode, out.decode(), err.decode())
+
+
+async def run(*arguments: str) -> Ended:
+    return await end(await start(*arguments))
+
+
+def refusal(ended: Ended) -> str:
+    assert ended.code == 2, ended
+    assert "Traceback" not in ended.err
+    return ended.err.strip().splitlines()[-1]
+
+
+async def test_a_model_is_calibrated(tmp_path: Path, prompts: Path) -> None:
+    model = checkpoint("longcat-image", tmp_path)
+    file = tmp_path / "profile.json"
+    drawn = ("--steps", "12", "--prompts", str(prompts))
+    calibrated = await run("calibrate", "--model", str(model), *SMALL, *drawn, "-o", str(file))
+    assert calibrated.code == 0, calibrated.err
+    profile = read_profile(file)
+    assert profile.tea_cache is not None
+    assert profile.default is None
+    assert profile.tea_cache.polynomial == "fitted"
+    assert profile.tea_cache.coefficients == profile.tea_cache.fit.coefficients
+    assert profile.tea_cache.fit.r_squared >= MIN_R_SQUARED
+    # Eleven pairs of steps in each of two branches, of two prompts.
+    assert profile.tea_cache.fit.pairs == 44
+    assert (profile.tea_cache.conditions.steps, profile.tea_cache.conditions.prompts) == (12, 2)
+    for heading in ("speed-up", "reused", "PSNR", "SSIM", "R2", "1 thread"):
+        assert heading in calibrated.out
+
+    directory = ModelDirectory(model)
+    spec = find_family(directory).spec
+    served = find_profile(directory, spec, file)
+    assert served is not None
+    support = served.applied(spec.capabilities(directory)).cache_support
+    assert support.tea_cache_coefficients == profile.tea_cache.coefficients
+
+
+async def test_a_fit_that_predicts_nothing_is_refused(tmp_path: Path, prompts: Path) -> None:
+    model = checkpoint("stable-diffusion-3.5-medium", tmp_path)
+    file = tmp_path / "profile.json"
+    drawn = (*SMALL, "--steps", "12", "--prompts", str(prompts))
+    said = refusal(await run("calibrate", "--model", str(model), *drawn, "--output", str(file)))
+    assert "at least 0.5 is needed" in said
+    assert "--identity" in said
+    assert not file.exists()
+
+
+async def test_the_fastest_cache_that_holds_becomes_the_models_default(
+    tmp_path: Path, prompt: Path
+) -> None:
+    model = Path(shutil.copytree(MODEL, tmp_path / "demo"))
+    drawn = ("--steps", "10", "--prompts", str(prompt))
+    tuned = await run("tune", "--model", str(model), *drawn, "--min-psnr", "15")
+    assert tuned.code == 0, tuned.err
+    directory = ModelDirectory(model)
+    spec = find_family(directory).spec
+    profile = find_profile(directory, spec)
+    assert profile is not None
+    assert profile.default is not None
+    held = [
+        each
+        for each in profile.default.measurements
+        if each.reused_share > 0 and each.min_psnr is not None and each.min_psnr >= 15
+    ]
+    assert profile.default.cache == max(held, key=lambda each: each.speedup).cache
+    assert "TaylorSeer" in tuned.out
+    assert "SCM" in tuned.out
+    limits = profile.applied(spec.capabilities(directory))
+    assert limits.default_cache(10) == profile.default.cache
+    assert limits.default_cache(9) == NO_CACHE
+
+
+async def test_what_cannot_be_measured_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, prompts: Path
+) -> None:
+    told = ("--model", "models/demo", "--prompts", str(prompts))
+    nowhere = await run("calibrate", *told, "--output", str(tmp_path / "none" / "profile.json"))
+    assert f"the directory {tmp_path / 'none'} does not exist" in refusal(nowhere)
+    hub = await run("tune", "--model", "org/name", "--min-psnr", "30")
+    assert hub.code == 2
+    assert "--profile" in hub.err
+
+
+async def test_ctrl_c_ends_what_measures(tmp_path: Path) -> None:
+    process = await start(
+        "calibrate", "--model", "models/demo", "--steps", "200", "-o", str(tmp_path / "p.json")
+    )
+    assert process.stderr is not None
+    first = await asyncio.wait_for(process.stderr.readline(), 100)
+    assert b"loaded" in first
+    process.send_signal(signal.SIGINT)
+    ended = await end(process)
+    assert ended.code == 130
+    assert "cancelled" in ended.err
+    assert not (tmp_path / "p.json").exists()
