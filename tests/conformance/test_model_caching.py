@@ -75,15 +75,6 @@ def drawn(
     return split.decoded(parameters, stage.finish(request.request_id)), decisions
 
 
-def by_branch(decisions: list[tuple[BranchDecision, ...]]) -> dict[str, list[bool]]:
-    """Whether each of a branch's forwards was reused."""
-    sequences: dict[str, list[bool]] = {}
-    for step in decisions:
-        for each in step:
-            sequences.setdefault(each.branch, []).append(each.reused)
-    return sequences
-
-
 @pytest.mark.parametrize(
     "cache",
     [
@@ -193,23 +184,6 @@ def test_the_last_step_is_computed_unless_the_request_says_otherwise(
     )
     assert not any(each.reused for each in careful[-1])
     assert all(each.reused for each in careless[-1])
-
-
-def test_guidance_does_not_change_how_the_wanted_branch_counts_its_steps(
-    split: Split, reference: Reference
-) -> None:
-    limits = split.denoiser.loaded.model.capabilities
-    if not limits.supports_negative_prompt:
-        pytest.skip("has one branch")
-    cache = {**CACHE_DIT, "residual_diff_threshold": 1e9, "scm": {"mask_policy": "medium"}}
-    sequences = []
-    for scale in (limits.defaults.guidance_scale or 4.0, limits.guidance_off_scale):
-        parameters = asked(split, reference, cache=cache, guidance_scale=scale)
-        _, decisions = drawn(split, parameters)
-        sequences.append(by_branch(decisions)["cond"])
-    guided, unguided = sequences
-    assert guided == unguided
-    assert any(guided)
 
 
 def test_nothing_of_a_finished_request_is_kept(split: Split, reference: Reference) -> None:
