@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from datetime import timedelta
 from typing import Annotated
 
 from pydantic import Field, SecretStr
@@ -20,6 +21,7 @@ from denoiser_service.channel import RankChannel
 from denoiser_service.commands import Failed, RankReady
 from denoiser_service.executor import RankExecutor
 from denoiser_service.heartbeat import Heartbeat
+from denoiser_service.parallel.mesh import RankMesh
 from denoiser_service.process_group import agreed_number, joined, own_device
 from denoiser_service.rank_environment import RankEnvironment
 from denoiser_service.stage import DenoiseStage
@@ -132,7 +134,10 @@ def _loaded_stage(
     set_kernels(
         model.model.components, settings.attention_backend, compiled=settings.compile_blocks
     )
-    return model.loaded, DenoiseStage(model, store, stores=environment.rank == 0)
+    mesh = None
+    if environment.world_size > 1:
+        mesh = RankMesh.build(settings.degrees, timedelta(seconds=settings.collective_seconds))
+    return model.loaded, DenoiseStage(model, store, stores=environment.rank == 0, mesh=mesh)
 
 
 def _inherited(descriptor: int) -> socket.socket:

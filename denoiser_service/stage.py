@@ -13,10 +13,13 @@ from denoiser_service.acceleration.session import Session, open_session
 from denoiser_service.commands import Aborted, Finished, Prepared, Stepped
 from denoiser_service.held_bytes import held_bytes
 from denoiser_service.joint_forward import Answers, Forward, Unanswered
+from denoiser_service.parallel.mesh import RankMesh
+from denoiser_service.parallel.model import ParallelModel
 from denoiser_service.stored_previews import StoredPreviews
 from services.domain.acceleration import NoCache
 from services.domain.errors import NotFound, TriptychError
 from services.domain.generation import GenerationParameters
+from services.domain.parallel import ONE_RANK, ParallelDegrees
 from services.domain.stages import BranchDecision, DenoiseRequest
 from services.model_api.rows import Rows
 from services.model_api.stage_model import StageModel
@@ -50,9 +53,13 @@ class DenoiseStage:
         model: what denoises.
         store: where the conditioning comes from and the latents go.
         stores: whether latents go there; of ranks that work together, only one stores them.
+        mesh: the ranks that make every step together; each of them is told the same.
 
     Attributes:
         rows: how forwards of several requests become one; None if every step is taken alone.
+
+    Raises:
+        ConfigurationError: the model's steps cannot be shared by these ranks.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class DenoiseStage:
         store: TensorStore,
         *,
         stores: bool = True,
+        mesh: RankMesh | None = None,
     ) -> None:
         self._loaded = model
         self._stores = stores
@@ -70,6 +78,7 @@ class DenoiseStage:
         self.rows: Rows | None = None
         if isinstance(model.model, BatchingDenoiserModel):
             self.rows = model.model.rows
+        self._parallel = None if mesh is None else ParallelModel(model, mesh)
 
     def prepare(self, request: DenoiseRequest, *, shares_steps: bool = False) -> Prepared:
         """Takes a request in; its conditioning may be released from then on.
@@ -100,7 +109,14 @@ class DenoiseStage:
             transfer_seconds=read - began,
             held_bytes=held_bytes(state, session),
             batch_key=self._batch_key(running),
+            degrees=self._degrees(state),
         )
+
+    def _degrees(self, state: DenoiserState) -> ParallelDegrees:
+        """How a request's steps are spread."""
+        if self._parallel is None:
+            return ONE_RANK
+        return self._parallel.mesh_for(cast("CachingState", state)).degrees
 
     def _read(self, request: DenoiseRequest, stored: ExitStack) -> Tensors:
         """What was made of the prompt and of the pictures, readable until `stored` is left."""
@@ -117,7 +133,9 @@ class DenoiseStage:
         return conditioning
 
     def _accelerate(self, parameters: GenerationParameters, state: DenoiserState) -> Session | None:
-        """Puts a request's caches between its loop and the transformer, if it asks for any."""
+        """Puts a request's caches, and its ranks, between its loop and the transformer."""
+        if self._parallel is not None:
+            return self._parallel.accelerate(parameters.cache, cast("CachingState", state))
         if isinstance(parameters.cache, NoCache):
             return None
         if not isinstance(self._model, CachingDenoiserModel):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from inspect import Signature, signature
-from typing import Any
+from typing import Any, Final, Protocol
 
 import torch
 from torch import nn
@@ -131,6 +131,39 @@ class BlockCall:
 
 RunBlocks = Callable[[str, Sequence[nn.Module], BlockCall], None]
 """Takes a call through the blocks of a list: the list's name, its blocks, the call to change."""
+
+
+class Tokens(Protocol):
+    """Where the tokens are that run through blocks: here, or on several ranks."""
+
+    def spread(self, run: RunBlocks, lists: BlockLists, *, joined: bool = False) -> RunBlocks:
+        """What takes the place of a transformer's lists of blocks for one forward.
+
+        Args:
+            run: runs the blocks over the tokens that are here.
+            lists: where the blocks are.
+            joined: whether all blocks are run in the place of the first list.
+        """
+        ...
+
+    def means(self, *magnitudes: torch.Tensor) -> list[torch.Tensor]:
+        """The mean over all tokens of each tensor that is made of those that are here."""
+        ...
+
+
+class AllHere:
+    """One process has all tokens."""
+
+    def spread(self, run: RunBlocks, lists: BlockLists, *, joined: bool = False) -> RunBlocks:
+        """Nothing is spread."""
+        return run
+
+    def means(self, *magnitudes: torch.Tensor) -> list[torch.Tensor]:
+        """Their means."""
+        return [each.float().mean() for each in magnitudes]
+
+
+ALL_HERE: Final = AllHere()
 
 
 @contextmanager

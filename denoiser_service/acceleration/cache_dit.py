@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from denoiser_service.acceleration.blocks import BlockCall, States, in_place_of_blocks
+from denoiser_service.acceleration.blocks import (
+    ALL_HERE,
+    BlockCall,
+    States,
+    Tokens,
+    in_place_of_blocks,
+)
 from services.domain.acceleration import CacheDit, MaskPolicy, has_mask
 from services.domain.stages import BranchDecision
 from services.model_api.acceleration import BlockLists, Branches, each_branch
@@ -26,17 +32,19 @@ Managers = Mapping[str, Any]
 _FIRST, _MIDDLE = "Fn_residual", "Bn_residual"
 
 
-def managers_for(cache: CacheDit, lists: BlockLists, steps: int) -> Managers:
+def managers_for(
+    cache: CacheDit, lists: BlockLists, steps: int, tokens: Tokens = ALL_HERE
+) -> Managers:
     """Fresh state of one branch.
 
     Args:
         cache: effective options.
         lists: of the transformer.
         steps: forwards of the branch, where a mask needs to know.
+        tokens: where those of the branch are.
     """
     from cache_dit import DBCacheConfig, TaylorSeerCalibratorConfig
     from cache_dit.caching.cache_contexts.cache_context import CachedContext
-    from cache_dit.caching.cache_contexts.cache_manager import CachedContextManager
 
     scm, order = cache.scm, cache.taylorseer_order
     config = DBCacheConfig(
@@ -62,11 +70,37 @@ def managers_for(cache: CacheDit, lists: BlockLists, steps: int) -> Managers:
         )
     managers = {}
     for name in lists.names[:1] if lists.joined else lists.names:
-        managers[name] = CachedContextManager(name)
+        managers[name] = _manager(name, tokens)
         managers[name].set_context(
             CachedContext(name, cache_config=config, calibrator_config=calibrator)
         )
     return managers
+
+
+def _manager(name: str, tokens: Tokens) -> Any:  # noqa: ANN401 — the library's
+    from cache_dit.caching.cache_contexts.cache_manager import CachedContextManager
+
+    class Manager(CachedContextManager):  # type: ignore[misc]
+        """Compares what all ranks of a sequence have; the library asks every rank there is."""
+
+        def similarity(
+            self,
+            before: torch.Tensor,
+            now: torch.Tensor,
+            **options: Any,  # noqa: ANN401 — the library's
+        ) -> bool:
+            options["parallelized"] = False
+            if (
+                tokens is not ALL_HERE
+                and 0 < options["threshold"] < 1
+                and before.shape == now.shape
+            ):
+                length, change = tokens.means(before.abs(), (before - now).abs())
+                before, now = length.double(), length.double() - change.double()
+            similar: bool = super().similarity(before, now, **options)
+            return similar
+
+    return Manager(name)
 
 
 def steps_mask(policy: MaskPolicy, steps: int) -> list[int]:
@@ -88,11 +122,13 @@ class CacheDitSession:
     Attributes:
         steps: forwards of each branch, of every transformer the request may run, by its identity.
         decisions: of the step under way.
+        tokens: where those of its forwards are.
     """
 
     cache: CacheDit
     lists: BlockLists
     steps: Mapping[int, int]
+    tokens: Tokens = ALL_HERE
     last_step: bool = False
     decisions: list[BranchDecision] = field(default_factory=list)
     _managers: dict[tuple[int, str], Managers] = field(default_factory=dict)
@@ -105,8 +141,10 @@ class CacheDitSession:
         def run(name: str, blocks: Sequence[nn.Module], call: BlockCall) -> None:
             self._run_list([each[name] for each in managers], blocks, call)
 
+        joined = self.lists.joined
+        spread = self.tokens.spread(run, self.lists, joined=joined)
         with in_place_of_blocks(
-            transformer, self.lists, run, branches=len(names), joined=self.lists.joined
+            transformer, self.lists, spread, branches=len(names), joined=joined
         ):
             output = transformer(*args, **inputs)
         self.decisions += map(_decision, names, managers)
@@ -115,7 +153,9 @@ class CacheDitSession:
     def _managers_of(self, transformer: nn.Module, branch: str) -> Managers:
         key = (id(transformer), branch)
         if key not in self._managers:
-            self._managers[key] = managers_for(self.cache, self.lists, self.steps[key[0]])
+            self._managers[key] = managers_for(
+                self.cache, self.lists, self.steps[key[0]], self.tokens
+            )
         return self._managers[key]
 
     def _run_list(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from denoiser_service.acceleration.blocks import BlockCall, in_place_of_blocks
+from denoiser_service.acceleration.blocks import ALL_HERE, BlockCall, Tokens, in_place_of_blocks
 from services.domain.acceleration import TeaCache
 from services.domain.stages import BranchDecision
 from services.model_api.acceleration import BlockLists, Branches, each_branch
@@ -74,10 +74,12 @@ class TeaCacheSession:
     Attributes:
         last_step: set before the forwards of a step: whether it is the request's last.
         decisions: of the step under way.
+        tokens: where those of its forwards are.
     """
 
     cache: TeaCache
     lists: BlockLists
+    tokens: Tokens = ALL_HERE
     last_step: bool = False
     decisions: list[BranchDecision] = field(default_factory=list)
     _branches: dict[tuple[int, str], _Branch] = field(default_factory=dict)
@@ -94,7 +96,8 @@ class TeaCacheSession:
             if name == self.lists.names[-1]:
                 _end(states, call)
 
-        with in_place_of_blocks(transformer, self.lists, run, branches=len(names)):
+        spread = self.tokens.spread(run, self.lists)
+        with in_place_of_blocks(transformer, self.lists, spread, branches=len(names)):
             output = transformer(*args, **inputs)
         self.decisions += [
             BranchDecision(name, *state.decision) for name, state in zip(names, states, strict=True)
@@ -120,8 +123,8 @@ class TeaCacheSession:
         distance = None
         # Another shape is another sequence: nothing of it was seen before.
         if state.signal is not None and state.signal.shape == signal.shape:
-            change = (signal - state.signal).abs().float().mean()
-            distance = float(change / (state.signal.abs().float().mean() + _TINY))
+            change, before = self.tokens.means((signal - state.signal).abs(), state.signal.abs())
+            distance = float(change / (before + _TINY))
         must_compute = self.last_step and self.cache.compute_last_step
         state.decision = (state.rule.reuses(distance, must_compute=must_compute), distance)
         state.signal = signal

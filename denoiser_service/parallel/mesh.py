@@ -47,6 +47,7 @@ class RankMesh:
         ring: ranks with the same heads and other parts of the sequence.
         ulysses: ranks that exchange parts of the sequence for heads.
         sequence: all ranks that share a sequence; their order is that of its parts.
+        undivided: the same ranks for steps of one branch; None where that is this mesh itself.
     """
 
     degrees: ParallelDegrees
@@ -54,6 +55,14 @@ class RankMesh:
     ring: Axis
     ulysses: Axis
     sequence: Axis
+    undivided: RankMesh | None = None
+
+    def for_branches(self, branches: int) -> RankMesh:
+        """How the ranks share the steps of a request that has so many guidance branches.
+
+        With one branch there is nothing to divide but the sequence: the ring grows.
+        """
+        return self if branches > 1 or self.undivided is None else self.undivided
 
     @classmethod
     def build(cls, degrees: ParallelDegrees, timeout: timedelta) -> RankMesh:
@@ -71,10 +80,11 @@ class RankMesh:
                 f"ranks: are {dist.get_world_size()}; cfg {degrees.cfg} x ring {degrees.ring}"
                 f" x ulysses {degrees.ulysses} are {degrees.ranks}"
             )
-        return cls(
-            degrees,
-            *(_axis(_peers(degrees, free), timeout) for free in ("c", "r", "u", "ru")),
+        undivided = cls.build(degrees.without_cfg, timeout) if degrees.cfg > 1 else None
+        cfg, ring, ulysses, sequence = (
+            _axis(_peers(degrees, free), timeout) for free in ("c", "r", "u", "ru")
         )
+        return cls(degrees, cfg, ring, ulysses, sequence, undivided)
 
 
 def _peers(degrees: ParallelDegrees, free: str) -> Iterator[tuple[int, ...]]:

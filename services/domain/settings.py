@@ -179,16 +179,28 @@ class DenoisingSettings(ComputeSettings):
     @field_validator("attention_backend")
     @classmethod
     def _one_attention(cls, backend: str | None, told: ValidationInfo) -> str | None:
-        if backend is not None and max(told.data.get("ulysses", 1), told.data.get("ring", 1)) > 1:
+        if backend is not None and _several(told):
             raise ValueError(
                 f"is {backend!r}; ranks that share a sequence have an attention of their own"
             )
         return backend
 
+    @field_validator("compile_blocks")
+    @classmethod
+    def _not_compiled(cls, compiled: bool, told: ValidationInfo) -> bool:
+        if compiled and _several(told):
+            raise ValueError("is true; the blocks of a model on several ranks are not compiled")
+        return compiled
+
     @property
     def degrees(self) -> ParallelDegrees:
         """How many ranks there are, and how they share steps."""
         return ParallelDegrees(ulysses=self.ulysses, ring=self.ring, cfg=self.cfg)
+
+
+def _several(told: ValidationInfo) -> bool:
+    """Whether there are several ranks; those for branches share a sequence where there is one."""
+    return any(told.data.get(name, 1) > 1 for name in ("ulysses", "ring", "cfg"))
 
 
 class StageSettings(ServerSettings, ComputeSettings):

@@ -7,6 +7,8 @@ from typing import Any, Final, Literal, Protocol
 import torch
 from torch import nn
 
+from services.model_api.sequence import SequenceSplit
+
 CONDITIONAL: Final = "cond"
 UNCONDITIONAL: Final = "uncond"
 """Names of guidance branches."""
@@ -65,6 +67,7 @@ class BlockLists:
             fill it up; None if no row is ever filled up.
         joined: whether Cache-DiT counts all lists as one, as it does for FLUX by default.
         forecasts_encoder: whether the last block gives the prompt's tokens too.
+        split: how tokens are shared out over ranks; None where they cannot be.
         signal: what a first block makes of its arguments before attention; it changes from step to
             step about as much as the output of all blocks does.
     """
@@ -77,6 +80,7 @@ class BlockLists:
     mask: str | None = None
     joined: bool = False
     forecasts_encoder: bool = True
+    split: SequenceSplit | None = None
 
 
 def adaptive_norm_signal(block: Block, arguments: Arguments) -> torch.Tensor:

@@ -7,6 +7,7 @@ values. The batch is always one.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -22,6 +23,7 @@ from services.model_api.conditioning import Shape, prompt_shapes, take_condition
 from services.model_api.packed_latents import PackedLatents, PackedState, PackingPipeline
 from services.model_api.rows import Rows
 from services.model_api.schedules import Schedule
+from services.model_api.sequence import SequenceSplit, joint_rotary
 from services.model_api.stages import Tensors
 
 
@@ -38,6 +40,11 @@ class GuidedPackedState(PackedState):
     negative_prompt: torch.Tensor | None
     guidance_scale: float
     images: torch.Tensor | None
+
+    @property
+    def branch_count(self) -> int:
+        """How many guidance branches its steps have."""
+        return 1 if self.negative_prompt is None else 2
 
 
 class GuidedPackedDenoiser(ABC):
@@ -68,7 +75,11 @@ class GuidedPackedDenoiser(ABC):
     @property
     def block_lists(self) -> BlockLists:
         """Where the transformer keeps its blocks."""
-        return BlockLists(("transformer_blocks", "single_transformer_blocks"), adaptive_norm_signal)
+        return BlockLists(
+            ("transformer_blocks", "single_transformer_blocks"),
+            adaptive_norm_signal,
+            split=SequenceSplit(joint_rotary),
+        )
 
     @property
     def rows(self) -> Rows:
@@ -112,9 +123,13 @@ class GuidedPackedDenoiser(ABC):
     @torch.no_grad()
     def step(self, state: GuidedPackedState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        velocity = self._velocity(state, CONDITIONAL, state.prompt)
+        branches = {CONDITIONAL: partial(self._velocity, state, CONDITIONAL, state.prompt)}
         if state.negative_prompt is not None:
-            unwanted = self._velocity(state, UNCONDITIONAL, state.negative_prompt)
+            branches[UNCONDITIONAL] = partial(
+                self._velocity, state, UNCONDITIONAL, state.negative_prompt
+            )
+        velocity, *others = state.branches.run(branches)
+        for unwanted in others:
             velocity = self.guide(velocity, unwanted, state.guidance_scale)
         state.latents = state.schedule.advance(velocity, state.latents)
 

@@ -6,6 +6,7 @@ input pictures; L prompt tokens; D prompt width. The batch is always one.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from services.model_api.qwen_image import PATCH_SIZE
 from services.model_api.rows import Rows
 from services.model_api.scheduled_state import ScheduledState
 from services.model_api.schedules import Schedule
+from services.model_api.sequence import SequenceSplit, TokenShare
 from services.model_api.stages import Tensors, image_latents_name
 
 Grid = tuple[int, int, int]
@@ -55,6 +57,11 @@ class QwenImageState(ScheduledState):
     frames: int
     images: torch.Tensor | None
     size: tuple[int, int]
+
+    @property
+    def branch_count(self) -> int:
+        """How many guidance branches its steps have."""
+        return 1 if self.negative_prompt is None else 2
 
 
 class QwenImageDenoiser:
@@ -93,7 +100,7 @@ class QwenImageDenoiser:
     @property
     def block_lists(self) -> BlockLists:
         """Where the transformer keeps its blocks."""
-        return BlockLists(("transformer_blocks",), _signal)
+        return BlockLists(("transformer_blocks",), _signal, split=SequenceSplit(_shared))
 
     @property
     def rows(self) -> Rows:
@@ -143,9 +150,13 @@ class QwenImageDenoiser:
     @torch.no_grad()
     def step(self, state: QwenImageState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        velocity = self._velocity(state, CONDITIONAL, state.prompt)
+        branches = {CONDITIONAL: partial(self._velocity, state, CONDITIONAL, state.prompt)}
         if state.negative_prompt is not None:
-            unwanted = self._velocity(state, UNCONDITIONAL, state.negative_prompt)
+            branches[UNCONDITIONAL] = partial(
+                self._velocity, state, UNCONDITIONAL, state.negative_prompt
+            )
+        velocity, *others = state.branches.run(branches)
+        for unwanted in others:
             velocity = self.guide(velocity, unwanted, state.guidance_scale)
         state.latents = state.schedule.advance(velocity, state.latents)
 
@@ -245,6 +256,15 @@ def _signal(block: Block, arguments: Arguments) -> torch.Tensor:
     )
     assert isinstance(modulated, torch.Tensor)
     return modulated
+
+
+def _shared(arguments: Arguments, share: TokenShare) -> Mapping[str, Any]:
+    drawn, prompt = arguments["image_rotary_emb"]
+    modulated = arguments["modulate_index"]
+    return {
+        "image_rotary_emb": (share.of(drawn, 0), share.of(prompt, 0)),
+        "modulate_index": None if modulated is None else share.of(modulated, 1),
+    }
 
 
 def _packed(latents: torch.Tensor) -> torch.Tensor:

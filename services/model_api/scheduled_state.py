@@ -7,6 +7,7 @@ from typing import Self
 import torch
 
 from services.model_api.acceleration import UNACCELERATED, Acceleration
+from services.model_api.branches import IN_TURN, BranchRunner
 from services.model_api.schedules import Schedule
 
 
@@ -18,11 +19,18 @@ class ScheduledState:
         latents: after the steps that are done; noise before the first.
         schedule: this request's own.
         acceleration: what this request's forwards go through.
+        branches: what runs the guidance branches of its steps.
     """
 
     latents: torch.Tensor
     schedule: Schedule
     acceleration: Acceleration = field(kw_only=True, default=UNACCELERATED)
+    branches: BranchRunner = field(kw_only=True, default=IN_TURN)
+
+    @property
+    def branch_count(self) -> int:
+        """How many guidance branches its steps have at most."""
+        return 1
 
     @property
     def steps_by_component(self) -> Mapping[str, int]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from services.domain.generation import GenerationParameters
 from services.model_api.acceleration import Acceleration, BlockLists
+from services.model_api.branches import BranchRunner
 from services.model_api.rows import Rows
 
 Tensors = Mapping[str, torch.Tensor]
@@ -118,9 +119,16 @@ class CachingState(DenoiserState, Protocol):
 
     Attributes:
         acceleration: what its forwards go through.
+        branches: what runs the guidance branches of its steps.
     """
 
     acceleration: Acceleration
+    branches: BranchRunner
+
+    @property
+    def branch_count(self) -> int:
+        """How many guidance branches its steps have at most."""
+        ...
 
     @property
     def steps_by_component(self) -> Mapping[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,20 @@ class Context:
     @property
     def length(self) -> int:
         """How many tokens were read."""
-        return sum(segment[0][0].shape[2] for segment in self.segments)
+        return sum(self.lengths)
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many tokens each segment has."""
+        return [segment[0][0].shape[2] for segment in self.segments]
+
+    def mapped(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Context:
+        """This context with other keys and values."""
+        segments = tuple(
+            tuple((function(keys), function(values)) for keys, values in segment)
+            for segment in self.segments
+        )
+        return Context(segments, self.position)
 
     def extended(self, segment: tuple[KeysValues, ...], positions: int) -> Context:
         """This context and what was read after it, which took so many rotary positions."""

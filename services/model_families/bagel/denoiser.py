@@ -5,6 +5,8 @@ Shapes: N latent patches of F values; D token width; C latent channels; H, W lat
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -22,6 +24,7 @@ from services.model_api.conditioning import Shape, take_conditioning
 from services.model_api.directory import ModelDirectory
 from services.model_api.scheduled_state import ScheduledState
 from services.model_api.schedules import Schedule
+from services.model_api.sequence import SequenceSplit, TokenShare
 from services.model_api.stages import Tensors, image_latents_name
 from services.model_families.bagel.checkpoint import (
     language_model_config,
@@ -70,6 +73,21 @@ class BagelState(ScheduledState):
     interval: tuple[float, float]
 
     @property
+    def contexts(self) -> Mapping[str, Context]:
+        """What each guidance branch reads."""
+        contexts = {CONDITIONAL: self.wanted}
+        if self.guidance.needs_without_text:
+            contexts[_WITHOUT_TEXT] = self.without_text
+        if self.guidance.needs_without_image:
+            contexts[_WITHOUT_IMAGE] = self.without_image
+        return contexts
+
+    @property
+    def branch_count(self) -> int:
+        """How many guidance branches its steps have at most."""
+        return len(self.contexts)
+
+    @property
     def steps_by_component(self) -> Mapping[str, int]:
         """How many of the request's steps the language model takes."""
         return {"language_model": self.total_steps}
@@ -92,6 +110,7 @@ class BagelDenoiser:
             hidden="hidden",
             encoder=None,
             returns="hidden, unread",
+            split=SequenceSplit(_shared, context=_context_tokens),
         )
 
     @property
@@ -160,18 +179,17 @@ class BagelDenoiser:
     @torch.no_grad()
     def step(self, state: BagelState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        velocity = self._velocity(state, CONDITIONAL, state.wanted)
         start, end = state.interval
-        if start < state.sigma <= end:
-            guidance = state.guidance
-            velocity = guidance.combine(
-                velocity,
-                self._velocity(state, _WITHOUT_TEXT, state.without_text)
-                if guidance.needs_without_text
-                else None,
-                self._velocity(state, _WITHOUT_IMAGE, state.without_image)
-                if guidance.needs_without_image
-                else None,
+        guided = start < state.sigma <= end
+        contexts = state.contexts if guided else {CONDITIONAL: state.wanted}
+        velocities = state.branches.run(
+            {name: partial(self._velocity, state, name, each) for name, each in contexts.items()}
+        )
+        found = dict(zip(contexts, velocities, strict=True))
+        velocity = found[CONDITIONAL]
+        if guided:
+            velocity = state.guidance.combine(
+                velocity, found.get(_WITHOUT_TEXT), found.get(_WITHOUT_IMAGE)
             )
         state.latents = state.schedule.advance(velocity, state.latents)
 
@@ -215,6 +233,22 @@ class BagelDenoiser:
             shapes["image_embeds"] = (1, _vision_tokens(image), width)
             shapes[image_latents_name(index)] = _latents_shape(image)
         return shapes
+
+
+def _shared(arguments: Arguments, share: TokenShare) -> Mapping[str, Any]:
+    tokens = arguments["rotary"][0].shape[1]
+    # The understanding expert's are the first of all.
+    left = arguments["understood"] - share.before(tokens)
+    return {
+        "understood": min(max(left, 0), share.lengths(tokens)[share.index]),
+        "rotary": tuple(share.of(each, 1) for each in arguments["rotary"]),
+        "context": arguments["context"].mapped(lambda each: share.of(each, 2)),
+    }
+
+
+def _context_tokens(arguments: Arguments) -> list[int]:
+    context: Context = arguments["context"]
+    return context.lengths
 
 
 def _signal(_: Block, arguments: Arguments) -> torch.Tensor:

@@ -23,6 +23,7 @@ from services.model_api.crossings import (
     prompt_bytes,
 )
 from services.model_api.directory import ModelDirectory
+from services.model_api.parallel_support import parallel_support
 from services.model_api.picture_limits import picture_limits
 from services.model_api.residency import (
     Residency,
@@ -104,6 +105,9 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
             tea_cache_coefficients=BAGEL_COEFFICIENTS,
         ),
         options=_OPTIONS,
+        parallel_support=parallel_support(
+            directory, "num_key_value_heads", guidance_branches=3, config="llm_config.json"
+        ),
         defaults=directory.defaults(_DEFAULTS),
     )
 

@@ -18,6 +18,7 @@ from services.model_api.modules import load_module
 from services.model_api.packed_latents import PackedLatents, PackedState
 from services.model_api.rows import Rows
 from services.model_api.schedules import Schedule, load_flow_scheduler
+from services.model_api.sequence import SequenceSplit, joint_rotary
 from services.model_api.stages import Tensors
 from services.model_api.vae_config import image_scale_factor
 from services.model_families.flux.spec import PROMPT_TOKENS
@@ -64,7 +65,10 @@ class FluxDenoiser:
     def block_lists(self) -> BlockLists:
         """Where the transformer keeps its blocks."""
         return BlockLists(
-            ("transformer_blocks", "single_transformer_blocks"), adaptive_norm_signal, joined=True
+            ("transformer_blocks", "single_transformer_blocks"),
+            adaptive_norm_signal,
+            joined=True,
+            split=SequenceSplit(joint_rotary),
         )
 
     @property

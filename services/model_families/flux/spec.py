@@ -12,6 +12,7 @@ from services.model_api.crossings import (
     prompt_bytes,
 )
 from services.model_api.directory import ModelDirectory
+from services.model_api.parallel_support import parallel_support
 from services.model_api.picture_limits import picture_limits
 from services.model_api.residency import Residency, packed_residency
 from services.model_api.spec import FamilySpec
@@ -46,6 +47,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
             directory, ("num_layers", "num_single_layers"), FLUX_COEFFICIENTS, joined=True
         ),
         supports_step_batching=True,
+        parallel_support=parallel_support(directory, "num_attention_heads", guidance_branches=1),
         defaults=directory.defaults(_DEFAULTS if guided else _DEFAULTS_WITHOUT_GUIDANCE),
     )
 

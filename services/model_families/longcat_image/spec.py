@@ -20,6 +20,7 @@ from services.model_api.longcat_image import (
     PATCH_SIZE,
     PROMPT_TOKENS,
 )
+from services.model_api.parallel_support import parallel_support
 from services.model_api.picture_limits import picture_limits
 from services.model_api.residency import Residency, packed_residency
 from services.model_api.spec import FamilySpec
@@ -44,6 +45,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
             directory, ("num_layers", "num_single_layers"), LONGCAT_COEFFICIENTS
         ),
         supports_step_batching=True,
+        parallel_support=parallel_support(directory, "num_attention_heads"),
         defaults=directory.defaults(DEFAULTS),
     )
 

@@ -15,6 +15,7 @@ from services.model_api.crossings import (
     prompt_bytes,
 )
 from services.model_api.directory import ModelDirectory
+from services.model_api.parallel_support import parallel_support
 from services.model_api.picture_limits import picture_limits
 from services.model_api.qwen_image import CLASSES, PATCH_SIZE, vae_scale_factor
 from services.model_api.qwen_vision import picture_tokens
@@ -59,6 +60,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         image_fit=PICTURE_FIT,
         cache_support=cache_support(directory, ("num_layers",), QWEN_IMAGE_COEFFICIENTS),
         supports_step_batching=True,
+        parallel_support=parallel_support(directory, "num_attention_heads"),
         defaults=directory.defaults(_DEFAULTS),
     )
 

@@ -6,6 +6,7 @@ H, W latent sides; L conditioning tokens; D their width; P pooled width.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
@@ -24,6 +25,7 @@ from services.model_api.modules import load_module
 from services.model_api.rows import Rows
 from services.model_api.scheduled_state import ScheduledState
 from services.model_api.schedules import Schedule, length_shift, load_flow_scheduler
+from services.model_api.sequence import SequenceSplit
 from services.model_api.stages import Tensors
 from services.model_api.vae_config import image_scale_factor
 from services.model_families.stable_diffusion_3.spec import CONDITIONING_TOKENS
@@ -41,6 +43,16 @@ class StableDiffusion3State(ScheduledState):
     prompts: torch.Tensor
     pooled_prompts: torch.Tensor
     guidance_scale: float
+
+    @property
+    def branch_count(self) -> int:
+        """How many guidance branches its steps have."""
+        return len(self.prompts)
+
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """Those of `prompts`, in their order."""
+        return (UNCONDITIONAL, CONDITIONAL)[-self.branch_count :]
 
 
 class StableDiffusion3Denoiser:
@@ -61,7 +73,13 @@ class StableDiffusion3Denoiser:
     @property
     def block_lists(self) -> BlockLists:
         """Where the transformer keeps its blocks."""
-        return BlockLists(("transformer_blocks",), adaptive_norm_signal, forecasts_encoder=False)
+        return BlockLists(
+            ("transformer_blocks",),
+            adaptive_norm_signal,
+            forecasts_encoder=False,
+            # Positions are in the tokens; some blocks let what is drawn attend to itself as well.
+            split=SequenceSplit(lambda _arguments, _share: {}, drawn_only=("attn2",)),
+        )
 
     @property
     def rows(self) -> Rows:
@@ -119,25 +137,39 @@ class StableDiffusion3Denoiser:
     @torch.no_grad()
     def step(self, state: StableDiffusion3State) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        branches = len(state.prompts)
-        (velocity,) = state.acceleration.run(
-            self._transformer,
-            (UNCONDITIONAL, CONDITIONAL) if branches > 1 else CONDITIONAL,
-            hidden_states=torch.cat([state.latents] * branches),
-            timestep=state.schedule.timestep.expand(branches),
-            encoder_hidden_states=state.prompts,
-            pooled_projections=state.pooled_prompts,
-            return_dict=False,
-        )
-        if branches > 1:
-            unwanted, wanted = velocity.chunk(2)
-            velocity = unwanted + state.guidance_scale * (wanted - unwanted)
+        if state.branch_count == 1 or state.branches.share_forwards:
+            velocities = list(torch.split(self._velocities(state, slice(None)), 1))
+        else:
+            velocities = state.branches.run(
+                {
+                    name: partial(self._velocities, state, slice(row, row + 1))
+                    for row, name in enumerate(state.branch_names)
+                }
+            )
+        *unwanted, velocity = velocities
+        if unwanted:
+            velocity = unwanted[0] + state.guidance_scale * (velocity - unwanted[0])
         state.latents = state.schedule.advance(velocity, state.latents)
 
     @torch.no_grad()
     def finish(self, state: StableDiffusion3State) -> Tensors:
         """Returns `latents` [1, C, H, W], normalised as the transformer sees them."""
         return {"latents": state.latents}
+
+    def _velocities(self, state: StableDiffusion3State, rows: slice) -> torch.Tensor:
+        """Those of some branches [rows, C, H, W], from one forward."""
+        names, prompts = state.branch_names[rows], state.prompts[rows]
+        (velocities,) = state.acceleration.run(
+            self._transformer,
+            names if len(names) > 1 else names[0],
+            hidden_states=torch.cat([state.latents] * len(names)),
+            timestep=state.schedule.timestep.expand(len(names)),
+            encoder_hidden_states=prompts,
+            pooled_projections=state.pooled_prompts[rows],
+            return_dict=False,
+        )
+        assert isinstance(velocities, torch.Tensor)
+        return velocities
 
     def _schedule(self, steps: int, rows: int, columns: int) -> Schedule:
         # The scheduler chooses the noise levels; what was published shifts them evenly.

@@ -12,6 +12,7 @@ from services.model_api.crossings import (
     prompt_bytes,
 )
 from services.model_api.directory import ModelDirectory
+from services.model_api.parallel_support import parallel_support
 from services.model_api.picture_limits import picture_limits
 from services.model_api.residency import Residency, inner_width, state_bytes
 from services.model_api.spec import FamilySpec
@@ -48,6 +49,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         supports_previews=True,
         cache_support=cache_support(directory, ("num_layers",), None),
         supports_step_batching=True,
+        parallel_support=parallel_support(directory, "num_attention_heads"),
         defaults=directory.defaults(_DEFAULTS),
     )
 

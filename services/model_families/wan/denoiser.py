@@ -6,7 +6,8 @@ batch is always one.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
@@ -25,6 +26,7 @@ from services.model_api.modules import load_module, load_part
 from services.model_api.rows import Rows
 from services.model_api.scheduled_state import ScheduledState
 from services.model_api.schedules import Schedule
+from services.model_api.sequence import SequenceSplit, TokenShare
 from services.model_api.stages import Tensors
 from services.model_families.wan.spec import (
     PROMPT_TOKENS,
@@ -58,6 +60,11 @@ class WanState(ScheduledState):
     high_noise: Expert
     low_noise: Expert
     boundary: float
+
+    @property
+    def branch_count(self) -> int:
+        """How many guidance branches its steps have."""
+        return 1 if self.negative_prompt is None else 2
 
     @property
     def noisy_steps(self) -> int:
@@ -99,7 +106,8 @@ class WanDenoiser:
     @property
     def block_lists(self) -> BlockLists:
         """Where each transformer keeps its blocks."""
-        return BlockLists(("blocks",), _signal, returns="hidden")
+        split = SequenceSplit(_shared, prompt=False, every_key=("attn2",))
+        return BlockLists(("blocks",), _signal, returns="hidden", split=split)
 
     @property
     def rows(self) -> Rows:
@@ -155,9 +163,13 @@ class WanDenoiser:
         """Advances the request by one step, and returns when the device has done it."""
         noisy = state.schedule.timestep >= state.boundary
         expert = state.high_noise if noisy else state.low_noise
-        velocity = _velocity(expert, state, CONDITIONAL, state.prompt)
+        branches = {CONDITIONAL: partial(_velocity, expert, state, CONDITIONAL, state.prompt)}
         if state.negative_prompt is not None:
-            unwanted = _velocity(expert, state, UNCONDITIONAL, state.negative_prompt)
+            branches[UNCONDITIONAL] = partial(
+                _velocity, expert, state, UNCONDITIONAL, state.negative_prompt
+            )
+        velocity, *others = state.branches.run(branches)
+        for unwanted in others:
             velocity = unwanted + expert.guidance_scale * (velocity - unwanted)
         state.latents = state.schedule.advance(velocity, state.latents)
 
@@ -173,6 +185,10 @@ def _signal(block: Block, arguments: Arguments) -> torch.Tensor:
     modulated = block.norm1(hidden.float()) * (1 + scale) + shift
     assert isinstance(modulated, torch.Tensor)
     return modulated
+
+
+def _shared(arguments: Arguments, share: TokenShare) -> Mapping[str, Any]:
+    return {"rotary_emb": tuple(share.of(each, 1) for each in arguments["rotary_emb"])}
 
 
 def _velocity(expert: Expert, state: WanState, branch: str, prompt: torch.Tensor) -> torch.Tensor:

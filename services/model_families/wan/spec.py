@@ -17,6 +17,7 @@ from services.model_api.crossings import (
     prompt_bytes,
 )
 from services.model_api.directory import ModelDirectory
+from services.model_api.parallel_support import parallel_support
 from services.model_api.picture_limits import picture_limits
 from services.model_api.residency import (
     Residency,
@@ -144,6 +145,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         options=_options(grid),
         cache_support=cache_support(directory, ("num_layers",), None),
         supports_step_batching=True,
+        parallel_support=parallel_support(directory, "num_attention_heads"),
         defaults=directory.defaults(_DEFAULTS),
     )
 

@@ -5,6 +5,8 @@ Shapes: C latent channels; H, W latent sides; L prompt tokens; D prompt width.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
@@ -25,6 +27,7 @@ from services.model_api.modules import load_module
 from services.model_api.rows import Rows
 from services.model_api.scheduled_state import ScheduledState
 from services.model_api.schedules import Schedule, length_shift, load_flow_scheduler
+from services.model_api.sequence import SequenceSplit, TokenShare
 from services.model_api.stages import Tensors
 from services.model_api.vae_config import image_scale_factor
 
@@ -39,6 +42,16 @@ class ZImageState(ScheduledState):
 
     prompts: list[torch.Tensor]
     guidance_scale: float
+
+    @property
+    def branch_count(self) -> int:
+        """How many guidance branches its steps have."""
+        return len(self.prompts)
+
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """Those of `prompts`, in their order."""
+        return (CONDITIONAL, UNCONDITIONAL)[: self.branch_count]
 
 
 class ZImageDenoiser:
@@ -60,7 +73,13 @@ class ZImageDenoiser:
     def block_lists(self) -> BlockLists:
         """Where the transformer keeps its blocks, after those that refine its inputs."""
         return BlockLists(
-            ("layers",), _signal, hidden="x", encoder=None, returns="hidden", mask="attn_mask"
+            ("layers",),
+            _signal,
+            hidden="x",
+            encoder=None,
+            returns="hidden",
+            mask="attn_mask",
+            split=SequenceSplit(_shared, prompt=False),
         )
 
     @property
@@ -110,7 +129,16 @@ class ZImageDenoiser:
     @torch.no_grad()
     def step(self, state: ZImageState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        velocity, *unwanted = self._velocities(state)
+        if state.branch_count == 1 or state.branches.share_forwards:
+            velocities = self._velocities(state, slice(None))
+        else:
+            velocities = state.branches.run(
+                {
+                    name: partial(self._velocity, state, row)
+                    for row, name in enumerate(state.branch_names)
+                }
+            )
+        velocity, *unwanted = velocities
         if unwanted:
             velocity = velocity + state.guidance_scale * (velocity - unwanted[0])
         # The transformer's points from noise to picture, the scheduler's the other way.
@@ -121,21 +149,31 @@ class ZImageDenoiser:
         """Returns `latents` [1, C, H, W] in float32, normalised as the transformer sees them."""
         return {"latents": state.latents}
 
-    def _velocities(self, state: ZImageState) -> list[torch.Tensor]:
-        """One [1, C, H, W] in float32 for each prompt, all from one forward."""
+    def _velocity(self, state: ZImageState, row: int) -> torch.Tensor:
+        """That of one branch [1, C, H, W] in float32."""
+        (velocity,) = self._velocities(state, slice(row, row + 1))
+        return velocity
+
+    def _velocities(self, state: ZImageState, rows: slice) -> list[torch.Tensor]:
+        """One [1, C, H, W] in float32 for each of some branches, all from one forward."""
         # The transformer reads and gives frames [C, 1, H, W].
         latents = state.latents.to(self._transformer.dtype).transpose(0, 1)
-        branches = len(state.prompts)
-        timestep = (1000 - state.schedule.timestep.expand(branches)) / 1000
+        names = state.branch_names[rows]
+        timestep = (1000 - state.schedule.timestep.expand(len(names))) / 1000
         (velocities,) = state.acceleration.run(
             self._transformer,
-            (CONDITIONAL, UNCONDITIONAL) if branches > 1 else CONDITIONAL,
-            [latents] * branches,
+            names if len(names) > 1 else names[0],
+            [latents] * len(names),
             timestep,
-            state.prompts,
+            state.prompts[rows],
             return_dict=False,
         )
         return [velocity.float().transpose(0, 1) for velocity in velocities]
+
+
+def _shared(arguments: Arguments, share: TokenShare) -> Mapping[str, Any]:
+    # The prompt's tokens follow what is drawn in one sequence.
+    return {"freqs_cis": share.of(arguments["freqs_cis"], 1)}
 
 
 def _signal(block: Block, arguments: Arguments) -> torch.Tensor:

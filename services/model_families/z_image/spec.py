@@ -15,6 +15,7 @@ from services.model_api.crossings import (
     prompt_bytes,
 )
 from services.model_api.directory import ModelDirectory
+from services.model_api.parallel_support import parallel_support
 from services.model_api.picture_limits import picture_limits
 from services.model_api.residency import Residency, prompt_tokens, state_bytes
 from services.model_api.spec import FamilySpec
@@ -44,6 +45,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         guidance_off_scale=0.0,
         cache_support=cache_support(directory, ("n_layers",), QWEN_IMAGE_COEFFICIENTS),
         supports_step_batching=True,
+        parallel_support=parallel_support(directory, "n_heads"),
         defaults=directory.defaults(_DEFAULTS),
     )
 

@@ -30,7 +30,7 @@ def test_a_rank_is_told_how_to_execute_blocks() -> None:
     assert (rank.attention_backend, rank.compile_blocks) == ("flash", True)
 
 
-@pytest.mark.parametrize("shared", ["--ulysses=2", "--ring=2"])
+@pytest.mark.parametrize("shared", ["--ulysses=2", "--ring=2", "--cfg=2"])
 def test_attention_cannot_be_chosen_where_ranks_share_a_sequence(
     shared: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -38,3 +38,12 @@ def test_attention_cannot_be_chosen_where_ranks_share_a_sequence(
         DenoiserSettings.read([*TOLD, shared, "--attention-backend=flash"])
     assert caught.value.code == 2
     assert "attention_backend: Value error, is 'flash'; ranks" in capsys.readouterr().err
+
+
+def test_blocks_are_not_compiled_where_there_are_several_ranks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        DenoiserSettings.read([*TOLD, "--cfg=2", "--compile-blocks=true"])
+    assert caught.value.code == 2
+    assert "compile_blocks: Value error, is true; " in capsys.readouterr().err
