@@ -76,6 +76,12 @@ class RunningCluster:
             return rank.pid
         return [int(pid) for each, pid in _STARTED.findall(self.output) if each == name][-1]
 
+    @property
+    def ranks(self) -> list[psutil.Process]:
+        """The denoiser's ranks, by their numbers."""
+        children = psutil.Process(self.pid("denoiser")).children()
+        return sorted(children, key=lambda each: int(each.environ()["RANK"]))
+
     def kill(self, name: str) -> None:
         """Kills a process with SIGKILL."""
         os.kill(self.pid(name), signal.SIGKILL)

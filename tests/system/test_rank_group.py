@@ -1,0 +1,158 @@
+"""Four ranks behind one denoiser: what one of them suffers ends a request, and nothing else."""
+
+import io
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from tests.system.further_denoiser import further_denoiser
+from tests.system.running_cluster import RunningCluster, running_cluster, until
+from triptych import Client, Generation, UnavailableError
+from triptych.events import Event, StepCompleted
+
+DEGREES = {"cfg": 2, "ring": 2, "ulysses": 1}
+SILENCE_SECONDS = 3.0
+# A beat may just have come, and the news travels through four processes on two busy cores.
+NOTICED_SECONDS = {signal.SIGKILL: 1.0, signal.SIGSTOP: SILENCE_SECONDS * 9 / 8 + 1.0}
+REBUILD_SECONDS = 100
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RunningCluster]:
+    environment = {
+        "TRIPTYCH_DENOISER_SILENCE_SECONDS": f"{SILENCE_SECONDS:g}",
+        "TRIPTYCH_DENOISER_ORDER": "round_robin",
+        "TRIPTYCH_DENOISER_SWEEP_SECONDS": "2",
+        "TRIPTYCH_ENCODER_SWEEP_SECONDS": "2",
+        "TRIPTYCH_VAE_SWEEP_SECONDS": "2",
+    }
+    options = [flag for name, degree in DEGREES.items() for flag in (f"--{name}", str(degree))]
+    with running_cluster(*options, environment=environment) as running:
+        yield running
+
+
+def draw(client: Client, steps: int = 4) -> Generation:
+    return client.generate("two red hearts", steps=steps, seed=5)
+
+
+def hurt_in_a_step(client: Client, rank: psutil.Process, sent: signal.Signals) -> float:
+    """Hurts a rank in the middle of a request; how long its error took, in seconds."""
+    hurt_at = 0.0
+
+    def hurt(event: Event) -> None:
+        nonlocal hurt_at
+        if isinstance(event, StepCompleted) and event.step == 5:
+            hurt_at = time.monotonic()
+            rank.send_signal(sent)
+
+    with pytest.raises(UnavailableError, match="repeat the request"):
+        client.generate("two red hearts", steps=150, on_event=hurt)
+    return time.monotonic() - hurt_at
+
+
+def owners(cluster: RunningCluster) -> int:
+    """Directories of processes in the tensor store; those of dead ones are swept."""
+    return sum(1 for each in cluster.store.iterdir() if each.is_dir())
+
+
+@contextmanager
+def all_ranks_replaced(cluster: RunningCluster) -> Iterator[list[psutil.Process]]:
+    """The ranks as they are; left when none of them is there, and others are in their place."""
+    cluster.wait_serving(REBUILD_SECONDS)
+    ranks, before = cluster.ranks, owners(cluster)
+    with cluster.healing(REBUILD_SECONDS):
+        yield ranks
+    assert not any(each.is_running() for each in ranks), "the others went with it"
+    assert len(cluster.ranks) == len(ranks)
+    assert until(lambda: cluster.stored_tensors() == []), cluster.stored_tensors()
+    assert until(lambda: owners(cluster) <= before)
+
+
+def check(cluster: RunningCluster, number: int, sent: signal.Signals, *, idle: bool) -> None:
+    with cluster.client() as client:
+        expected = draw(client)
+        with all_ranks_replaced(cluster) as ranks:
+            if idle:
+                ranks[number].send_signal(sent)
+            else:
+                assert hurt_in_a_step(client, ranks[number], sent) < NOTICED_SECONDS[sent]
+        again = draw(client)
+    assert again.latents_checksum_xxh3 == expected.latents_checksum_xxh3
+    assert again.data == expected.data
+
+
+CASES = pytest.mark.parametrize(
+    ("number", "sent", "idle"),
+    [
+        pytest.param(1, signal.SIGKILL, False),
+        pytest.param(2, signal.SIGSTOP, False),
+        pytest.param(3, signal.SIGKILL, True, marks=pytest.mark.exhaustive),
+        pytest.param(0, signal.SIGSTOP, True, marks=pytest.mark.exhaustive),
+    ],
+    ids=["killed in a step", "stopped in a step", "killed idle", "stopped idle"],
+)
+
+
+@pytest.mark.timeout(300)
+@CASES
+def test_a_rank_that_is_lost_costs_one_request_and_no_bit(
+    cluster: RunningCluster, number: int, sent: signal.Signals, idle: bool
+) -> None:
+    check(cluster, number, sent, idle=idle)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("idle", [False, True], ids=["in a step", "idle"])
+def test_ranks_are_lost_twenty_times_in_a_row(
+    cluster: RunningCluster, sent: signal.Signals, idle: bool
+) -> None:
+    for turn in range(20):
+        check(cluster, turn % 4, sent, idle=idle)
+
+
+def test_a_request_that_leaves_at_a_step_leaves_the_others_their_bits(
+    cluster: RunningCluster,
+) -> None:
+    cluster.wait_serving(REBUILD_SECONDS)
+    begun = threading.Event()
+    with cluster.client() as client, ThreadPoolExecutor(1) as beside:
+        alone = draw(client, steps=30)
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, StepCompleted) and event.step == 3:
+                begun.set()
+
+        other = beside.submit(
+            client.generate, "two red hearts", steps=30, seed=5, on_event=on_event
+        )
+        with closing(client.stream("a green star", steps=150)) as events:
+            assert begun.wait(60)
+            # Both take turns by now; this one hangs up.
+            steps = (each for each in events if isinstance(each, StepCompleted))
+            next(steps)
+        assert other.result().latents_checksum_xxh3 == alone.latents_checksum_xxh3
+    assert until(lambda: cluster.stored_tensors() == [])
+
+
+@pytest.mark.timeout(300)
+def test_four_ranks_and_one_draw_the_same_picture_behind_one_gateway(
+    cluster: RunningCluster, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cluster.wait_serving(REBUILD_SECONDS)
+    folder = tmp_path_factory.mktemp("g")
+    with further_denoiser(cluster, folder, beside=True) as client, ThreadPoolExecutor(2) as both:
+        # At once, so that each of the replicas gets one.
+        drawn = list(both.map(lambda _: draw(client, steps=20), range(2)))
+    assert {each.parallel_degrees.ranks for each in drawn} == {1, 4}
+    first, second = (np.asarray(Image.open(io.BytesIO(each.data)), int) for each in drawn)
+    assert abs(first - second).max() <= 1
