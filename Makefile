@@ -54,5 +54,6 @@ bench: setup ## Run the benchmarks and rewrite their results.
 	$(BIN)/python -m benchmarks.tensor_store
 	$(BIN)/python -m benchmarks.hop_overhead
 	$(BIN)/python -m benchmarks.cache_quality
+	$(BIN)/python -m benchmarks.previews
 	$(BIN)/python -m benchmarks.cache_efficiency
 	$(BIN)/python -m benchmarks.metrics_overhead

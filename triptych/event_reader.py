@@ -9,6 +9,7 @@ from triptych.events import (
     Accepted,
     Completed,
     Event,
+    Preview,
     Queued,
     StageCompleted,
     StageStarted,
@@ -70,13 +71,21 @@ class EventReader:
                 started = event.stage_started
                 stage = wire.stage_from_proto(started.stage)
                 return StageStarted(stage, wire.task_from_proto(started.task))
+            case "stage_completed":
+                return StageCompleted(wire.timing_from_proto(event.stage_completed.timing))
+            case _:
+                return self._step_event(event)
+
+    def _step_event(self, event: job_pb2.JobEvent) -> Event | None:
+        match event.WhichOneof("event"):
             case "step_completed":
                 step = event.step_completed
                 seconds = wire.seconds_from_proto(step.duration)
                 decisions = decisions_from_proto(step)
                 return StepCompleted(step.step, step.total_steps, step.sigma, seconds, decisions)
-            case "stage_completed":
-                return StageCompleted(wire.timing_from_proto(event.stage_completed.timing))
+            case "preview":
+                drawn = event.preview
+                return Preview(drawn.step, drawn.data, drawn.width, drawn.height)
             case _:
                 return self._ending(event)
 
@@ -90,8 +99,8 @@ class EventReader:
             case "cancelled":
                 message = f"the job was cancelled after {event.cancelled.completed_steps} steps"
                 raise CancelledError(Failure("CANCELLED", "CANCELLED", message))
-        # Previews and checkpoints, which this client does not ask for, and what only newer
-        # clusters tell: none of it changes the result.
+        # Checkpoints, which this client does not ask for, and what only newer clusters tell:
+        # none of it changes the result.
         return None
 
     def _generation(self, job_id: str, result: generation_pb2.GenerationResult) -> Generation:

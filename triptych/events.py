@@ -1,9 +1,12 @@
 """What happens to a request, in the order it happens."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from triptych.cache import BranchDecision
 from triptych.generation import Generation, GenerationParameters, StageTiming
+from triptych.whole_file import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,33 @@ class StepCompleted:
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """A small picture of what the request is heading for; of layers, all of them side by side.
+
+    It is drawn beside the loop, so it may come after later steps, and some are skipped.
+
+    Attributes:
+        step: after which it was, 1 to the step event's total_steps.
+        data: PNG bytes.
+        width: in pixels.
+        height: in pixels.
+    """
+
+    step: int
+    data: bytes
+    width: int
+    height: int
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes `data`: whole or not at all, and nobody ever reads half of it.
+
+        Raises:
+            OSError: the file cannot be written; what was there before is still there.
+        """
+        return write_whole(path, self.data)
+
+
+@dataclass(frozen=True, slots=True)
 class StageCompleted:
     """A stage is done."""
 
@@ -66,4 +96,4 @@ class Completed:
     generation: Generation
 
 
-Event = Accepted | Queued | StageStarted | StepCompleted | StageCompleted | Completed
+Event = Accepted | Queued | StageStarted | StepCompleted | Preview | StageCompleted | Completed

@@ -2,7 +2,6 @@
 
 import io
 import os
-import secrets
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from triptych.cache import Cache, CacheStatistics, NoCache
 from triptych.family_options import FamilyOptions
 from triptych.input_image import ImageDescription
 from triptych.parallel import ONE_RANK, ParallelDegrees
+from triptych.whole_file import write_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,7 @@ class GenerationParameters:
         images: the input images, in order.
         options: of the model's family; None for a model that has none.
         cache: how work was reused between steps.
+        preview_every_steps: 0 for no previews.
     """
 
     model: str
@@ -41,6 +42,7 @@ class GenerationParameters:
     images: tuple[ImageDescription, ...]
     options: FamilyOptions | None
     cache: Cache = field(default_factory=NoCache)
+    preview_every_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,12 +130,4 @@ class Generation:
         Raises:
             OSError: the file cannot be written; what was there before is still there.
         """
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-        try:
-            partial.write_bytes(self.data)
-            partial.replace(target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        return target
+        return write_whole(path, self.data)

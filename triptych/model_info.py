@@ -56,6 +56,7 @@ class ModelLimits:
         parallel_methods: ways to spread a step over ranks, for example "ulysses".
         attention_heads: that the degree of Ulysses must divide.
         guidance_branches: the highest degree of CFG-Parallel.
+        supports_previews: whether a request may ask for pictures of what it is heading for.
         min_images: input images that a request must carry.
         max_images: input images that a request may carry.
         image_fit: how the size follows from the last input image; None where it does not.
@@ -82,6 +83,7 @@ class ModelLimits:
     parallel_methods: tuple[str, ...]
     attention_heads: int
     guidance_branches: int
+    supports_previews: bool
     min_images: int
     max_images: int
     image_fit: ImageFit | None

@@ -27,6 +27,7 @@ class RequestOptions(TypedDict, total=False):
     media_format: MediaFormat | None
     options: FamilyOptions | None
     cache: Cache | None
+    preview_every_steps: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ class GenerationRequest:
         media_format: "png"; "mp4" for a video; "png_archive" for layers or frames in a ZIP file.
         options: knobs of the model's family, for example VideoOptions.
         cache: how to reuse work between steps, for example TeaCache(rel_l1_thresh=0.2).
+        preview_every_steps: a Preview among the events after every so many steps; 0 for none.
     """
 
     prompt: str
@@ -63,3 +65,4 @@ class GenerationRequest:
     media_format: MediaFormat | None = None
     options: FamilyOptions | None = None
     cache: Cache | None = None
+    preview_every_steps: int | None = None

@@ -43,6 +43,7 @@ _PLAIN_FIELDS: Final = (
     "steps",
     "guidance_scale",
     "seed",
+    "preview_every_steps",
 )
 
 

@@ -41,6 +41,7 @@ def parameters_from_proto(message: generation_pb2.GenerationParameters) -> Gener
         media_format=media_format_from_proto(message.media_format),
         images=tuple(_description(each.description) for each in message.images),
         options=_options(message),
+        preview_every_steps=message.preview_every_steps,
     )
 
 
@@ -111,6 +112,7 @@ def model_from_proto(message: capabilities_pb2.Model) -> ModelInfo:
             ),
             attention_heads=limits.attention_heads,
             guidance_branches=limits.guidance_branches,
+            supports_previews=limits.supports_previews,
             min_images=limits.min_images,
             max_images=limits.max_images,
             image_fit=_image_fit(limits.image_fit) if limits.HasField("image_fit") else None,

@@ -110,7 +110,10 @@ class VaeReplica(WorkerReplica):
 
     def _fitted(self, deadline: Deadline) -> "asyncio.Task[Timed[None]]":
         """The fit, in the VAE's own queue: once for all requests, unless it had to be given up."""
-        if self._fit is None or (self._fit.done() and self._fit.exception() is not None):
+        given_up = self._fit is not None and (
+            self._fit.cancelled() or (self._fit.done() and self._fit.exception() is not None)
+        )
+        if self._fit is None or given_up:
             work = self._worker.run(self._previews.fit, deadline=deadline, discard=lambda _: None)
             self._fit = asyncio.create_task(work)
         return self._fit

@@ -19,6 +19,7 @@ from tests.integration.scripted_cluster import (
     LATENTS_CHECKSUM,
     PICTURE,
     ScriptedGateway,
+    event,
     serving,
     successful_run,
 )
@@ -30,12 +31,14 @@ from triptych import (
     Event,
     FieldViolation,
     InvalidRequestError,
+    Preview,
     Queued,
     StageCompleted,
     StageStarted,
     StepCompleted,
 )
 from triptych.model_info import ImageFit, OptionLimits
+from triptych.v1 import job_pb2
 
 
 def names_in(directory: Path) -> list[str]:
@@ -61,6 +64,19 @@ async def test_events_come_in_order_and_end_with_the_generation(flavour: Flavour
     assert [each.stage for each in events if isinstance(each, StageStarted)] == [
         *("encoder", "denoiser", "vae")
     ]
+
+
+async def test_previews_come_among_the_events_and_can_be_saved(
+    flavour: Flavour, tmp_path: Path
+) -> None:
+    preview = job_pb2.Preview(step=2, data=b"a picture", width=16, height=8)
+    started, *rest = successful_run()
+    gateway = ScriptedGateway(playing(started, event(preview=preview), *rest))
+    async with serving(gateway) as target:
+        events = await flavour.events(target, preview_every_steps=2)
+    assert gateway.requests[0].parameters.preview_every_steps == 2
+    assert events[1] == Preview(step=2, data=b"a picture", width=16, height=8)
+    assert events[1].save(tmp_path / "preview.png").read_bytes() == b"a picture"
 
 
 async def test_generation_carries_the_picture_and_all_that_is_known_of_it(flavour: Flavour) -> None:

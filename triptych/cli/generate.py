@@ -24,6 +24,7 @@ from triptych.cli.local_cluster import (
     patient,
 )
 from triptych.cli.output_file import checked_format
+from triptych.cli.previews import PreviewDirectory, PreviewEvery, PreviewFiles, check_shown
 from triptych.cli.progress import ProgressDisplay
 from triptych.cli.report import json_report, print_report
 from triptych.cluster.address import Address
@@ -55,6 +56,8 @@ def generate(
     media_format: options.Format = None,
     json: options.Json = False,
     cache: CacheText = None,
+    preview_every: PreviewEvery = None,
+    preview_dir: PreviewDirectory = None,
     frames: family.Frames = None,
     fps: family.Fps = None,
     low_noise: family.LowNoiseGuidance = None,
@@ -86,14 +89,19 @@ def generate(
         "media_format": checked_format(media_format, output).value,
         "options": chosen,
         "cache": read_cache(cache),
+        "preview_every_steps": preview_every,
     }
-    with reported_failures():
-        _check_connection(connected, target)
-        cluster = _cluster_for_one_call(target, model, topology, dtype, offline=offline)
-        with ProgressDisplay(wanted=not json) as display:
-            order = _Order(prompt, asked, timeout, output, connected)
-            generation = run(_generate(order, target, cluster, display))
+    order = _Order(prompt, asked, timeout, output, connected)
+    with reported_failures(), _display(preview_every, preview_dir, wanted=not json) as display:
+        cluster = _cluster_for_one_call(target, connected, model, topology, dtype, offline=offline)
+        generation = run(_generate(order, target, cluster, display))
     _report(generation, output, as_json=json)
+
+
+def _display(every: int | None, directory: Path | None, *, wanted: bool) -> ProgressDisplay:
+    display = ProgressDisplay(wanted=wanted, previews=PreviewFiles(directory))
+    check_shown(every, directory, displayed=display.shown)
+    return display
 
 
 def _report(generation: Generation, output: Path, *, as_json: bool) -> None:
@@ -112,13 +120,9 @@ class _Order:
     connection: Connection
 
 
-def _check_connection(connected: Connection, target: str | None) -> None:
-    if connected.credentials and not target:
-        raise typer.BadParameter("has no effect without --target", param_hint="--tls")
-
-
 def _cluster_for_one_call(
     target: str | None,
+    connected: Connection,
     model: str | None,
     topology: TopologyName | None,
     dtype: DTypeName | None,
@@ -131,6 +135,8 @@ def _cluster_for_one_call(
             if given:
                 raise typer.BadParameter("has no effect with --target", param_hint=flag)
         return None
+    if connected.credentials:
+        raise typer.BadParameter("has no effect without --target", param_hint="--tls")
     served = checked_model(model)
     model_options = ModelOptions((served,), dtype or DTypeName.FLOAT32, offline=offline)
     spec = ClusterSpec(

@@ -74,6 +74,8 @@ def _details(model: ModelInfo) -> Table:
     )
     for option in limits.options:
         table.add_row(option.name, _range(option), _value(option, option.default))
+    if limits.supports_previews:
+        table.add_row("previews", "after every so many steps", "none")
     table.add_row("cache", ", ".join(_caches(limits)), _default_cache(defaults))
     table.add_row("ranks", ", ".join(_parallel(limits)) or "1")
     table.add_row("media", ", ".join(limits.media_formats), limits.media_formats[0])

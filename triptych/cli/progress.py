@@ -1,30 +1,54 @@
 """What a person sees while a picture is made."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from triptych.cache import BranchDecision
+from triptych.cli.previews import PreviewFiles, in_half_blocks
 from triptych.cli.stage_label import stage_label
-from triptych.events import Accepted, Event, Queued, StageStarted, StepCompleted
+from triptych.events import Accepted, Event, Preview, Queued, StageStarted, StepCompleted
+
+
+class _PicturedProgress(Progress):
+    """A line, and above it a picture if there is one."""
+
+    picture: Text | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What is drawn again and again."""
+        if self.picture is not None:
+            yield self.picture
+        yield from super().get_renderables()
 
 
 class ProgressDisplay:
-    """One live line on stderr; silent where that is no terminal, or where it is not wanted."""
+    """One live line on stderr; silent where that is no terminal, or where it is not wanted.
 
-    def __init__(self, *, wanted: bool) -> None:
+    Args:
+        wanted: whether anything is to be seen.
+        previews: where previews go besides.
+
+    Attributes:
+        shown: whether anything is seen.
+    """
+
+    def __init__(self, *, wanted: bool, previews: PreviewFiles) -> None:
+        self._previews = previews
         console = Console(stderr=True)
-        self._progress = Progress(
+        self.shown = wanted and console.is_terminal
+        self._progress = _PicturedProgress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            disable=not (wanted and console.is_terminal),
+            disable=not self.shown,
         )
         self._task = self._progress.add_task("", total=None)
 
@@ -53,6 +77,10 @@ class ProgressDisplay:
                 self.say(f"waiting behind {position} others")
             case StageStarted(stage=stage, task=task):
                 self.say(stage_label(stage, task))
+            case Preview():
+                self._previews.write(event)
+                if self.shown:
+                    self._progress.picture = in_half_blocks(event.data)
             case StepCompleted(step=step, total_steps=total, sigma=sigma, decisions=decisions):
                 text = f"denoiser  step {step}/{total}  sigma {sigma:.3f}{_decided(decisions)}"
                 self._progress.update(self._task, description=text, completed=step, total=total)

@@ -5,6 +5,7 @@ from rich.console import Console
 
 from triptych.cache import BranchDecision
 from triptych.cli import progress
+from triptych.cli.previews import PreviewFiles
 from triptych.cli.progress import ProgressDisplay
 from triptych.events import StepCompleted
 
@@ -13,7 +14,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, *decisions: BranchDecision) -> str:
     """What a person's terminal shows of a step."""
     terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
     monkeypatch.setattr(progress, "Console", lambda stderr: terminal)
-    with ProgressDisplay(wanted=True) as display:
+    with ProgressDisplay(wanted=True, previews=PreviewFiles(None)) as display:
         display.on_event(StepCompleted(3, 20, 0.9, 0.1, decisions))
     assert isinstance(terminal.file, io.StringIO)
     return terminal.file.getvalue()
