@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.domain.acceleration import CoefficientsSource
+from services.domain.acceleration import NO_CACHE, CoefficientsSource
 from services.domain.errors import ConfigurationError
 from services.domain.model import Stage
 from services.model_api.cache_profile import (
@@ -147,9 +147,22 @@ def test_the_fingerprint_is_that_of_what_the_transformer_is(
     config = model.path / "transformer" / "config.json"
     content = json.loads(config.read_text())
     config.write_text(json.dumps(content | {"_diffusers_version": "9.9"}, indent=7))
-    assert fingerprint(model, spec) == before
+    assert fingerprint(ModelDirectory(model.path), spec) == before
     config.write_text(json.dumps(content | {"num_layers": 13}))
-    assert fingerprint(model, spec) != before
+    assert fingerprint(ModelDirectory(model.path), spec) != before
+
+
+def test_the_demo_model_has_the_identity_and_no_default() -> None:
+    directory = ModelDirectory(DEMO)
+    spec = find_family(directory).spec
+    found = find_profile(directory, spec)
+    assert found is not None
+    assert found.tea_cache is not None
+    assert found.tea_cache.polynomial == "identity"
+    capabilities = found.applied(spec.capabilities(directory))
+    assert capabilities.cache_support.tea_cache_coefficients == (0, 0, 0, 1, 0)
+    # A plain request draws the stock pipeline's bits.
+    assert capabilities.default_cache(50) == NO_CACHE
 
 
 @pytest.mark.parametrize("name", ["wan2.2-t2v-a14b", "bagel-7b-mot"])
@@ -160,4 +173,4 @@ def test_all_that_denoises_is_in_the_fingerprint(name: str, tmp_path: Path) -> N
     before = fingerprint(directory, spec)
     config = path / ("llm_config.json" if spec.files else "transformer_2/config.json")
     config.write_text(json.dumps(json.loads(config.read_text()) | {"eps": 1e-3}))
-    assert fingerprint(directory, spec) != before
+    assert fingerprint(ModelDirectory(path), spec) != before
