@@ -21,6 +21,7 @@ from denoiser_service.commands import (
 )
 from services.domain.errors import NotFound, RanksLost, TriptychError
 from services.domain.parallel import ONE_RANK
+from services.domain.tensor_ref import TensorRef
 from tests.unit.domain.examples import STORE, TENSOR_REF, loaded
 
 READY = RankReady(loaded=loaded(), tensor_store=STORE, pid=1)
@@ -54,6 +55,7 @@ class ScriptedRanks:
         self.held_bytes = 0
         self.batch_key: str | None = None
         self.failing: set[str] = set()
+        self.previews: dict[int, TensorRef] = {}
         self._steps: dict[str, list[int]] = {}
         self._rebuilt = asyncio.Event()
 
@@ -112,6 +114,7 @@ class ScriptedRanks:
             seconds=1.0,
             held_bytes=self.held_bytes,
             batch_key=self.batch_key if done < total else None,
+            preview=self.previews.get(done),
         )
 
     def _reply(self, command: Command) -> Reply:

@@ -20,9 +20,11 @@ from services.domain.errors import (
 from services.domain.stages import (
     Denoised,
     DenoiseStarted,
+    PreviewLatents,
     StepCompleted,
 )
 from tests.unit.denoiser_service.scheduling import Hold, passed, scheduling
+from tests.unit.domain.examples import TENSOR_REF
 
 WHOLE = ["prepare", "step", "step", "step", "finish"]
 
@@ -41,6 +43,16 @@ async def test_a_request_is_prepared_stepped_and_finished() -> None:
     assert denoised.timing.transfer_seconds == 1.0
     assert denoised.timing.queue_seconds >= 0
     assert each.discarded == []
+
+
+async def test_a_preview_follows_the_event_of_its_step() -> None:
+    async with scheduling() as each:
+        each.ranks.previews = {2: TENSOR_REF}
+        events = await each.outcome("a")
+    assert [type(event) for event in events] == [
+        *(DenoiseStarted, StepCompleted, StepCompleted, PreviewLatents, StepCompleted, Denoised)
+    ]
+    assert events[3] == PreviewLatents(2, TENSOR_REF)
 
 
 async def test_residents_take_turns_step_by_step() -> None:
