@@ -28,7 +28,8 @@ def cache_statistics(steps: Sequence[StepCompleted], always_computed: float) -> 
         BranchStatistics(branch, reused.count(False), reused.count(True))
         for branch, reused in branches.items()
     )
-    share = statistics.mean(each.reused for step in steps for each in step.decisions)
+    decided = [each.reused for step in steps for each in step.decisions]
+    share = sum(decided) / len(decided) if decided else 0.0
     return CacheStatistics(
         branches=counted,
         estimated_speedup=1 / (1 - share * (1 - always_computed)),

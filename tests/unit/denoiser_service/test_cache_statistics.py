@@ -60,3 +60,8 @@ def test_what_is_always_computed_follows_from_method_and_blocks(
     cache: Cache, blocks: tuple[int, ...], share: float
 ) -> None:
     assert always_computed_share(cache, CacheSupport(blocks=blocks)) == pytest.approx(share)
+
+
+def test_a_request_that_decided_nothing_reused_nothing() -> None:
+    did = cache_statistics(steps((1, ""), (1, "")), 0.5)
+    assert (did.branches, did.estimated_speedup) == ((), 1)
