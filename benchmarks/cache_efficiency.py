@@ -70,17 +70,20 @@ NOTES = (
     " one denoising stage, the others as stock diffusers pipelines. What is skipped does not"
     " depend on the weights: thresholds are set so that every change counts as small.",
     "`full`, `computed` and `skipped` are medians over {rounds} rounds in ms: a step of the"
-    " stock pipeline without a cache, and the two kinds of steps of our cached request. `speed-"
-    "up` is what these medians make of {steps} steps; `ideal` is 1 / (1 - reused * (1 - f)),"
-    " where f is the share of `full` that the same stock pipeline takes with only the blocks"
-    " that are never skipped (`always`), embedding and output included. `of ideal` is their"
-    " ratio. `stock / ours` is the loop's time in a stock pipeline with cache-dit switched on"
-    " the library's own way over ours; both gave the same latents, bit for bit. In brackets:"
+    " stock pipeline without a cache, and the two kinds of steps of our cached request."
+    " `speed-up` is what these medians make of {steps} steps; `ideal` is 1 / (1 - reused * (1 -"
+    " f)), where f is the share of `full` that the same stock pipeline takes with only the"
+    " blocks that are never skipped (`always`), embedding and output included. `of ideal` is"
+    " their ratio. `stock / ours` is the loop's time in a stock pipeline with cache-dit switched"
+    " on the library's own way over ours; both gave the same latents, bit for bit. In brackets:"
     " smallest and largest of the rounds.",
     "The overheads are measured with blocks that add one and do nothing else, over {idle}"
     " steps: what a step of ours takes beyond the stock pipeline's step with the same blocks, in"
     " ms; beside them cache-dit's in a stock pipeline. They include the stage around the loop"
-    " (`none`) and the library's own arithmetic on tensors of real size.",
+    " (`none`) and the library's own arithmetic on tensors of real size. `from overheads` is"
+    " what the ratio to the left of it would be if our steps, and cache-dit's, took what the"
+    " stock pipeline's take and their overheads: it is what the caches cost without the noise of"
+    " the machine in steps that are computed.",
 )
 
 
@@ -236,6 +239,7 @@ def row(
 
     whole, each = measured(busy), [measured([one]) for one in busy]
     alone = measured(idle)
+    added = _from_overheads(whole, alone)
     return {
         "model": architecture.name,
         "cache": name,
@@ -247,9 +251,11 @@ def row(
         "speed-up": _speed_up(whole),
         "ideal": _ideal(whole),
         "of ideal": _spread(lambda one: _speed_up(one) / _ideal(one), whole, each),
+        "from overheads": _speed_up(added) / _ideal(added),
         "stock / ours": _spread(lambda one: one["theirs"].loop / one["ours"].loop, whole, each)
         if "theirs" in whole
         else "",
+        "from overheads ": added["theirs"].loop / added["ours"].loop if "theirs" in added else "",
         "overhead computed": _overhead(alone, "ours", "computed"),
         "cache-dit's": _overhead(alone, "theirs", "computed"),
         "overhead skipped": _overhead(alone, "ours", "skipped"),
@@ -277,6 +283,23 @@ def _spread(
 ) -> str:
     values = [value(one) for one in each]
     return f"{value(whole):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def _from_overheads(
+    whole: Mapping[str, Medians], alone: Mapping[str, Medians]
+) -> dict[str, Medians]:
+    """What the loops take if steps differ from the stock pipeline's by their overheads alone."""
+
+    def added(one: Medians) -> Medians:
+        full, always = whole["full"].computed, whole["always"].computed
+        return Medians(
+            full + one.computed - alone["full"].computed,
+            always + one.skipped - alone["always"].computed,
+            whole["ours"].reused,
+        )
+
+    loops = {name: added(alone[name]) for name in ("ours", "theirs") if name in alone}
+    return {**whole, **loops}
 
 
 def _overhead(alone: Mapping[str, Medians], whose: str, kind: str) -> float | str:
