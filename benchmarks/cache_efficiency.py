@@ -1,6 +1,6 @@
 """How much of what a cache could gain it does gain, and what skipping itself costs.
 
-python -m benchmarks.cache_efficiency [--rounds N]
+python -m benchmarks.cache_efficiency [--rounds N] [--model NAME ...]
 """
 
 import argparse
@@ -63,13 +63,13 @@ METHODS: Mapping[str, dict[str, Any]] = {
     "DBCache F1 + SCM fast": dbcache(scm={"mask_policy": "fast", "policy": "static"}),
 }
 NOTES = (
-    "Random weights in two published architectures of {sizes} million parameters, 512 x 512"
-    " pixels (1024 tokens), {steps} steps without a second guidance branch, float32, one torch"
-    " thread, on a machine that other work shared. All loops take turns step by step, each in a"
-    " thread of its own, and times are the processor time of that thread: ours as requests of"
-    " one denoising stage, the others as stock diffusers pipelines. What is skipped does not"
-    " depend on the weights: thresholds are set so that every change counts as small.",
-    "`full`, `computed` and `skipped` are medians over {rounds} rounds in ms: a step of the"
+    "Random weights in published architectures of {sizes} million parameters, 512 x 512 pixels"
+    " (1024 tokens), {steps} steps without a second guidance branch, float32, one torch thread,"
+    " on a machine that other work shared. All loops take turns step by step, each in a thread"
+    " of its own, and times are the processor time of that thread: ours as requests of one"
+    " denoising stage, the others as stock diffusers pipelines. What is skipped does not depend"
+    " on the weights: thresholds are set so that every change counts as small.",
+    "`full`, `computed` and `skipped` are medians over {rounds} round(s) in ms: a step of the"
     " stock pipeline without a cache, and the two kinds of steps of our cached request."
     " `speed-up` is what these medians make of {steps} steps; `ideal` is 1 / (1 - reused * (1 -"
     " f)), where f is the share of `full` that the same stock pipeline takes with only the"
@@ -80,10 +80,10 @@ NOTES = (
     "The overheads are measured with blocks that add one and do nothing else, over {idle}"
     " steps: what a step of ours takes beyond the stock pipeline's step with the same blocks, in"
     " ms; beside them cache-dit's in a stock pipeline. They include the stage around the loop"
-    " (`none`) and the library's own arithmetic on tensors of real size. `from overheads` is"
-    " what the ratio to the left of it would be if our steps, and cache-dit's, took what the"
-    " stock pipeline's take and their overheads: it is what the caches cost without the noise of"
-    " the machine in steps that are computed.",
+    " (`none`) and the library's own arithmetic on tensors of real size. `by overheads` is what"
+    " a ratio would be if our steps, and cache-dit's, took what the stock pipeline's take and"
+    " their overheads: it is what the caches cost without the noise of the machine in steps that"
+    " are computed.",
 )
 
 
@@ -251,15 +251,17 @@ def row(
         "speed-up": _speed_up(whole),
         "ideal": _ideal(whole),
         "of ideal": _spread(lambda one: _speed_up(one) / _ideal(one), whole, each),
-        "from overheads": _speed_up(added) / _ideal(added),
+        "of ideal, by overheads": _speed_up(added) / _ideal(added),
         "stock / ours": _spread(lambda one: one["theirs"].loop / one["ours"].loop, whole, each)
         if "theirs" in whole
         else "",
-        "from overheads ": added["theirs"].loop / added["ours"].loop if "theirs" in added else "",
+        "stock / ours, by overheads": added["theirs"].loop / added["ours"].loop
+        if "theirs" in added
+        else "",
         "overhead computed": _overhead(alone, "ours", "computed"),
-        "cache-dit's": _overhead(alone, "theirs", "computed"),
+        "cache-dit's computed": _overhead(alone, "theirs", "computed"),
         "overhead skipped": _overhead(alone, "ours", "skipped"),
-        "cache-dit's ": _overhead(alone, "theirs", "skipped"),
+        "cache-dit's skipped": _overhead(alone, "theirs", "skipped"),
     }
 
 
@@ -314,6 +316,7 @@ def main() -> None:
     """Measures and writes results/cache_efficiency."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", nargs="+", choices=[each.name for each in MODELS])
     told = parser.parse_args()
     set_up_torch(1)
     seal = Seal(SecretStr("a secret of at least 32 characters"))
@@ -324,6 +327,8 @@ def main() -> None:
         closing(open_store("memory:", seal=seal, ttl_seconds=600)) as store,
     ):
         for architecture in MODELS:
+            if told.model and architecture.name not in told.model:
+                continue
             model = RandomModel(architecture, Path(folder), torch.device("cpu"), torch.float32)
             sizes.append(sum(each.numel() for each in model.transformer.parameters()) / 1e6)
             measured += rows(Rig(model, store), told.rounds)
