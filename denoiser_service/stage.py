@@ -1,7 +1,7 @@
 """The denoising loop of many requests, one step at a time."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -35,13 +35,20 @@ from services.model_api.stages import (
 from services.tensor_store.tensor_store import TensorStore
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
     request: DenoiseRequest
     state: DenoiserState
     session: Session | None
     previews: StoredPreviews
     shares_steps: bool
+    held_bytes: int = 0
+
+    def count(self, decisions: Sequence[BranchDecision] = ()) -> int:
+        """Counts what is held now; what a step reused altogether, it did not add to."""
+        if not decisions or not all(each.reused for each in decisions):
+            self.held_bytes = held_bytes(self.state, self.session)
+        return self.held_bytes
 
 
 class DenoiseStage:
@@ -107,7 +114,7 @@ class DenoiseStage:
             total_steps=state.total_steps,
             run_seconds=time.perf_counter() - read,
             transfer_seconds=read - began,
-            held_bytes=held_bytes(state, session),
+            held_bytes=running.count(),
             batch_key=self._batch_key(running),
             degrees=self._degrees(state),
         )
@@ -167,16 +174,17 @@ class DenoiseStage:
         self._model.step(state)
         seconds = time.perf_counter() - began
         self._running[request_id] = running
+        decisions = _taken(session)
         return Stepped(
             request_id=request_id,
             step=state.completed_steps,
             total_steps=state.total_steps,
             sigma=sigma,
             seconds=seconds,
-            decisions=_taken(session),
+            decisions=decisions,
             # Before the bytes are counted: it lets go of what it was made of.
             preview=running.previews.after_step(state),
-            held_bytes=held_bytes(state, session),
+            held_bytes=running.count(decisions),
             batch_key=self._batch_key(running),
         )
 
