@@ -156,3 +156,16 @@ def test_four_ranks_and_one_draw_the_same_picture_behind_one_gateway(
     assert {each.parallel_degrees.ranks for each in drawn} == {1, 4}
     first, second = (np.asarray(Image.open(io.BytesIO(each.data)), int) for each in drawn)
     assert abs(first - second).max() <= 1
+
+
+def test_an_idle_group_outlives_the_time_out_of_its_collectives() -> None:
+    # Which is also the process group's.
+    environment = {"TRIPTYCH_DENOISER_COMMAND_SECONDS": "8"}
+    with running_cluster("--ring", "2", environment=environment) as cluster:
+        ranks = cluster.ranks
+        with cluster.client() as client:
+            before = draw(client)
+            # Not for anything to happen: for nothing to.
+            threading.Event().wait(10)
+            assert draw(client).data == before.data
+        assert cluster.ranks == ranks
