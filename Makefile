@@ -57,3 +57,4 @@ bench: setup ## Run the benchmarks and rewrite their results.
 	$(BIN)/python -m benchmarks.previews
 	$(BIN)/python -m benchmarks.cache_efficiency
 	$(BIN)/python -m benchmarks.metrics_overhead
+	$(BIN)/python -m benchmarks.vae_tiling

@@ -133,4 +133,5 @@ class EventReader:
             else None,
             written_prompt=result.written_prompt if result.HasField("written_prompt") else None,
             parallel_degrees=wire.degrees_from_proto(result.parallel_degrees),
+            tile_size=artifact.tile_size,
         )

@@ -85,6 +85,8 @@ class Generation:
         written_prompt: what a language model made of the prompt, if it was asked to; the picture
             was drawn from this.
         parallel_degrees: how its denoising steps were spread over ranks.
+        tile_size: side in pixels of the tiles that the VAE works in; 0 if it works in none.
+            Pictures that are larger, input images among them, get other pixels than without.
     """
 
     job_id: str
@@ -101,6 +103,7 @@ class Generation:
     written_prompt: str | None
     cache_statistics: CacheStatistics | None = None
     parallel_degrees: ParallelDegrees = ONE_RANK
+    tile_size: int = 0
 
     @property
     def seed(self) -> int:

@@ -5,6 +5,7 @@ import asyncio
 from services.domain.model import Stage
 from services.domain.tensor_ref import Seal
 from services.model_api.runtime import set_up_torch
+from services.model_api.tiling import set_pieces
 from services.model_families.loading import load_vae
 from services.rpc.process import run_process
 from services.rpc.stage_host import StageHost
@@ -26,9 +27,11 @@ async def main(settings: VaeSettings) -> None:
     model = await asyncio.to_thread(
         load_vae, settings.model, settings.model_name, settings.dtype, settings.device
     )
+    tile_size = set_pieces(model.model, settings.tiles, slicing=settings.slicing)
     worker = StageWorker(Stage.VAE, settings.max_queued_requests)
     previews = PreviewStage(model, store)
-    replica = VaeReplica(VaeStage(model, store), previews, (model.loaded,), store, worker)
+    stage = VaeStage(model, store, tile_size)
+    replica = VaeReplica(stage, previews, (model.loaded,), store, worker)
     host = StageHost(settings, "triptych.v1.VaeService", replica, store)
     servicer = VaeServicer(replica)
     vae_service_pb2_grpc.add_VaeServiceServicer_to_server(servicer, host.server.grpc)

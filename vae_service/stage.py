@@ -41,12 +41,14 @@ class VaeStage:
     Args:
         model: what computes.
         store: where latents come from and go to.
+        tile_size: side in pixels of the tiles that the model works in; 0 if it works in none.
     """
 
-    def __init__(self, model: StageModel[VaeModel], store: TensorStore) -> None:
+    def __init__(self, model: StageModel[VaeModel], store: TensorStore, tile_size: int = 0) -> None:
         self._loaded = model
         self._model = model.model
         self._store = store
+        self._tile_size = tile_size
 
     def encode_image(self, request: EncodeImageRequest) -> EncodedImage:
         """Encodes and stores, for the caller to release; the time in the queue is left at 0.
@@ -108,6 +110,7 @@ class VaeStage:
             num_frames=len(pictures),
             size_bytes=len(data),
             checksum_xxh3=xxhash.xxh3_64_intdigest(data),
+            tile_size=self._tile_size,
         )
         timing = StageTiming(
             stage=Stage.VAE,

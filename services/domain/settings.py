@@ -20,6 +20,7 @@ from services.domain.element_type import ElementType
 from services.domain.errors import ConfigurationError
 from services.domain.model_source import HubModel, ModelSource, taken
 from services.domain.parallel import ParallelDegrees
+from services.domain.tiling import Tiling
 from services.domain.tls import TlsFiles
 
 MIN_SECRET_BYTES = 32
@@ -201,6 +202,38 @@ class DenoisingSettings(ComputeSettings):
 def _several(told: ValidationInfo) -> bool:
     """Whether there are several ranks; those for branches share a sequence where there is one."""
     return any(told.data.get(name, 1) > 1 for name in ("ulysses", "ring", "cfg"))
+
+
+class DecodingSettings(ProcessSettings):
+    """What every process that decodes is told."""
+
+    # Before what needs it.
+    tiling: bool = Field(
+        False,
+        description="encode and decode pictures larger than a tile in tiles that are blended; takes"
+        " less memory, and gives other pixels",
+    )
+    tile_size: Annotated[int, Field(ge=64, le=8192)] | None = Field(
+        None, description="side of a tile in pixels; the VAE's own by default"
+    )
+    tile_overlap: Annotated[float, Field(gt=0, le=0.5, multiple_of=0.125)] | None = Field(
+        None, description="share of a tile that the next one overlaps; 0.25 by default"
+    )
+    slicing: bool = Field(
+        False, description="decode the layers of a picture one by one; takes less memory"
+    )
+
+    @field_validator("tile_size", "tile_overlap")
+    @classmethod
+    def _with_tiling(cls, told: float | None, others: ValidationInfo) -> float | None:
+        if told is not None and not others.data.get("tiling", True):
+            raise ValueError(f"is {told:g}; it needs tiling, which is off")
+        return told
+
+    @property
+    def tiles(self) -> Tiling | None:
+        """None to work on pictures whole."""
+        return Tiling(self.tile_size, self.tile_overlap) if self.tiling else None
 
 
 class StageSettings(ServerSettings, ComputeSettings):

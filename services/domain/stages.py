@@ -232,7 +232,11 @@ class DecodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """An artifact without its bytes: pixels, bytes, XXH3-64 of the encoded bytes."""
+    """An artifact without its bytes: pixels, bytes, XXH3-64 of the encoded bytes.
+
+    Attributes:
+        tile_size: side in pixels of the tiles that the VAE works in; 0 if it works in none.
+    """
 
     artifact_id: str
     media_format: MediaFormat
@@ -241,6 +245,7 @@ class Artifact:
     num_frames: int
     size_bytes: int
     checksum_xxh3: int
+    tile_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from services.gateway.app import GatewayApp
 from services.model_api.hub import open_model
 from services.model_api.kernels import set_kernels
 from services.model_api.runtime import set_up_torch
+from services.model_api.tiling import set_pieces
 from services.model_families import find_family
 from services.model_families.loading import load_denoiser, load_encoder, load_vae
 from services.observability.load import watched_load
@@ -92,6 +93,7 @@ def _load(
 ) -> _Model:
     told = (source, None, settings.dtype, settings.device)
     encoder, vae = load_encoder(*told), load_vae(*told)
+    tile_size = set_pieces(vae.model, settings.tiles, slicing=settings.slicing)
     denoiser = load_denoiser(*told, cache_profile)
     set_kernels(
         denoiser.model.components, settings.attention_backend, compiled=settings.compile_blocks
@@ -115,7 +117,7 @@ def _load(
         ),
         DenoiserReplica(scheduler, ranks, store),
         VaeReplica(
-            VaeStage(vae, store),
+            VaeStage(vae, store, tile_size),
             PreviewStage(vae, store),
             (vae.loaded,),
             store,

@@ -194,6 +194,16 @@ class VaeModel(Protocol):
 
 
 @runtime_checkable
+class BatchDecodingVae(Protocol):
+    """A VAE that decodes the pictures of one request as a batch."""
+
+    @property
+    def decodes_batches(self) -> bool:
+        """That it does."""
+        ...
+
+
+@runtime_checkable
 class ImageEncodingVae(Protocol):
     """A VAE of an editing model."""
 

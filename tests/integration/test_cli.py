@@ -117,6 +117,25 @@ async def test_which_ranks_worked_is_told_to_people_and_to_scripts(tmp_path: Pat
     assert json.loads(scripts.out)["parallel_degrees"] == {"cfg": 2, "ring": 1, "ulysses": 2}
 
 
+async def in_tiles(
+    request: messages.GenerateRequest, context: grpc.aio.ServicerContext
+) -> Responses:
+    for response in artifact_chunks():
+        yield response
+    last = completed()
+    last.event.completed.result.artifacts[0].tile_size = 256
+    yield last
+
+
+async def test_that_a_vae_works_in_tiles_is_told_to_people_and_to_scripts(tmp_path: Path) -> None:
+    asked = ("generate", "a red circle", "-o", str(tmp_path / "circle.png"), "--target")
+    async with serving(ScriptedGateway(in_tiles)) as target:
+        people = await run(*asked, target)
+        scripts = await run(*asked, target, "--json")
+    assert "tiles: of 256 pixels, where a picture is larger\n" in people.out
+    assert json.loads(scripts.out)["tile_size"] == 256
+
+
 async def test_a_fused_cluster_has_no_ranks() -> None:
     ended = await run("up", "--topology", "fused", "--cfg", "2")
     assert ended.code == 2

@@ -25,6 +25,8 @@ def print_report(generation: Generation, path: Path) -> None:
         console.print(_cache_line(did), soft_wrap=True, markup=False)
     if (degrees := generation.parallel_degrees).ranks > 1:
         console.print(_ranks_line(degrees), soft_wrap=True)
+    if generation.tile_size:
+        console.print(f"tiles: of {generation.tile_size} pixels, where a picture is larger")
     console.print(f"{path}: {_contents(generation)}", soft_wrap=True, markup=False)
 
 
@@ -106,6 +108,7 @@ def json_report(generation: Generation, path: Path) -> str:
                 "reused_share": generation.cache_statistics.reused_share,
             },
             "parallel_degrees": asdict(generation.parallel_degrees),
+            "tile_size": generation.tile_size,
             "parameters": asdict(generation.parameters),
             "stage_timings": [asdict(timing) for timing in generation.stage_timings],
             "total_seconds": generation.total_seconds,

@@ -144,7 +144,7 @@ class BagelOptions(_message.Message):
     def __init__(self, image_guidance_scale: _Optional[float] = ..., guidance_interval_start: _Optional[float] = ..., guidance_interval_end: _Optional[float] = ...) -> None: ...
 
 class Artifact(_message.Message):
-    __slots__ = ("artifact_id", "media_format", "width", "height", "num_frames", "size_bytes", "checksum_xxh3")
+    __slots__ = ("artifact_id", "media_format", "width", "height", "num_frames", "size_bytes", "checksum_xxh3", "tile_size")
     ARTIFACT_ID_FIELD_NUMBER: _ClassVar[int]
     MEDIA_FORMAT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +152,7 @@ class Artifact(_message.Message):
     NUM_FRAMES_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     CHECKSUM_XXH3_FIELD_NUMBER: _ClassVar[int]
+    TILE_SIZE_FIELD_NUMBER: _ClassVar[int]
     artifact_id: str
     media_format: MediaFormat
     width: int
@@ -159,7 +160,8 @@ class Artifact(_message.Message):
     num_frames: int
     size_bytes: int
     checksum_xxh3: int
-    def __init__(self, artifact_id: _Optional[str] = ..., media_format: _Optional[_Union[MediaFormat, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., num_frames: _Optional[int] = ..., size_bytes: _Optional[int] = ..., checksum_xxh3: _Optional[int] = ...) -> None: ...
+    tile_size: int
+    def __init__(self, artifact_id: _Optional[str] = ..., media_format: _Optional[_Union[MediaFormat, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., num_frames: _Optional[int] = ..., size_bytes: _Optional[int] = ..., checksum_xxh3: _Optional[int] = ..., tile_size: _Optional[int] = ...) -> None: ...
 
 class StageTiming(_message.Message):
     __slots__ = ("stage", "queue_duration", "run_duration", "transfer_duration", "total_duration", "task", "writing_duration")

@@ -74,6 +74,8 @@ def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) ->
         block_out_channels=widths,
         layers_per_block=blocks,
         latent_channels=LATENT_CHANNELS,
+        # Only tiles are made by it; FLUX.1 publishes the same autoencoder with this.
+        sample_size=1024,
         scaling_factor=0.3611,
         shift_factor=0.1159,
         use_quant_conv=False,

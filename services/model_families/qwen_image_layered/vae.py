@@ -20,6 +20,8 @@ _RGBA = 4
 class QwenImageLayeredVae(QwenImageVae):
     """Qwen-Image's, with an alpha channel."""
 
+    decodes_batches = True
+
     def encode_image(
         self, parameters: GenerationParameters, index: int, image: Image.Image
     ) -> torch.Tensor:

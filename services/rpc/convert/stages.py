@@ -116,6 +116,7 @@ def artifact_to_proto(artifact: Artifact) -> generation_pb2.Artifact:
         num_frames=artifact.num_frames,
         size_bytes=artifact.size_bytes,
         checksum_xxh3=artifact.checksum_xxh3,
+        tile_size=artifact.tile_size,
     )
 
 
@@ -129,4 +130,5 @@ def artifact_from_proto(message: generation_pb2.Artifact) -> Artifact:
         num_frames=message.num_frames,
         size_bytes=message.size_bytes,
         checksum_xxh3=message.checksum_xxh3,
+        tile_size=message.tile_size,
     )

@@ -74,6 +74,7 @@ ARTIFACT = Artifact(
     num_frames=1,
     size_bytes=6,
     checksum_xxh3=2**63 + 1,
+    tile_size=1024,
 )
 
 

@@ -8,8 +8,10 @@ from pydantic import ValidationError
 from denoiser_service.settings import DenoiserSettings
 from encoder_service.settings import EncoderSettings
 from services.domain.errors import ConfigurationError
+from services.domain.tiling import Tiling
 from services.gateway.settings import GatewaySettings
 from tests.unit.domain.examples import loaded
+from vae_service.settings import VaeSettings
 
 GATEWAY = ["--listen=localhost:0", "--encoder=e:1", "--denoiser=d:1", "--vae=v:1"]
 
@@ -164,3 +166,33 @@ def test_ranks_that_share_steps_take_those_of_one_request_at_a_time(tmp_path: Pa
     with pytest.raises(ConfigurationError, match="max_step_batch: is 2; several ranks"):
         both.check_ranks(loaded().model.capabilities)
     _denoiser(tmp_path, "--max-step-batch=2").check_ranks(loaded().model.capabilities)
+
+
+def test_pictures_are_worked_on_whole_unless_told(tmp_path: Path) -> None:
+    assert _vae(tmp_path).tiles is None
+    assert _vae(tmp_path, "--tiling=true").tiles == Tiling()
+    told = _vae(tmp_path, "--tiling=true", "--tile-size=512", "--tile-overlap=0.125")
+    assert told.tiles == Tiling(512, 0.125)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--tile-size=512"], "tile_size: Value error, is 512; it needs tiling, which is off"),
+        (["--tile-overlap=0.5"], "tile_overlap: Value error, is 0.5; it needs tiling"),
+        (["--tiling=true", "--tile-size=32"], "tile_size"),
+        (["--tiling=true", "--tile-overlap=0.3"], "tile_overlap"),
+        (["--tiling=true", "--tile-overlap=0.75"], "tile_overlap"),
+    ],
+)
+def test_tiles_that_are_none_are_refused(
+    flags: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        _vae(tmp_path, *flags)
+    assert says in capsys.readouterr().err
+
+
+def _vae(secret: Path, *more: str) -> VaeSettings:
+    flags = {"listen": "x:1", "model": "m", "store": "memory:", "cluster-secret-file": secret}
+    return VaeSettings.read([*(f"--{flag}={value}" for flag, value in flags.items()), *more])

@@ -89,6 +89,12 @@ def test_the_artifact_describes_the_bytes_that_come_with_it(store: TensorStore) 
     assert media.timing.queue_seconds == 0
 
 
+def test_the_artifact_says_in_which_tiles_the_vae_works(store: TensorStore) -> None:
+    assert stage(store, GreyVae()).decode(asked(store)).artifact.tile_size == 0
+    tiled = VaeStage(StageModel(LOADED, GreyVae()), store, tile_size=256)
+    assert tiled.decode(asked(store)).artifact.tile_size == 256
+
+
 def test_decoding_again_gives_the_same_artifact(store: TensorStore) -> None:
     request = asked(store)
     first, again = (stage(store, GreyVae()).decode(request) for _ in range(2))
