@@ -58,3 +58,4 @@ bench: setup ## Run the benchmarks and rewrite their results.
 	$(BIN)/python -m benchmarks.cache_efficiency
 	$(BIN)/python -m benchmarks.metrics_overhead
 	$(BIN)/python -m benchmarks.vae_tiling
+	$(BIN)/python -m benchmarks.parallel_cpu
