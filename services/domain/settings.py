@@ -220,7 +220,9 @@ class DecodingSettings(ProcessSettings):
         None, description="share of a tile that the next one overlaps; 0.25 by default"
     )
     slicing: bool = Field(
-        False, description="decode the layers of a picture one by one; takes less memory"
+        False,
+        description="decode the layers of a picture one by one; takes less memory, and gives pixels"
+        " that differ by rounding",
     )
 
     @field_validator("tile_size", "tile_overlap")
