@@ -1,5 +1,6 @@
 """Real servers that speak Redis's protocol, for the tests: the embedded Valkey, Debian's Redis."""
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from redis.retry import Retry
 
 from triptych.cluster.valkey import valkey_binary
 
+_FOUND = shutil.which("redis-server")
+DEBIANS = None if _FOUND is None else Path(_FOUND)
+"""Redis itself, where it is installed; it has TLS, which the embedded server has not."""
 _WITHOUT_FILES = ("--save", "", "--appendonly", "no")
 
 

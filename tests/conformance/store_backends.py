@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from services.tensor_store.redis_server import RedisOptions, RedisServer
 from services.tensor_store.shared_memory import SharedMemoryBlobStore, SharedMemoryOptions
 from services.tensor_store.store_url import StoreUrl
 from services.tensor_store.tensor_store import TensorStore
-from tests.valkey_server import KeyValueServer, key_value_server
+from tests.valkey_server import DEBIANS, KeyValueServer, key_value_server
 
 MIB = 1 << 20
 QUOTA_BYTES = 8 * MIB
@@ -124,15 +124,15 @@ def shm_backend_in(root: Path) -> Iterator[Backend]:
 
 
 @cache
-def shared_server() -> KeyValueServer:
-    """One server for all tests: every store has a prefix of its own, and leaves nothing behind."""
+def shared_server(binary: Path | None) -> KeyValueServer:
+    """One server for all tests, each of which leaves nothing behind."""
     exits = ExitStack()
     atexit.register(exits.close)
-    return exits.enter_context(key_value_server())
+    return exits.enter_context(key_value_server(binary=binary))
 
 
-def redis_backend() -> Iterator[Backend]:
-    clock, server = Clock(), shared_server()
+def redis_backend(binary: Path | None = None) -> Iterator[Backend]:
+    clock, server = Clock(), shared_server(binary)
     client = server.client()
 
     def spoil(ref: TensorRef, position: int) -> TensorRef:
@@ -152,6 +152,8 @@ def redis_backend() -> Iterator[Backend]:
     assert client.keys("*") == []
 
 
-LOCAL = {"memory": memory_backend, "shm": shm_backend}
-STORING = {**LOCAL, "redis": redis_backend}
+LOCAL: dict[str, Callable[[], Iterator[Backend]]] = {"memory": memory_backend, "shm": shm_backend}
+STORING = {**LOCAL, "valkey": redis_backend}
+if DEBIANS is not None:
+    STORING["redis"] = partial(redis_backend, DEBIANS)
 BACKENDS = {"inline": inline_backend, **STORING}

@@ -1,4 +1,3 @@
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,11 +20,10 @@ from services.tensor_store.opening import open_blob_store
 from services.tensor_store.redis import CHUNK_BYTES
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.system.running_cluster import until
-from tests.valkey_server import KeyValueServer, key_value_server
+from tests.valkey_server import DEBIANS, KeyValueServer, key_value_server
 
 TENANT, REQUEST = "tenant", "a" * 32
 SCOPE = {"tenant": TENANT, "request_id": REQUEST}
-DEBIANS = shutil.which("redis-server")
 # As docs/operations.md has it.
 RIGHTS = (
     "resetchannels ~triptych:* -@all +hset +hget +hgetall +hkeys +hdel +del +exists +pexpire"
@@ -225,7 +223,7 @@ def test_tensors_pass_encrypted_between_those_who_know_one_another(tmp_path: Pat
         *("--tls-port", "0", "--tls-ca-cert-file", files["ca.pem"]),
         *("--tls-cert-file", files["server.pem"], "--tls-key-file", files["server.key"]),
     )
-    with key_value_server(*encryption, binary=Path(DEBIANS)) as server:
+    with key_value_server(*encryption, binary=DEBIANS) as server:
         client = server.client()
         port = free_port()
         client.config_set("tls-port", port)
@@ -255,7 +253,7 @@ def test_redis_itself_keeps_tensors_too() -> None:
     assert DEBIANS is not None
     shown = subprocess.run([DEBIANS, "--version"], capture_output=True, text=True, check=True)
     assert "Redis server" in shown.stdout
-    with key_value_server(binary=Path(DEBIANS)) as server, closing(opened(server)) as store:
+    with key_value_server(binary=DEBIANS) as server, closing(opened(server)) as store:
         tensor = torch.rand(3 << 20)
         assert torch.equal(got(store, store.put({"x": tensor}, **SCOPE)), tensor)
         assert store.release_request(TENANT, REQUEST) == 1
