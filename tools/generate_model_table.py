@@ -105,15 +105,17 @@ are multiples of the number after "by", and the megapixels are the largest pictu
 Defaults are the published pipelines' (Wan's those of its card); a `triptych.json` beside
 `model_index.json` changes them for one directory, as Z-Image-Turbo needs (about 9 steps,
 guidance 0). Where there is a negative prompt, the second branch runs above the guidance that is
-named with it. Tokens of pictures do not count as the prompt's. A model that shares steps can take
-those of several requests in one forward, if its denoiser is told to (`--max-step-batch`).
-`triptych models NAME` shows the limits of a model that a cluster serves.
+named with it, or the option. Tokens of pictures do not count as the prompt's. A model that shares
+steps can take those of several requests in one forward, if its denoiser is told to
+(`--max-step-batch`). `triptych models NAME` shows the limits of a model that a cluster serves.
 
 {previews}
 
 - Stable Diffusion 3.5's largest side also depends on `pos_embed_max_size`, which is 384 for Medium:
   with 192 it is 3072. CLIP encoders beside a T5 read the first 77 tokens of a prompt, as published.
-- FLUX.1-dev's guidance is distilled into the model: there is no second branch.
+- FLUX.1-dev's guidance is distilled into the model: `guidance_scale` takes no second branch. One
+  that steers away from a negative prompt, as in other models, runs beside it with
+  `flux.true_guidance_scale` (the pipeline's `true_cfg_scale`) above 1, in FLUX.1-schnell too.
 - Qwen-Image-Edit and -2509 draw about a megapixel with the proportions of the last image, sides
   rounded to the nearest 32, unless a request says otherwise. LongCat-Image-Edit draws about a
   megapixel with the proportions of its image, sides rounded up to 16, and never another size.
@@ -146,7 +148,7 @@ TeaCache needs a polynomial: "with one" means that none is known, so that a cach
 request must bring it. Ulysses takes the divisors of the attention heads (BAGEL's keys have fewer;
 theirs count). Ring and CFG-Parallel go with it, and with one another, and caches with all of them:
 ranks are the product of the three. A group of branches may also have more ranks than a request has
-branches: those without one wait. FLUX.1-dev has one branch.
+branches: those without one wait.
 
 ## What crosses
 
@@ -223,7 +225,8 @@ def _limits_row(published: Published) -> tuple[str, ...]:
     limits = published.model.capabilities
     defaults = limits.defaults
     guidance = f"{limits.min_guidance_scale:g} to {limits.max_guidance_scale:g}"
-    negative = f"above {limits.guidance_off_scale:g}, default {defaults.negative_prompt!r}"
+    scale = "" if limits.guidance_field == "guidance_scale" else f"`{limits.guidance_field}` "
+    negative = f"{scale}above {limits.guidance_off_scale:g}, default {defaults.negative_prompt!r}"
     return (
         published.name,
         f"`{published.directory.pipeline_class}`",

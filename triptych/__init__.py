@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     )
     from triptych.family_options import (
         BagelOptions,
+        FluxOptions,
         LayeredOptions,
         LongCatOptions,
         VideoOptions,
@@ -80,6 +81,7 @@ __all__ = [
     "Event",
     "Failure",
     "FieldViolation",
+    "FluxOptions",
     "Generation",
     "GenerationParameters",
     "GenerationRequest",

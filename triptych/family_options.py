@@ -60,11 +60,24 @@ class BagelOptions:
     guidance_interval_end: float | None = None
 
 
-FamilyOptions = VideoOptions | LayeredOptions | LongCatOptions | BagelOptions
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FluxOptions:
+    """FLUX.1.
+
+    Attributes:
+        true_guidance_scale: how closely to follow the prompt and stay away from the negative one,
+            by a branch of its own, beside the guidance that the model was distilled to; 1 for none.
+    """
+
+    true_guidance_scale: float | None = None
+
+
+FamilyOptions = VideoOptions | LayeredOptions | LongCatOptions | BagelOptions | FluxOptions
 GROUPS: Final[dict[str, type[FamilyOptions]]] = {
     "video": VideoOptions,
     "layered": LayeredOptions,
     "long_cat": LongCatOptions,
     "bagel": BagelOptions,
+    "flux": FluxOptions,
 }
 """What each group of options is called in a request."""

@@ -56,6 +56,8 @@ class ModelLimits:
         parallel_methods: ways to spread a step over ranks, for example "ulysses".
         attention_heads: that the degree of Ulysses must divide.
         guidance_branches: the highest degree of CFG-Parallel.
+        guidance_field: of a request: how much a branch from the negative prompt steers, which is
+            run above guidance_off_scale.
         supports_previews: whether a request may ask for pictures of what it is heading for.
         min_images: input images that a request must carry.
         max_images: input images that a request may carry.
@@ -75,6 +77,7 @@ class ModelLimits:
     min_guidance_scale: float
     max_guidance_scale: float
     supports_negative_prompt: bool
+    guidance_field: str
     guidance_off_scale: float
     media_formats: tuple[str, ...]
     cache_methods: tuple[str, ...]

@@ -92,6 +92,7 @@ def model_from_proto(message: capabilities_pb2.Model) -> ModelInfo:
             min_guidance_scale=limits.min_guidance_scale,
             max_guidance_scale=limits.max_guidance_scale,
             supports_negative_prompt=limits.supports_negative_prompt,
+            guidance_field=limits.guidance_field,
             guidance_off_scale=limits.guidance_off_scale,
             media_formats=tuple(media_format_from_proto(each) for each in limits.media_formats),
             cache_methods=tuple(

@@ -82,14 +82,27 @@ class BagelOptions(_Options):
             )
 
 
+class FluxOptions(_Options):
+    """FLUX.1.
+
+    Attributes:
+        true_guidance_scale: of classifier-free guidance by a branch of its own; 1 for none.
+    """
+
+    kind: Literal["flux"] = "flux"
+    true_guidance_scale: float | None = None
+
+
 FamilyOptions = Annotated[
-    VideoOptions | LayeredOptions | LongCatOptions | BagelOptions, Field(discriminator="kind")
+    VideoOptions | LayeredOptions | LongCatOptions | BagelOptions | FluxOptions,
+    Field(discriminator="kind"),
 ]
 GROUPS: Final[dict[str, type[_Options]]] = {
     "video": VideoOptions,
     "layered": LayeredOptions,
     "long_cat": LongCatOptions,
     "bagel": BagelOptions,
+    "flux": FluxOptions,
 }
 
 
@@ -138,6 +151,11 @@ class OptionLimits(BaseModel):
             case OptionKind.INTEGER:
                 return int(self.default)
         return self.default
+
+    def effective(self, asked: FamilyOptions | None) -> float | bool:
+        """What a request with these options gets: what it asked of the knob, or the default."""
+        given = getattr(asked, self.name, None)
+        return self.default_value if given is None else float(given)
 
     def allows(self, value: float) -> bool:
         """Whether a request may ask for a value."""
@@ -203,5 +221,7 @@ def effective_options(
     if asked is not None:
         values |= asked.model_dump(exclude={"kind"}, exclude_none=True)
     options = GROUPS[limits[0].group].model_validate(values)
-    assert isinstance(options, VideoOptions | LayeredOptions | LongCatOptions | BagelOptions)
+    assert isinstance(
+        options, VideoOptions | LayeredOptions | LongCatOptions | BagelOptions | FluxOptions
+    )
     return options

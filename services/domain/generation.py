@@ -104,7 +104,7 @@ def resolve(
     """
     defaults = model.capabilities.defaults
     guidance_scale = _either(request.guidance_scale, defaults.guidance_scale)
-    guided = model.capabilities.guides(guidance_scale)
+    guided = model.capabilities.guides(guidance_scale, request.options)
     violations = list(_violations(request, model, guided=guided))
     if violations:
         raise InvalidRequest(violations)
@@ -172,7 +172,7 @@ def _text_violations(
             yield FieldViolation(field, "contains control characters; allowed is plain text")
     if negative is not None and not guided:
         why = (
-            f"has no effect unless guidance_scale is above {limits.guidance_off_scale:g}"
+            f"has no effect unless {limits.guidance_field} is above {limits.guidance_off_scale:g}"
             if limits.supports_negative_prompt
             else "is not used by this model"
         )
@@ -272,7 +272,7 @@ def _loop_violations(request: GenerationRequest, limits: Capabilities) -> Iterat
         # NaN fails every comparison, so it must be asked for by name.
         if not math.isfinite(scale) or not low <= scale <= high:
             yield FieldViolation("guidance_scale", f"is {scale}; allowed are {low:g} to {high:g}")
-        elif scale > limits.guidance_off_scale and not limits.supports_guidance:
+        elif scale > low and not limits.supports_guidance:
             yield FieldViolation("guidance_scale", f"is {scale}; this model has no guidance")
     if seed is not None and not 0 <= seed <= MAX_SEED:
         yield FieldViolation("seed", f"is {seed}; allowed are 0 to {MAX_SEED}")

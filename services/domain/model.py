@@ -13,7 +13,7 @@ from services.domain.acceleration import (
     effective_cache,
 )
 from services.domain.element_type import ElementType
-from services.domain.family_options import OptionLimits
+from services.domain.family_options import FamilyOptions, OptionLimits
 from services.domain.image_fit import ImageFit
 from services.domain.parallel import ParallelSupport
 
@@ -60,7 +60,8 @@ class Capabilities(BaseModel):
     Attributes:
         supports_guidance: whether guidance_scale does anything, in whichever way.
         supports_negative_prompt: whether guidance runs a second branch, from a negative prompt.
-        guidance_off_scale: at this scale and below, that branch is not run.
+        guidance_field: of a request: how much that branch steers; one of the options may say so.
+        guidance_off_scale: at this value of it and below, that branch is not run.
         min_images: input images a request must carry; 0 for models that draw from a prompt alone.
         max_images: input images a request may carry.
         image_fit: how the size follows from the last input image; None where it does not.
@@ -83,6 +84,7 @@ class Capabilities(BaseModel):
     min_guidance_scale: float
     max_guidance_scale: float
     supports_negative_prompt: bool = True
+    guidance_field: str = "guidance_scale"
     guidance_off_scale: float = 1.0
     min_images: int = 0
     max_images: int = 0
@@ -95,9 +97,18 @@ class Capabilities(BaseModel):
     parallel_support: ParallelSupport = ParallelSupport()
     defaults: GenerationDefaults
 
-    def guides(self, guidance_scale: float) -> bool:
-        """Whether each step runs a second branch, from the negative prompt."""
-        return self.supports_negative_prompt and guidance_scale > self.guidance_off_scale
+    def guides(self, guidance_scale: float, options: FamilyOptions | None) -> bool:
+        """Whether each step runs a second branch, from the negative prompt.
+
+        Args:
+            guidance_scale: effective.
+            options: as asked.
+        """
+        scale = guidance_scale
+        for each in self.options:
+            if each.field == self.guidance_field:
+                scale = each.effective(options)
+        return self.supports_negative_prompt and scale > self.guidance_off_scale
 
     def default_cache(self, steps: int) -> Cache:
         """What a request of so many steps gets that names no cache.

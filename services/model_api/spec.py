@@ -113,7 +113,7 @@ def check_defaults(model: Model) -> None:
     """
     defaults = model.capabilities.defaults
     limits = model.capabilities
-    guided = limits.guides(defaults.guidance_scale)
+    guided = limits.guides(defaults.guidance_scale, options=None)
     sized = limits.image_fit is None or limits.image_fit.overridable
     image = InputImage(width=defaults.width, height=defaults.height, size_bytes=1, checksum_xxh3=0)
     request = GenerationRequest(

@@ -10,10 +10,12 @@ import torch
 
 from services.domain.acceleration import CacheDit
 from services.domain.element_type import ElementType
+from services.domain.family_options import FluxOptions
 from services.domain.generation import GenerationParameters
 from tests.checkpoints.stock import stock_pipeline
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Reference, references
+from tests.conformance.references.flux import TRUE
 
 STEPS = 10
 # Random weights change much from step to step: from 1 on, every change counts as small.
@@ -61,8 +63,11 @@ def switched_on(
         max_accumulated_residual_diff_threshold=cache.max_accumulated_residual_diff_threshold,
         max_cached_steps=cache.max_cached_steps,
         max_continuous_cached_steps=cache.max_continuous_cached_steps,
-        # Told, where it cannot guess: a request without guidance has one forward a step.
-        enable_separate_cfg=None if parameters.guided else False,
+        # Told, where it cannot guess: a request without guidance has one forward a step, and one
+        # with FLUX.1's true guidance has two.
+        enable_separate_cfg=isinstance(parameters.options, FluxOptions) or None
+        if parameters.guided
+        else False,
         steps_computation_mask=None
         if scm is None
         else cache_dit.steps_mask(total_steps=parameters.steps, mask_policy=scm.mask_policy.value),
@@ -116,6 +121,14 @@ def test_last_blocks_that_are_always_computed_draw_the_same(
     gallery: Gallery, reference: Reference
 ) -> None:
     check_equal(gallery, reference, cache={**DYNAMIC, "bn_compute_blocks": 1})
+
+
+@pytest.mark.parametrize("cache", [DYNAMIC, MASKED], ids=["taylorseer", "masked"])
+@pytest.mark.parametrize("reference", of("flux.1-dev"), ids=["flux.1-dev"])
+def test_a_distilled_model_that_guides_by_a_second_branch_draws_the_same(
+    gallery: Gallery, reference: Reference, cache: dict[str, Any]
+) -> None:
+    check_equal(gallery, reference, cache=cache, negative_prompt="grey", options=TRUE)
 
 
 @pytest.mark.parametrize(

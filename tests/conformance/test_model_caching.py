@@ -15,7 +15,7 @@ from services.domain.element_type import ElementType
 from services.domain.generation import GenerationParameters
 from services.domain.stages import BranchDecision
 from tests.conformance.gallery import Gallery
-from tests.conformance.references import Drawn, Reference, references
+from tests.conformance.references import Drawn, Reference, guidance, references
 from tests.conformance.split_stages import Split
 
 STEPS = 12
@@ -114,9 +114,9 @@ def test_requests_that_take_turns_cache_as_they_would_alone(
     split: Split, reference: Reference
 ) -> None:
     limits = split.denoiser.loaded.model.capabilities
-    guidance = {"guidance_scale": 4.0} if limits.supports_guidance else {}
+    guided = guidance(limits, 4.0)
     many = [
-        asked(split, reference, cache=cache, steps=STEPS - number % 4, seed=number, **guidance)
+        asked(split, reference, cache=cache, steps=STEPS - number % 4, seed=number, **guided)
         for number, cache in enumerate(TAKING_TURNS)
     ]
     stage = DenoiseStage(split.denoiser, split.store)

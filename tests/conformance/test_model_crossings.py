@@ -13,7 +13,7 @@ from services.model_api.stages import Tensors, image_latents_name
 from services.model_families import find_family
 from tests.conformance.gallery import Gallery
 from tests.conformance.pictures import pictures_of
-from tests.conformance.references import Reference, references
+from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split
 
 
@@ -70,7 +70,7 @@ def test_the_longest_prompts_have_the_bytes_that_the_family_says(
 ) -> None:
     limits = split.encoder.loaded.model.capabilities
     fields = ["prompt", *(["negative_prompt"] if limits.supports_negative_prompt else [])]
-    asked = {**reference.small, "guidance_scale": limits.defaults.guidance_scale}
+    asked = {**reference.small, **guidance(limits, 4.0)}
     # One token per digit; fewer digits than tokens, because of what stands around them.
     for length in range(limits.max_prompt_tokens, 0, -1):
         parameters = split.parameters(**asked, **dict.fromkeys(fields, "7" * length))

@@ -11,7 +11,7 @@ from services.domain.generation import GenerationParameters
 from services.model_api.stages import Tensors
 from tests.conformance.gallery import Gallery
 from tests.conformance.pictures import pictures_of
-from tests.conformance.references import Reference, references
+from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split
 
 
@@ -57,8 +57,7 @@ def test_a_prompt_with_too_many_tokens_is_refused_before_anything_is_encoded(
     hooks = [module.register_forward_pre_hook(fail) for module in modules]
     try:
         for field in fields:
-            scale = limits.defaults.guidance_scale
-            changed = {"guidance_scale": scale, field: "7" * (limits.max_prompt_tokens + 400)}
+            changed = {**guidance(limits, 4.0), field: "7" * (limits.max_prompt_tokens + 400)}
             with pytest.raises(InvalidRequest, match=f"^{field}: {refusal}"):
                 encoded(split, reference.small, **changed)
     finally:

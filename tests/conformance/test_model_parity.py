@@ -14,7 +14,7 @@ from services.domain.model import Stage
 from services.model_api.directory import ModelDirectory
 from services.model_families import find_family
 from tests.conformance.gallery import Gallery
-from tests.conformance.references import Reference, references
+from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split
 
 REFERENCES = references()
@@ -134,6 +134,8 @@ def test_every_number_of_a_request_decides_the_latents(split: Split, reference: 
     changes: list[dict[str, object]] = [{"seed": 8}, {"steps": 3}]
     if limits.supports_guidance:
         changes.append({"guidance_scale": limits.defaults.guidance_scale + 1})
+    if limits.guidance_field != "guidance_scale":
+        changes += [guidance(limits, 2.0), guidance(limits, 3.0)]
     first = split.draw(split.parameters(**reference.small))
     again = split.draw(split.parameters(**reference.small))
     assert torch.equal(first.latents, again.latents)

@@ -24,7 +24,7 @@ from services.domain.generation import GenerationParameters
 from services.domain.stages import DenoiseRequest
 from services.model_api.stages import BatchingDenoiserModel
 from tests.conformance.gallery import Gallery
-from tests.conformance.references import Reference, references
+from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split
 
 STEPS = (5, 3, 4)
@@ -61,6 +61,8 @@ def asked(split: Split, reference: Reference) -> list[GenerationParameters]:
         fields["prompt"] = ("a red circle", "a blue circle", "two green stars and a heart")[number]
         if limits.supports_guidance:
             fields["guidance_scale"] = (3.0, 4.5, 6.0)[number]
+        if limits.guidance_field != "guidance_scale":
+            fields |= guidance(limits, (6.0, 3.0, 4.5)[number])
         many.append(split.parameters(**fields))
     return many
 

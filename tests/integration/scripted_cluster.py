@@ -258,6 +258,9 @@ def editing_model() -> capabilities_pb2.Model:
                 area_pixels=409600, multiple=32, rounds_up=True, overridable=True
             ),
             media_formats=[generation_pb2.MEDIA_FORMAT_PNG_ARCHIVE],
+            supports_negative_prompt=True,
+            guidance_field="layered.strength",
+            guidance_off_scale=0.25,
             options=[
                 option("layered.layers", capabilities_pb2.OPTION_KIND_INTEGER, 1, 8, 1, 4),
                 option("layered.resolution", capabilities_pb2.OPTION_KIND_INTEGER, 64, 640, 64, 64),

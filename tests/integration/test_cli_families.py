@@ -102,6 +102,7 @@ async def test_a_format_that_the_suffix_contradicts_is_refused(
         (("--no-caption-image",), "layered", {"caption_image": False}),
         (("--rewrite-prompt",), "long_cat", {"rewrite_prompt": True}),
         (("--no-rewrite-prompt",), "long_cat", {"rewrite_prompt": False}),
+        (("--true-guidance", "4"), "flux", {"true_guidance_scale": 4.0}),
         (
             ("--image-guidance", "2", "--guidance-interval", "0.25", "1"),
             "bagel",
@@ -205,6 +206,7 @@ async def test_a_model_is_described_with_its_pictures_and_options(
     described = {row[0]: row[1:] for row in rows(ended.out)}
     assert described["size"] == ["follows the last image,"]
     assert {"near 409600 pixels,", "multiples of 32, rounded up"} <= described.keys()
+    assert described["negative"] == ["with layered.strength above 0.25", "' '"]
     assert described["images"] == ["1 to 3"]
     assert described["width"] == ["64 to 256, multiples of 16", "as the image"]
     assert described["layered.layers"] == ["1 to 8", "4"]

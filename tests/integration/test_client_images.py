@@ -23,6 +23,7 @@ from triptych import (
     BagelOptions,
     DeadlineExceededError,
     FieldViolation,
+    FluxOptions,
     GenerationRequest,
     ImageDescription,
     InvalidRequestError,
@@ -236,6 +237,7 @@ async def test_pictures_may_come_from_a_generator(
             {"guidance_interval_start": 0.25, "guidance_interval_end": 1},
         ),
         (BagelOptions(), {}),
+        (FluxOptions(true_guidance_scale=4), {"true_guidance_scale": 4}),
     ],
 )
 async def test_options_say_whose_they_are_and_only_what_was_given(

@@ -14,6 +14,7 @@ _VIDEO: Final = "Videos"
 _LAYERED: Final = "Layers"
 _LONGCAT: Final = "LongCat-Image"
 _BAGEL: Final = "BAGEL"
+_FLUX: Final = "FLUX.1"
 
 Frames = Annotated[int | None, typer.Option(help="Frames of the video.", rich_help_panel=_VIDEO)]
 Fps = Annotated[int | None, typer.Option(help="Frames per second.", rich_help_panel=_VIDEO)]
@@ -60,6 +61,14 @@ GuidanceInterval = Annotated[
         rich_help_panel=_BAGEL,
     ),
 ]
+TrueGuidance = Annotated[
+    float | None,
+    typer.Option(
+        help="How closely to follow the prompt rather than the negative one; above 1, twice the"
+        " work.",
+        rich_help_panel=_FLUX,
+    ),
+]
 
 _FLAGS: Final = {
     "num_frames": "--frames",
@@ -71,6 +80,7 @@ _FLAGS: Final = {
     "rewrite_prompt": "--rewrite-prompt",
     "image_guidance_scale": "--image-guidance",
     "guidance_interval_start": "--guidance-interval",
+    "true_guidance_scale": "--true-guidance",
 }
 
 

@@ -30,7 +30,12 @@ from triptych.cli.report import json_report, print_report
 from triptych.cluster.address import Address
 from triptych.cluster.cluster import ClusterSpec, LocalCluster
 from triptych.cluster.topology import ModelOptions
-from triptych.family_options import LayeredOptions, LongCatOptions, VideoOptions
+from triptych.family_options import (
+    FluxOptions,
+    LayeredOptions,
+    LongCatOptions,
+    VideoOptions,
+)
 from triptych.generation import Generation
 from triptych.request import RequestOptions
 
@@ -60,22 +65,17 @@ def generate(
     preview_dir: PreviewDirectory = None,
     frames: family.Frames = None,
     fps: family.Fps = None,
-    low_noise: family.LowNoiseGuidance = None,
+    low: family.LowNoiseGuidance = None,
     layers: family.Layers = None,
     resolution: family.Resolution = None,
     caption_image: family.CaptionImage = None,
     rewrite_prompt: family.RewritePrompt = None,
     image_guidance: family.ImageGuidance = None,
     guidance_interval: family.GuidanceInterval = None,
+    true_guidance: family.TrueGuidance = None,
     connected: Connection,
 ) -> None:
     """Draw or edit a picture or a video, by a running cluster or by one started for this call."""
-    chosen = family.of_one_family(
-        VideoOptions(num_frames=frames, frames_per_second=fps, low_noise_guidance_scale=low_noise),
-        LayeredOptions(layers=layers, resolution=resolution, caption_image=caption_image),
-        LongCatOptions(rewrite_prompt=rewrite_prompt),
-        family.bagel_options(image_guidance, guidance_interval),
-    )
     asked: RequestOptions = {
         "model": model if target else None,
         "negative_prompt": negative,
@@ -87,14 +87,19 @@ def generate(
         "dtype": dtype.value if dtype else None,
         "images": images or (),
         "media_format": checked_format(media_format, output).value,
-        "options": chosen,
+        "options": family.of_one_family(
+            VideoOptions(num_frames=frames, frames_per_second=fps, low_noise_guidance_scale=low),
+            LayeredOptions(layers=layers, resolution=resolution, caption_image=caption_image),
+            LongCatOptions(rewrite_prompt=rewrite_prompt),
+            family.bagel_options(image_guidance, guidance_interval),
+            FluxOptions(true_guidance_scale=true_guidance),
+        ),
         "cache": read_cache(cache),
         "preview_every_steps": preview_every,
     }
     order = _Order(prompt, asked, timeout, output, connected)
     with reported_failures(), _display(preview_every, preview_dir, wanted=not json) as display:
-        cluster = _cluster_for_one_call(target, connected, model, topology, dtype, offline=offline)
-        generation = run(_generate(order, target, cluster, display))
+        generation = _drawn(order, display, target, model, topology, dtype, offline=offline)
     _report(generation, output, as_json=json)
 
 
@@ -102,6 +107,21 @@ def _display(every: int | None, directory: Path | None, *, wanted: bool) -> Prog
     display = ProgressDisplay(wanted=wanted, previews=PreviewFiles(directory))
     check_shown(every, directory, displayed=display.shown)
     return display
+
+
+def _drawn(
+    order: "_Order",
+    display: ProgressDisplay,
+    target: str | None,
+    model: str | None,
+    topology: TopologyName | None,
+    dtype: DTypeName | None,
+    *,
+    offline: bool,
+) -> Generation:
+    connected = order.connection
+    cluster = _cluster_for_one_call(target, connected, model, topology, dtype, offline=offline)
+    return run(_generate(order, target, cluster, display))
 
 
 def _report(generation: Generation, output: Path, *, as_json: bool) -> None:

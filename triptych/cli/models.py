@@ -62,7 +62,8 @@ def _details(model: ModelInfo) -> Table:
     table.add_row("dtype", model.dtype)
     table.add_row("prompt", f"at most {prompt}")
     if limits.supports_negative_prompt:
-        needed = f"with guidance above {limits.guidance_off_scale:g}"
+        scale = "guidance" if limits.guidance_field == "guidance_scale" else limits.guidance_field
+        needed = f"with {scale} above {limits.guidance_off_scale:g}"
         table.add_row("negative", needed, repr(defaults.negative_prompt))
     table.add_row("images", _images(limits))
     _add_size(table, limits, defaults)

@@ -65,7 +65,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., family: _Optional[str] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.ElementType, str]] = ...) -> None: ...
 
 class Capabilities(_message.Message):
-    __slots__ = ("max_prompt_characters", "max_prompt_tokens", "size_multiple", "min_side", "max_side", "max_pixels", "min_steps", "max_steps", "supports_guidance", "min_guidance_scale", "max_guidance_scale", "max_images", "supports_previews", "media_formats", "cache_methods", "parallel_methods", "defaults", "supports_negative_prompt", "guidance_off_scale", "min_images", "image_fit", "options", "cacheable_blocks", "tea_cache_coefficients", "attention_heads", "guidance_branches", "tea_cache_coefficients_source", "supports_step_batching")
+    __slots__ = ("max_prompt_characters", "max_prompt_tokens", "size_multiple", "min_side", "max_side", "max_pixels", "min_steps", "max_steps", "supports_guidance", "min_guidance_scale", "max_guidance_scale", "max_images", "supports_previews", "media_formats", "cache_methods", "parallel_methods", "defaults", "supports_negative_prompt", "guidance_off_scale", "min_images", "image_fit", "options", "cacheable_blocks", "tea_cache_coefficients", "attention_heads", "guidance_branches", "tea_cache_coefficients_source", "supports_step_batching", "guidance_field")
     MAX_PROMPT_CHARACTERS_FIELD_NUMBER: _ClassVar[int]
     MAX_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SIZE_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class Capabilities(_message.Message):
     GUIDANCE_BRANCHES_FIELD_NUMBER: _ClassVar[int]
     TEA_CACHE_COEFFICIENTS_SOURCE_FIELD_NUMBER: _ClassVar[int]
     SUPPORTS_STEP_BATCHING_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_FIELD_FIELD_NUMBER: _ClassVar[int]
     max_prompt_characters: int
     max_prompt_tokens: int
     size_multiple: int
@@ -122,7 +123,8 @@ class Capabilities(_message.Message):
     guidance_branches: int
     tea_cache_coefficients_source: CoefficientsSource
     supports_step_batching: bool
-    def __init__(self, max_prompt_characters: _Optional[int] = ..., max_prompt_tokens: _Optional[int] = ..., size_multiple: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., max_pixels: _Optional[int] = ..., min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., supports_guidance: _Optional[bool] = ..., min_guidance_scale: _Optional[float] = ..., max_guidance_scale: _Optional[float] = ..., max_images: _Optional[int] = ..., supports_previews: _Optional[bool] = ..., media_formats: _Optional[_Iterable[_Union[_generation_pb2.MediaFormat, str]]] = ..., cache_methods: _Optional[_Iterable[_Union[CacheMethod, str]]] = ..., parallel_methods: _Optional[_Iterable[_Union[ParallelMethod, str]]] = ..., defaults: _Optional[_Union[GenerationDefaults, _Mapping]] = ..., supports_negative_prompt: _Optional[bool] = ..., guidance_off_scale: _Optional[float] = ..., min_images: _Optional[int] = ..., image_fit: _Optional[_Union[ImageFit, _Mapping]] = ..., options: _Optional[_Iterable[_Union[OptionLimits, _Mapping]]] = ..., cacheable_blocks: _Optional[_Iterable[int]] = ..., tea_cache_coefficients: _Optional[_Iterable[float]] = ..., attention_heads: _Optional[int] = ..., guidance_branches: _Optional[int] = ..., tea_cache_coefficients_source: _Optional[_Union[CoefficientsSource, str]] = ..., supports_step_batching: _Optional[bool] = ...) -> None: ...
+    guidance_field: str
+    def __init__(self, max_prompt_characters: _Optional[int] = ..., max_prompt_tokens: _Optional[int] = ..., size_multiple: _Optional[int] = ..., min_side: _Optional[int] = ..., max_side: _Optional[int] = ..., max_pixels: _Optional[int] = ..., min_steps: _Optional[int] = ..., max_steps: _Optional[int] = ..., supports_guidance: _Optional[bool] = ..., min_guidance_scale: _Optional[float] = ..., max_guidance_scale: _Optional[float] = ..., max_images: _Optional[int] = ..., supports_previews: _Optional[bool] = ..., media_formats: _Optional[_Iterable[_Union[_generation_pb2.MediaFormat, str]]] = ..., cache_methods: _Optional[_Iterable[_Union[CacheMethod, str]]] = ..., parallel_methods: _Optional[_Iterable[_Union[ParallelMethod, str]]] = ..., defaults: _Optional[_Union[GenerationDefaults, _Mapping]] = ..., supports_negative_prompt: _Optional[bool] = ..., guidance_off_scale: _Optional[float] = ..., min_images: _Optional[int] = ..., image_fit: _Optional[_Union[ImageFit, _Mapping]] = ..., options: _Optional[_Iterable[_Union[OptionLimits, _Mapping]]] = ..., cacheable_blocks: _Optional[_Iterable[int]] = ..., tea_cache_coefficients: _Optional[_Iterable[float]] = ..., attention_heads: _Optional[int] = ..., guidance_branches: _Optional[int] = ..., tea_cache_coefficients_source: _Optional[_Union[CoefficientsSource, str]] = ..., supports_step_batching: _Optional[bool] = ..., guidance_field: _Optional[str] = ...) -> None: ...
 
 class ImageFit(_message.Message):
     __slots__ = ("area_pixels", "multiple", "rounds_up", "overridable", "shortest_edge", "longest_edge")

@@ -48,7 +48,7 @@ STAGE_TASK_DENOISE: StageTask
 STAGE_TASK_DECODE: StageTask
 
 class GenerationParameters(_message.Message):
-    __slots__ = ("model", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "dtype", "acceleration", "media_format", "images", "preview_every_steps", "video", "layered", "long_cat", "bagel")
+    __slots__ = ("model", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "dtype", "acceleration", "media_format", "images", "preview_every_steps", "video", "layered", "long_cat", "bagel", "flux")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,7 @@ class GenerationParameters(_message.Message):
     LAYERED_FIELD_NUMBER: _ClassVar[int]
     LONG_CAT_FIELD_NUMBER: _ClassVar[int]
     BAGEL_FIELD_NUMBER: _ClassVar[int]
+    FLUX_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompt: str
     negative_prompt: str
@@ -83,7 +84,8 @@ class GenerationParameters(_message.Message):
     layered: LayeredOptions
     long_cat: LongCatOptions
     bagel: BagelOptions
-    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., dtype: _Optional[_Union[_tensor_pb2.ElementType, str]] = ..., acceleration: _Optional[_Union[_acceleration_pb2.Acceleration, _Mapping]] = ..., media_format: _Optional[_Union[MediaFormat, str]] = ..., images: _Optional[_Iterable[_Union[InputImage, _Mapping]]] = ..., preview_every_steps: _Optional[int] = ..., video: _Optional[_Union[VideoOptions, _Mapping]] = ..., layered: _Optional[_Union[LayeredOptions, _Mapping]] = ..., long_cat: _Optional[_Union[LongCatOptions, _Mapping]] = ..., bagel: _Optional[_Union[BagelOptions, _Mapping]] = ...) -> None: ...
+    flux: FluxOptions
+    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., dtype: _Optional[_Union[_tensor_pb2.ElementType, str]] = ..., acceleration: _Optional[_Union[_acceleration_pb2.Acceleration, _Mapping]] = ..., media_format: _Optional[_Union[MediaFormat, str]] = ..., images: _Optional[_Iterable[_Union[InputImage, _Mapping]]] = ..., preview_every_steps: _Optional[int] = ..., video: _Optional[_Union[VideoOptions, _Mapping]] = ..., layered: _Optional[_Union[LayeredOptions, _Mapping]] = ..., long_cat: _Optional[_Union[LongCatOptions, _Mapping]] = ..., bagel: _Optional[_Union[BagelOptions, _Mapping]] = ..., flux: _Optional[_Union[FluxOptions, _Mapping]] = ...) -> None: ...
 
 class InputImage(_message.Message):
     __slots__ = ("data", "upload_id", "description")
@@ -142,6 +144,12 @@ class BagelOptions(_message.Message):
     guidance_interval_start: float
     guidance_interval_end: float
     def __init__(self, image_guidance_scale: _Optional[float] = ..., guidance_interval_start: _Optional[float] = ..., guidance_interval_end: _Optional[float] = ...) -> None: ...
+
+class FluxOptions(_message.Message):
+    __slots__ = ("true_guidance_scale",)
+    TRUE_GUIDANCE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    true_guidance_scale: float
+    def __init__(self, true_guidance_scale: _Optional[float] = ...) -> None: ...
 
 class Artifact(_message.Message):
     __slots__ = ("artifact_id", "media_format", "width", "height", "num_frames", "size_bytes", "checksum_xxh3", "tile_size")

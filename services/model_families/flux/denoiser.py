@@ -6,12 +6,19 @@ width; P width of the prompt's summary. The batch is always one.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
+from services.domain.family_options import FluxOptions
 from services.domain.generation import GenerationParameters
-from services.model_api.acceleration import CONDITIONAL, BlockLists, adaptive_norm_signal
+from services.model_api.acceleration import (
+    CONDITIONAL,
+    UNCONDITIONAL,
+    BlockLists,
+    adaptive_norm_signal,
+)
 from services.model_api.conditioning import take_conditioning
 from services.model_api.directory import ModelDirectory
 from services.model_api.modules import load_module
@@ -30,11 +37,20 @@ class FluxState(PackedState):
 
     Attributes:
         summary: of the prompt [1, P].
-        guidance: the scale [1] in float32; None if the transformer takes none.
+        negative: the negative prompt [1, L, D] and its summary [1, P]; None without true guidance.
+        guidance: the distilled scale [1] in float32; None if the transformer takes none.
+        true_guidance_scale: by which the branches of the two prompts are combined.
     """
 
     summary: torch.Tensor
+    negative: tuple[torch.Tensor, torch.Tensor] | None
     guidance: torch.Tensor | None
+    true_guidance_scale: float
+
+    @property
+    def branch_count(self) -> int:
+        """How many guidance branches its steps have."""
+        return 1 if self.negative is None else 2
 
 
 class FluxDenoiser:
@@ -90,18 +106,24 @@ class FluxDenoiser:
             conditioning: what FluxEncoder.encode gave for them; copied.
 
         Raises:
-            TriptychError: the conditioning does not go with this model.
+            TriptychError: the conditioning does not go with the parameters or this model.
         """
         config, dtype = self._transformer.config, self._transformer.dtype
+        options = parameters.options
+        assert isinstance(options, FluxOptions)
+        assert options.true_guidance_scale is not None
         shapes = {
             "prompt_embeds": (1, PROMPT_TOKENS, config.joint_attention_dim),
             "pooled_prompt_embeds": (1, config.pooled_projection_dim),
         }
-        taken = take_conditioning(conditioning, shapes, dtype, self._device)
+        branches = ("", "negative_") if parameters.guided else ("",)
+        expected = {branch + name: shape for branch in branches for name, shape in shapes.items()}
+        taken = take_conditioning(conditioning, expected, dtype, self._device)
         # Encodes nothing: given embeddings, it only lays out the positions of their tokens.
         prompt, summary, prompt_positions = self._pipeline.encode_prompt(
-            prompt=None, device=self._device, **taken
+            prompt=None, device=self._device, **{name: taken[name] for name in shapes}
         )
+        negative_prompt, negative_summary = (taken.get(f"negative_{name}") for name in shapes)
         latents, picture_positions = self._packed.draw(parameters)
         return FluxState(
             latents=latents,
@@ -113,31 +135,49 @@ class FluxDenoiser:
             prompt_positions=prompt_positions,
             size=(parameters.width, parameters.height),
             summary=summary,
+            negative=None
+            if negative_prompt is None or negative_summary is None
+            else (negative_prompt, negative_summary),
             guidance=self._guidance(parameters.guidance_scale),
+            true_guidance_scale=options.true_guidance_scale,
         )
 
     @torch.no_grad()
     def step(self, state: FluxState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        latents = state.latents
-        (velocity,) = state.acceleration.run(
-            self._transformer,
-            CONDITIONAL,
-            hidden_states=latents,
-            timestep=state.schedule.timestep.expand(1).to(latents.dtype) / 1000,
-            guidance=state.guidance,
-            pooled_projections=state.summary,
-            encoder_hidden_states=state.prompt,
-            txt_ids=state.prompt_positions,
-            img_ids=state.picture_positions,
-            return_dict=False,
-        )
-        state.latents = state.schedule.advance(velocity, latents)
+        wanted = (state.prompt, state.summary)
+        branches = {CONDITIONAL: partial(self._velocity, state, CONDITIONAL, *wanted)}
+        if state.negative is not None:
+            branches[UNCONDITIONAL] = partial(self._velocity, state, UNCONDITIONAL, *state.negative)
+        velocity, *others = state.branches.run(branches)
+        for unwanted in others:
+            velocity = unwanted + state.true_guidance_scale * (velocity - unwanted)
+        state.latents = state.schedule.advance(velocity, state.latents)
 
     @torch.no_grad()
     def finish(self, state: FluxState) -> Tensors:
         """Returns `latents` [1, C, H, W], normalised as the transformer sees them."""
         return self._packed.unpack(state)
+
+    def _velocity(
+        self, state: FluxState, branch: str, prompt: torch.Tensor, summary: torch.Tensor
+    ) -> torch.Tensor:
+        latents = state.latents
+        (velocity,) = state.acceleration.run(
+            self._transformer,
+            branch,
+            hidden_states=latents,
+            timestep=state.schedule.timestep.expand(1).to(latents.dtype) / 1000,
+            guidance=state.guidance,
+            pooled_projections=summary,
+            encoder_hidden_states=prompt,
+            # The same for both prompts, which have as many tokens.
+            txt_ids=state.prompt_positions,
+            img_ids=state.picture_positions,
+            return_dict=False,
+        )
+        assert isinstance(velocity, torch.Tensor)
+        return velocity
 
     def _guidance(self, scale: float) -> torch.Tensor | None:
         if not self._transformer.config.guidance_embeds:

@@ -36,14 +36,20 @@ class FluxEncoder:
     def encode(self, parameters: GenerationParameters, _: Images = (), /) -> Tensors:
         """Returns `prompt_embeds` [1, PROMPT_TOKENS, width], `pooled_prompt_embeds` [1, width].
 
+        With true guidance also both of the negative prompt, `negative_` before their names.
+
         Raises:
-            InvalidRequest: the prompt has more tokens than T5 reads.
+            InvalidRequest: a prompt has more tokens than T5 reads.
         """
         prompts = counted_prompts(parameters, self._count, PROMPT_TOKENS)
-        embeds, pooled, _ = self._pipeline.encode_prompt(
-            prompt=prompts["prompt"], device=self._device, max_sequence_length=PROMPT_TOKENS
-        )
-        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+        encoded: dict[str, torch.Tensor] = {}
+        for field, prompt in prompts.items():
+            embeds, pooled, _ = self._pipeline.encode_prompt(
+                prompt=prompt, device=self._device, max_sequence_length=PROMPT_TOKENS
+            )
+            branch = field.removesuffix("prompt")
+            encoded |= {f"{branch}prompt_embeds": embeds, f"{branch}pooled_prompt_embeds": pooled}
+        return encoded
 
     def _count(self, prompt: str) -> int:
         return len(self._pipeline.tokenizer_2(prompt).input_ids)

@@ -1,5 +1,6 @@
 """What FLUX.1 accepts, read from a directory's configuration."""
 
+from services.domain.family_options import OptionKind, OptionLimits
 from services.domain.generation import GenerationParameters
 from services.domain.model import Capabilities, GenerationDefaults, Stage
 from services.domain.stages import DenoiseRequest
@@ -22,10 +23,16 @@ PROMPT_TOKENS = 512
 """What T5 reads of a prompt, its closing token included; shorter prompts are padded to it."""
 
 _PATCH_SIZE = 2
-_DEFAULTS = GenerationDefaults(width=1024, height=1024, steps=28, guidance_scale=3.5)
+_DEFAULTS = GenerationDefaults(
+    width=1024, height=1024, steps=28, guidance_scale=3.5, negative_prompt=""
+)
 # Distilled to few steps instead of to a guidance scale.
 _DEFAULTS_WITHOUT_GUIDANCE = GenerationDefaults(
-    width=1024, height=1024, steps=4, guidance_scale=0.0
+    width=1024, height=1024, steps=4, guidance_scale=0.0, negative_prompt=""
+)
+# Off unless asked for, as published: it takes a second forward in every step.
+_TRUE_GUIDANCE = OptionLimits(
+    field="flux.true_guidance_scale", kind=OptionKind.NUMBER, minimum=1, maximum=20, default=1
 )
 
 
@@ -36,18 +43,18 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
         **picture_limits(size_multiple),
         max_prompt_tokens=PROMPT_TOKENS,
         min_steps=1,
-        # The scale is an input of the transformer: there is no second branch to steer away from.
+        # The guidance scale is an input of the transformer; the second branch has one of its own.
         supports_guidance=guided,
-        supports_negative_prompt=False,
-        guidance_off_scale=0.0,
+        guidance_field=_TRUE_GUIDANCE.field,
         min_guidance_scale=0.0,
         max_guidance_scale=30.0,
         supports_previews=True,
+        options=(_TRUE_GUIDANCE,),
         cache_support=cache_support(
             directory, ("num_layers", "num_single_layers"), FLUX_COEFFICIENTS, joined=True
         ),
         supports_step_batching=True,
-        parallel_support=parallel_support(directory, "num_attention_heads", guidance_branches=1),
+        parallel_support=parallel_support(directory, "num_attention_heads"),
         defaults=directory.defaults(_DEFAULTS if guided else _DEFAULTS_WITHOUT_GUIDANCE),
     )
 

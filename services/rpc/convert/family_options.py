@@ -4,6 +4,7 @@ from services.domain.family_options import (
     GROUPS,
     BagelOptions,
     FamilyOptions,
+    FluxOptions,
     LayeredOptions,
     LongCatOptions,
     VideoOptions,
@@ -18,7 +19,9 @@ def options_from_proto(message: generation_pb2.GenerationParameters) -> FamilyOp
         return None
     values = {field.name: value for field, value in getattr(message, group).ListFields()}
     options = GROUPS[group].model_validate(values)
-    assert isinstance(options, VideoOptions | LayeredOptions | LongCatOptions | BagelOptions)
+    assert isinstance(
+        options, VideoOptions | LayeredOptions | LongCatOptions | BagelOptions | FluxOptions
+    )
     return options
 
 

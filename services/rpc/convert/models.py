@@ -39,6 +39,7 @@ _SAME_NAMED = (
     "min_guidance_scale",
     "max_guidance_scale",
     "supports_negative_prompt",
+    "guidance_field",
     "guidance_off_scale",
     "min_images",
     "max_images",

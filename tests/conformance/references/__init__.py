@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from services.domain.generation import GenerationParameters
+from services.domain.model import Capabilities
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ def references() -> list[Reference]:
     """Those of every module in this folder."""
     names = sorted(each.name for each in pkgutil.iter_modules(__path__))
     return [importlib.import_module(f"{__name__}.{name}").REFERENCE for name in names]
+
+
+def guidance(limits: Capabilities, scale: float) -> dict[str, object]:
+    """Fields of a request that a second branch, from a negative prompt, steers so much."""
+    group, _, name = limits.guidance_field.rpartition(".")
+    return {"options": {"kind": group, name: scale}} if group else {name: scale}
 
 
 def draw_with_steps(pipeline: Any, **arguments: object) -> tuple[Image.Image, torch.Tensor]:

@@ -5,7 +5,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransfo
 from tests.checkpoints import MODELS
 from tests.checkpoints.directory import draw_weights
 from tests.conformance.references import Reference
-from tests.conformance.references.flux import draw
+from tests.conformance.references.flux import TRUE, draw
 
 
 def _build(folder: Path) -> None:
@@ -21,7 +21,12 @@ def _build(folder: Path) -> None:
 REFERENCE = Reference(
     model="flux.1-schnell",
     pipeline=FluxPipeline,
-    cases=[{"width": 96, "height": 64}, {"width": 64, "height": 96, "steps": 1}],
+    cases=[
+        {"width": 96, "height": 64},
+        {"width": 64, "height": 96, "steps": 1},
+        {"width": 64, "height": 48, "steps": 2, "options": TRUE},
+    ],
     draw=draw,
+    small={"width": 64, "height": 64, "steps": 2, "options": TRUE},
     build=_build,
 )

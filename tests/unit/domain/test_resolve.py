@@ -16,6 +16,7 @@ from services.domain.acceleration import (
 )
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
+from services.domain.family_options import OptionKind, OptionLimits
 from services.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest, resolve
 from services.domain.model import MediaFormat, Model
 from tests.unit.domain.examples import CAPABILITIES, MODEL
@@ -82,6 +83,24 @@ def test_guidance_of_exactly_one_is_off() -> None:
 
 def test_guidance_just_above_one_is_on() -> None:
     assert _resolved(guidance_scale=math.nextafter(1, 2)).negative_prompt == "blurry"
+
+
+def test_guidance_may_follow_an_option_instead_of_the_guidance_scale() -> None:
+    scale = OptionLimits(
+        field="flux.true_guidance_scale", kind=OptionKind.NUMBER, minimum=1, maximum=5, default=1
+    )
+    model = _model(options=(scale,), guidance_field=scale.field)
+    off, on = ({"kind": "flux", "true_guidance_scale": each} for each in (1, 2))
+    assert not _resolved(model, guidance_scale=20.0).guided
+    assert not _resolved(model, guidance_scale=20.0, options=off).guided
+    assert _resolved(model, guidance_scale=1.0, options=on).negative_prompt == "blurry"
+    assert _resolved(model, negative_prompt="grey", options=on).negative_prompt == "grey"
+    needed = "has no effect unless flux.true_guidance_scale is above 1; leave it out"
+    assert _violations(model, negative_prompt="grey", guidance_scale=20.0, options=off) == {
+        "negative_prompt": needed
+    }
+    foreign = {"kind": "video", "num_frames": 5}
+    assert "video" in _violations(model, negative_prompt="grey", options=foreign)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import torch
 
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
+from services.domain.family_options import FluxOptions
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.model import GenerationDefaults
+from services.domain.model import GenerationDefaults, Model
 from services.model_api.directory import ModelDirectory
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import EncoderModel
@@ -40,7 +42,7 @@ def ask(encoder: StageModel[EncoderModel]) -> Ask:
 
 def test_what_a_request_leaves_out_is_as_published(whole: Path) -> None:
     assert SPEC.capabilities(ModelDirectory(whole)).defaults == GenerationDefaults(
-        width=1024, height=1024, steps=28, guidance_scale=3.5
+        width=1024, height=1024, steps=28, guidance_scale=3.5, negative_prompt=""
     )
 
 
@@ -54,6 +56,7 @@ def test_a_transformer_without_guidance_draws_in_four_steps_and_takes_no_scale(
             "guidance_embeds": False,
             "num_layers": 19,
             "num_single_layers": 38,
+            "num_attention_heads": 24,
         },
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -64,10 +67,40 @@ def test_a_transformer_without_guidance_draws_in_four_steps_and_takes_no_scale(
     assert SPEC.capabilities(ModelDirectory(whole)).supports_guidance
 
 
-def test_a_negative_prompt_is_refused_at_any_scale(ask: Ask) -> None:
-    assert ask(guidance_scale=30.0).negative_prompt is None
-    with pytest.raises(InvalidRequest, match="negative_prompt: is not used by this model"):
-        ask(negative_prompt="grey", guidance_scale=30.0)
+def test_a_transformer_without_guidance_refuses_every_scale_but_none(whole: Path) -> None:
+    directory = ModelDirectory(whole)
+    capabilities = SPEC.capabilities(directory).model_copy(update={"supports_guidance": False})
+    model = Model(
+        name="schnell", family="flux", capabilities=capabilities, dtype=ElementType.FLOAT32
+    )
+    for scale in (0.5, 1.0, 3.5):
+        request = GenerationRequest(prompt="a circle", guidance_scale=scale)
+        with pytest.raises(InvalidRequest, match=r"guidance_scale: is .*has no guidance"):
+            resolve(request, model, draw_seed=lambda: 0)
+
+
+@pytest.mark.parametrize("options", [None, FluxOptions(), FluxOptions(true_guidance_scale=1.0)])
+def test_a_negative_prompt_is_refused_without_true_guidance_at_any_scale(
+    ask: Ask, options: FluxOptions | None
+) -> None:
+    assert ask(guidance_scale=30.0, options=options).negative_prompt is None
+    refusal = r"^negative_prompt: has no effect unless flux\.true_guidance_scale is above 1"
+    with pytest.raises(InvalidRequest, match=refusal):
+        ask(negative_prompt="grey", guidance_scale=30.0, options=options)
+
+
+def test_true_guidance_takes_the_empty_negative_prompt_unless_there_is_another(ask: Ask) -> None:
+    options = FluxOptions(true_guidance_scale=1.5)
+    assert ask(guidance_scale=0.0, options=options).negative_prompt == ""
+    assert ask(negative_prompt="grey", options=options).negative_prompt == "grey"
+
+
+@pytest.mark.parametrize("scale", [0.0, 20.5, math.nan, math.inf])
+def test_true_guidance_outside_its_range_is_refused(ask: Ask, scale: float) -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"flux\.true_guidance_scale: is .*allowed are 1 to 20"
+    ):
+        ask(options=FluxOptions(true_guidance_scale=scale))
 
 
 def test_clip_summarises_the_beginning_of_a_prompt_that_t5_reads_whole(

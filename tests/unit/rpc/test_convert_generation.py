@@ -21,6 +21,7 @@ from services.domain.errors import InvalidRequest
 from services.domain.family_options import (
     GROUPS,
     BagelOptions,
+    FluxOptions,
     LayeredOptions,
     LongCatOptions,
     VideoOptions,
@@ -64,6 +65,11 @@ HONOURED: dict[str, tuple[Any, str, Any]] = {
         generation_pb2.BagelOptions(image_guidance_scale=1.5),
         "options",
         BagelOptions(image_guidance_scale=1.5),
+    ),
+    "flux": (
+        generation_pb2.FluxOptions(true_guidance_scale=1.5),
+        "options",
+        FluxOptions(true_guidance_scale=1.5),
     ),
 }
 IMAGE = InputImage(width=640, height=480, size_bytes=7, checksum_xxh3=2**64 - 1)
