@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,13 @@ from triptych.cluster.workplace import Workplace, workplace
 SCRIPT = Path(__file__).with_name("scripted_process.py")
 ANY_PORT = Address("127.0.0.1", 0)
 PATIENCE_SECONDS = 30
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory that leaves room for a socket's path, which has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="t-") as directory:
+        yield Path(directory)
 
 
 @dataclass
@@ -302,8 +310,8 @@ def test_workplace_is_private(tmp_path: Path) -> None:
     assert not store.exists()
 
 
-def test_workplace_of_a_killed_cluster_is_removed_by_the_next(tmp_path: Path) -> None:
-    memory, parent = tmp_path / "memory", tmp_path / "parent"
+def test_workplace_of_a_killed_cluster_is_removed_by_the_next(short_path: Path) -> None:
+    memory, parent = short_path / "memory", short_path / "parent"
     memory.mkdir()
     parent.mkdir()
     paths = f"parent=Path({str(parent)!r}), shared_memory=Path({str(memory)!r})"

@@ -93,6 +93,8 @@ def test_a_component_of_another_class_is_refused(
 
 def test_a_guidance_distilled_transformer_is_refused(demo: Path, configure: Configure) -> None:
     configure("transformer/config.json", guidance_embeds=True)
+    # Which belongs to another transformer now.
+    (demo / "cache_profile.json").unlink()
     with pytest.raises(ConfigurationError, match="guidance_embeds is true; guidance is not"):
         load_denoiser(demo, None, FLOAT32, "cpu")
 

@@ -54,7 +54,7 @@ from triptych.v1 import (
 )
 from vae_service.servicer import VaeServicer
 
-SOON = Deadline.after(3600)
+SOON = Deadline.after(24 * 3600)
 ENCODE = EncodeRequest(REQUEST_ID, "default", PARAMETERS)
 DENOISE = DenoiseRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
 PICTURED = PARAMETERS.model_copy(
