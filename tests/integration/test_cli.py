@@ -367,3 +367,13 @@ async def test_version_is_the_package_version() -> None:
     from triptych import __version__
 
     assert (await run("version")).out == f"triptych {__version__}\n"
+
+
+async def test_a_key_is_made_only_for_a_name_that_a_gateway_takes() -> None:
+    refused = await run("new-key", "a b")
+    assert refused.code == 2
+    assert "'a b'; allowed are 1 to 64" in " ".join(refused.err.split())
+    made = await run("new-key", "acme")
+    (tenant,) = json.loads(made.out)["tenants"]
+    assert (made.code, tenant["name"]) == (0, "acme")
+    assert made.err.strip() not in made.out
