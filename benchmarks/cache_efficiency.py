@@ -7,7 +7,7 @@ import argparse
 import copy
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,13 @@ from pydantic import SecretStr
 from torch import nn
 
 from benchmarks.loops import Looped, our_loop, stock_loop
-from benchmarks.random_model import FLUX_DEV, QWEN_IMAGE, Architecture, RandomModel
+from benchmarks.own_process import OwnProcess
+from benchmarks.random_model import ARCHITECTURES, FLUX_DEV, QWEN_IMAGE, Architecture, RandomModel
 from benchmarks.report import Row, write
 from benchmarks.stock import switch_on
-from benchmarks.turns import Pause, Turn, take_turns
+from benchmarks.turns import OwnThread, Pause, Turn, take_turns
 from denoiser_service.stage import DenoiseStage
-from services.domain.acceleration import CacheDit
+from services.domain.acceleration import CacheDit, TeaCache
 from services.domain.generation import GenerationParameters
 from services.domain.tensor_ref import Seal
 from services.model_api.runtime import set_up_torch
@@ -64,26 +65,29 @@ METHODS: Mapping[str, dict[str, Any]] = {
 }
 NOTES = (
     "Random weights in published architectures of {sizes} million parameters, 512 x 512 pixels"
-    " (1024 tokens), {steps} steps without a second guidance branch, float32, one torch thread,"
-    " on a machine that other work shared. All loops take turns step by step, each in a thread"
-    " of its own, and times are the processor time of that thread: ours as requests of one"
-    " denoising stage, the others as stock diffusers pipelines. What is skipped does not depend"
-    " on the weights: thresholds are set so that every change counts as small.",
-    "`full`, `computed` and `skipped` are medians over {rounds} round(s) in ms: a step of the"
-    " stock pipeline without a cache, and the two kinds of steps of our cached request."
-    " `speed-up` is what these medians make of {steps} steps; `ideal` is 1 / (1 - reused * (1 -"
-    " f)), where f is the share of `full` that the same stock pipeline takes with only the"
-    " blocks that are never skipped (`always`), embedding and output included. `of ideal` is"
-    " their ratio. `stock / ours` is the loop's time in a stock pipeline with cache-dit switched"
-    " on the library's own way over ours; both gave the same latents, bit for bit. In brackets:"
-    " smallest and largest of the rounds.",
+    " (1024 tokens), {steps} steps without a second guidance branch, float32, one torch thread."
+    " All loops take turns step by step, and times are the processor time of their threads: ours"
+    " as requests of one denoising stage, in a process that is set up as a rank's; the others as"
+    " stock diffusers pipelines. What is skipped does not depend on the weights: thresholds are"
+    " set so that every change counts as small.",
+    "`computed` and `skipped` are medians over {rounds} round(s) of the two kinds of steps of our"
+    " request, in ms. `speed-up` is what these medians make of {steps} steps, against our request"
+    " without a cache; `ideal` is 1 / (1 - reused * (1 - f)), where f is the share of that"
+    " request's step that a stock pipeline takes with only the blocks that are never skipped"
+    " (`always`), embedding and output included. `of ideal` is their ratio. In brackets: smallest"
+    " and largest of the rounds.",
+    "`stock / ours` is the loop's time in a stock pipeline, with cache-dit switched on the"
+    " library's own way, over ours; both gave the same latents, bit for bit. Each of these"
+    " pipelines runs as people run it: on the main thread of a process of its own, with the C"
+    " library's allocator as it comes. Ours keeps freed memory. A stock pipeline that runs in our"
+    " process, and so with our allocator, takes `in our process` times as long as our request.",
     "The overheads are measured with blocks that add one and do nothing else, over {idle}"
-    " steps: what a step of ours takes beyond the stock pipeline's step with the same blocks, in"
-    " ms; beside them cache-dit's in a stock pipeline. They include the stage around the loop"
-    " (`none`) and the library's own arithmetic on tensors of real size. `by overheads` is what"
-    " a ratio would be if our steps, and cache-dit's, took what the stock pipeline's take and"
-    " their overheads: it is what the caches cost without the noise of the machine in steps that"
-    " are computed.",
+    " steps: what a step of ours takes beyond the stock pipeline's step with the same blocks in"
+    " the same process, in ms; beside them cache-dit's in a stock pipeline. They include the"
+    " stage around the loop (`none`) and the library's own arithmetic on tensors of real size."
+    " `by overheads` is what `stock / ours` would be if our steps, and cache-dit's, took what the"
+    " stock pipeline's take in our process, and their overheads: it is what the loop and the"
+    " caches cost, without the allocator and without the machine's noise.",
 )
 
 
@@ -123,27 +127,33 @@ class Rig:
     def __init__(self, model: RandomModel, store: TensorStore, side: int = SIDE) -> None:
         self.model, self._store, self._side = model, store, side
 
-    def loops(self, *, idle: bool, steps: int) -> dict[str, Loop]:
+    def turns(self, *, idle: bool, steps: int) -> dict[str, Turn]:
         """By name: ours and theirs for every method, and what is always computed of each."""
+        turns: dict[str, Turn] = dict(self._theirs(steps)) if not idle else {}
         transformer = _clone(self.model.transformer)
         if idle:
             for block in _blocks(transformer):
                 _make_idle(block)
         stage = DenoiseStage(self.model.staged(transformer), self._store)
-        loops: dict[str, Loop] = {}
         for name, cache in METHODS.items():
             told = self._parameters(cache, steps)
-            loops[f"ours {name}"] = our_loop(self.model, stage, self._store, told)
-            pipeline = self.model.pipeline(_clone(transformer))
-            if isinstance(told.cache, CacheDit):
-                switch_on(pipeline, told.cache, guided=False, steps=steps)
-            if name == UNCACHED or isinstance(told.cache, CacheDit):
-                loops[f"stock {name}"] = stock_loop(self.model, pipeline, told)
+            turns[f"ours {name}"] = OwnThread(our_loop(self.model, stage, self._store, told))
+            if name == UNCACHED or (idle and isinstance(told.cache, CacheDit)):
+                loop = library_loop(self.model, _clone(transformer), told)
+                turns[f"inside {name}"] = OwnThread(loop)
         for first in {_always(cache) for cache in METHODS.values()}:
-            shortened = self.model.pipeline(_shortened(_clone(transformer), first))
+            shortened = _shortened(_clone(transformer), first)
             told = self._parameters(METHODS[UNCACHED], steps)
-            loops[f"always {first}"] = stock_loop(self.model, shortened, told)
-        return loops
+            turns[f"always {first}"] = OwnThread(library_loop(self.model, shortened, told))
+        return turns
+
+    def _theirs(self, steps: int) -> Iterator[tuple[str, Turn]]:
+        """Stock pipelines as people run them."""
+        for name, cache in METHODS.items():
+            told = self._parameters(cache, steps)
+            if not isinstance(told.cache, TeaCache):
+                alone = Alone(self.model.architecture.name, self.model.architecture.config, told)
+                yield f"stock {name}", OwnProcess(alone_loop, alone)
 
     def _parameters(self, cache: dict[str, Any], steps: int) -> GenerationParameters:
         return self.model.parameters(
@@ -156,13 +166,45 @@ class Rig:
         Raises:
             AssertionError: ours and theirs are not the same bits.
         """
-        loops = self.loops(idle=idle, steps=steps)
-        turns = dict(zip(loops, take_turns(list(loops.values())), strict=True))
-        for name in METHODS:
-            if f"stock {name}" in turns:
-                ours, stock = turns[f"ours {name}"].result, turns[f"stock {name}"].result
-                assert torch.equal(ours.latents, stock.latents), name
+        turns = self.turns(idle=idle, steps=steps)
+        take_turns(list(turns.values()))
+        for name, turn in turns.items():
+            whose, _, method = name.partition(" ")
+            if whose in ("stock", "inside"):
+                ours = turns[f"ours {method}"].result
+                assert torch.equal(ours.latents, turn.result.latents), name
         return turns
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What a process that runs a stock pipeline is told.
+
+    Attributes:
+        architecture: its name.
+        config: of its transformer.
+        parameters: of the request.
+    """
+
+    architecture: str
+    config: Mapping[str, Any]
+    parameters: GenerationParameters
+
+
+def alone_loop(told: Alone) -> Loop:
+    """A stock pipeline around weights of its own, which are the same."""
+    architecture = ARCHITECTURES[told.architecture].resized(**told.config)
+    with tempfile.TemporaryDirectory() as folder:
+        model = RandomModel(architecture, Path(folder), torch.device("cpu"), torch.float32)
+    return library_loop(model, model.transformer, told.parameters)
+
+
+def library_loop(model: RandomModel, transformer: nn.Module, told: GenerationParameters) -> Loop:
+    """A stock pipeline, with cache-dit switched on where the request asks for it."""
+    pipeline = model.pipeline(transformer)
+    if isinstance(told.cache, CacheDit):
+        switch_on(pipeline, told.cache, guided=False, steps=told.steps)
+    return stock_loop(model, pipeline, told)
 
 
 def _always(cache: dict[str, Any]) -> int:
@@ -227,8 +269,10 @@ def row(
         none = (False,) * len(reused)
         kinds = {
             "ours": (f"ours {name}", reused),
-            "theirs": (f"stock {name}", reused),
-            "full": (f"stock {UNCACHED}", none),
+            "uncached": (f"ours {UNCACHED}", none),
+            "stock": (f"stock {name}", reused),
+            "inside": (f"inside {name}", reused),
+            "full": (f"inside {UNCACHED}", none),
             "always": (always, none),
         }
         return {
@@ -239,29 +283,30 @@ def row(
 
     whole, each = measured(busy), [measured([one]) for one in busy]
     alone = measured(idle)
-    added = _from_overheads(whole, alone)
+    cached, stock = name != UNCACHED, "stock" in whole
     return {
         "model": architecture.name,
         "cache": name,
         "reused": f"{_reused(whole):.0%}",
-        "full": 1000 * whole["full"].computed,
         "always": 1000 * whole["always"].computed,
         "computed": 1000 * whole["ours"].computed,
         "skipped": 1000 * whole["ours"].skipped if any(whole["ours"].reused) else "",
-        "speed-up": _speed_up(whole),
-        "ideal": _ideal(whole),
-        "of ideal": _spread(lambda one: _speed_up(one) / _ideal(one), whole, each),
-        "of ideal, by overheads": _speed_up(added) / _ideal(added),
-        "stock / ours": _spread(lambda one: one["theirs"].loop / one["ours"].loop, whole, each)
-        if "theirs" in whole
+        "speed-up": _speed_up(whole) if cached else "",
+        "ideal": _ideal(whole) if cached else "",
+        "of ideal": _spread(lambda one: _speed_up(one) / _ideal(one), whole, each)
+        if cached
         else "",
-        "stock / ours, by overheads": added["theirs"].loop / added["ours"].loop
-        if "theirs" in added
+        "stock / ours": _spread(lambda one: one["stock"].loop / one["ours"].loop, whole, each)
+        if stock
         else "",
+        "in our process": ""
+        if cached
+        else _spread(lambda one: one["inside"].loop / one["ours"].loop, whole, each),
+        "by overheads": _by_overheads(whole, alone) if stock else "",
         "overhead computed": _overhead(alone, "ours", "computed"),
-        "cache-dit's computed": _overhead(alone, "theirs", "computed"),
+        "cache-dit's computed": _overhead(alone, "inside", "computed") if cached else "",
         "overhead skipped": _overhead(alone, "ours", "skipped"),
-        "cache-dit's skipped": _overhead(alone, "theirs", "skipped"),
+        "cache-dit's skipped": _overhead(alone, "inside", "skipped"),
     }
 
 
@@ -270,11 +315,11 @@ def _reused(one: Mapping[str, Medians]) -> float:
 
 
 def _speed_up(one: Mapping[str, Medians]) -> float:
-    return one["full"].loop / one["ours"].loop
+    return one["uncached"].loop / one["ours"].loop
 
 
 def _ideal(one: Mapping[str, Medians]) -> float:
-    share = one["always"].computed / one["full"].computed
+    share = one["always"].computed / one["uncached"].computed
     return 1 / (1 - _reused(one) * (1 - share))
 
 
@@ -287,21 +332,18 @@ def _spread(
     return f"{value(whole):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-def _from_overheads(
-    whole: Mapping[str, Medians], alone: Mapping[str, Medians]
-) -> dict[str, Medians]:
-    """What the loops take if steps differ from the stock pipeline's by their overheads alone."""
+def _by_overheads(whole: Mapping[str, Medians], alone: Mapping[str, Medians]) -> float:
+    """Their loop over ours, if steps differed from a stock pipeline's by their overheads alone."""
 
-    def added(one: Medians) -> Medians:
+    def loop(whose: str) -> float:
         full, always = whole["full"].computed, whole["always"].computed
         return Medians(
-            full + one.computed - alone["full"].computed,
-            always + one.skipped - alone["always"].computed,
+            full + alone[whose].computed - alone["full"].computed,
+            always + alone[whose].skipped - alone["always"].computed,
             whole["ours"].reused,
-        )
+        ).loop
 
-    loops = {name: added(alone[name]) for name in ("ours", "theirs") if name in alone}
-    return {**whole, **loops}
+    return loop("inside") / loop("ours")
 
 
 def _overhead(alone: Mapping[str, Medians], whose: str, kind: str) -> float | str:

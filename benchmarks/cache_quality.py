@@ -7,35 +7,27 @@ import argparse
 import statistics
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
 from matplotlib.ticker import MultipleLocator
-from pydantic import SecretStr
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from benchmarks.report import RESULTS, Row, write
 from benchmarks.stock import stock_pipeline, switched_on
-from denoiser_service.stage import DenoiseStage
 from services.domain.acceleration import CacheDit, MaskPolicy
 from services.domain.element_type import ElementType
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.stages import DenoiseRequest
-from services.domain.tensor_ref import Seal
 from services.model_api.runtime import set_up_torch
-from services.model_families.loading import load_denoiser, load_encoder, load_vae
-from services.tensor_store.tensor_store import TensorStore, open_store
+from services.model_families.loading import load_encoder
+from services.tuning.likeness import psnr, ssim
+from services.tuning.painter import Drawn, load_painter
 
-TENANT = "benchmark"
 PLAIN = {"kind": "none"}
 IDENTITY = (0.0, 0.0, 0.0, 1.0, 0.0)
 PROMPTS = (
@@ -103,15 +95,6 @@ CURVES: Mapping[str, Mapping[str, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A picture, the processor time of its loop, and the share of forwards that were reused."""
-
-    pixels: np.ndarray
-    seconds: float
-    reused: float
-
-
-@dataclass(frozen=True)
 class Point:
     """One prompt with one cache.
 
@@ -126,45 +109,29 @@ class Point:
     stock_seconds: float | None
 
 
-class Painter:
+class Canvas:
     """The three stages of a model in this process, and the stock pipeline around its weights."""
 
-    def __init__(self, model: Path, store: TensorStore, steps: int) -> None:
-        told = (model, None, ElementType.FLOAT32, "cpu")
-        self._encoder, self._denoiser = load_encoder(*told), load_denoiser(*told)
-        self._vae, self._store, self._steps = load_vae(*told), store, steps
+    def __init__(self, model: Path, steps: int) -> None:
+        told = (model, ElementType.FLOAT32, "cpu")
+        self._painter, self._steps = load_painter(*told), steps
+        self._encoder = load_encoder(model, None, *told[1:])
         self._scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(model / "scheduler")
-        self._latents: torch.Tensor | None = None
 
-    def _parameters(
-        self, prompt: str, seed: int, cache: dict[str, Any] | None
-    ) -> GenerationParameters:
+    def _parameters(self, prompt: str, seed: int, cache: dict[str, Any]) -> GenerationParameters:
         request = GenerationRequest.model_validate(
-            {"prompt": prompt, "seed": seed, "steps": self._steps, "cache": cache or PLAIN}
+            {"prompt": prompt, "seed": seed, "steps": self._steps, "cache": cache}
         )
-        return resolve(request, self._denoiser.loaded.model, lambda: seed)
+        return resolve(request, self._painter.denoiser.loaded.model, lambda: seed)
 
-    def draw(self, prompt: str, seed: int, cache: dict[str, Any] | None = None) -> Drawn:
+    def draw(self, prompt: str, seed: int, cache: dict[str, Any] = PLAIN) -> Drawn:
         """One request, its loop timed."""
-        parameters = self._parameters(prompt, seed, cache)
-        request_id = uuid.uuid4().hex
-        identity = {"tenant": TENANT, "request_id": request_id}
-        stored = self._store.put(dict(self._encoder.model.encode(parameters)), **identity)
-        stage = DenoiseStage(self._denoiser, self._store)
-        began = time.process_time()
-        stage.prepare(DenoiseRequest(request_id, TENANT, parameters, stored))
-        decisions = [each for _ in range(self._steps) for each in stage.step(request_id).decisions]
-        seconds = time.process_time() - began
-        finished = stage.finish(request_id)
-        with self._store.get(finished.latents, **identity) as latents:
-            self._latents = latents["latents"].clone()
-            (picture,) = self._vae.model.decode(parameters, latents)
-        self._store.release_request(TENANT, request_id)
-        reused = sum(each.reused for each in decisions) / max(len(decisions), 1)
-        return Drawn(np.asarray(picture), seconds, reused)
+        return self._painter.draw(self._parameters(prompt, seed, cache))
 
-    def time_stock(self, prompt: str, seed: int, cache: dict[str, Any]) -> float | None:
-        """Processor seconds of the stock pipeline's loop for what was drawn last.
+    def time_stock(
+        self, prompt: str, seed: int, cache: dict[str, Any], ours: Drawn
+    ) -> float | None:
+        """Processor seconds of the stock pipeline's loop for what we drew; None without cache-dit.
 
         Raises:
             AssertionError: its latents are others.
@@ -172,7 +139,7 @@ class Painter:
         parameters = self._parameters(prompt, seed, cache)
         if not isinstance(parameters.cache, CacheDit):
             return None
-        transformer = self._denoiser.model.components["transformer"]
+        transformer = self._painter.denoiser.model.components["transformer"]
         pipeline = stock_pipeline(QwenImagePipeline, transformer, self._scheduler)
         width, height = parameters.width, parameters.height
         embeddings = self._encoder.model.encode(parameters)
@@ -193,23 +160,23 @@ class Painter:
             seconds = time.process_time() - began
         factor = pipeline.vae_scale_factor
         latents = pipeline._unpack_latents(packed, height, width, factor)  # noqa: SLF001
-        assert torch.equal(latents, self._latents), cache
+        assert torch.equal(latents, ours.latents["latents"]), cache
         return seconds
 
 
-def measure(painter: Painter, prompts: Sequence[str]) -> list[Row]:
+def measure(canvas: Canvas, prompts: Sequence[str]) -> list[Row]:
     """Every point of every curve."""
-    painter.draw(prompts[0], 0)
+    canvas.draw(prompts[0], 0)
     points: dict[tuple[str, str], list[Point]] = {}
     for seed, prompt in enumerate(prompts):
-        before = painter.draw(prompt, seed)
+        before = canvas.draw(prompt, seed)
         for curve, caches in CURVES.items():
             drawn = {}
             for name, cache in caches.items():
-                cached = painter.draw(prompt, seed, cache)
-                drawn[name] = (cached, painter.time_stock(prompt, seed, cache))
+                cached = canvas.draw(prompt, seed, cache)
+                drawn[name] = (cached, canvas.time_stock(prompt, seed, cache, cached))
             # Around each curve, so that all of it meets the same machine.
-            after = painter.draw(prompt, seed)
+            after = canvas.draw(prompt, seed)
             plain = statistics.mean([before.seconds, after.seconds])
             for name, (cached, stock) in drawn.items():
                 points.setdefault((curve, name), []).append(Point(after, plain, cached, stock))
@@ -221,9 +188,9 @@ def measure(painter: Painter, prompts: Sequence[str]) -> list[Row]:
 def row(curve: str, name: str, points: Sequence[Point]) -> Row:
     """One point over all prompts."""
     ratios = [each.plain_seconds / each.cached.seconds for each in points]
-    pairs = [(each.plain.pixels, each.cached.pixels) for each in points]
-    psnr = [_psnr(*pair) for pair in pairs]
-    ssim = [float(structural_similarity(*pair, channel_axis=-1)) for pair in pairs]
+    pairs = [(each.plain.pictures, each.cached.pictures) for each in points]
+    psnrs = [psnr(*pair) for pair in pairs]
+    ssims = [ssim(*pair) for pair in pairs]
     stock = [(each, each.stock_seconds) for each in points if each.stock_seconds is not None]
     return {
         "method": curve,
@@ -232,10 +199,10 @@ def row(curve: str, name: str, points: Sequence[Point]) -> Row:
         "smallest": min(ratios),
         "largest": max(ratios),
         "reused": f"{statistics.median(each.cached.reused for each in points):.0%}",
-        "PSNR min": min(psnr),
-        "PSNR median": statistics.median(psnr),
-        "SSIM min": min(ssim),
-        "SSIM median": statistics.median(ssim),
+        "PSNR min": min(psnrs),
+        "PSNR median": statistics.median(psnrs),
+        "SSIM min": min(ssims),
+        "SSIM median": statistics.median(ssims),
         "stock": _median([each.plain_seconds / seconds for each, seconds in stock]),
         "stock / ours": _median([seconds / each.cached.seconds for each, seconds in stock]),
     }
@@ -243,12 +210,6 @@ def row(curve: str, name: str, points: Sequence[Point]) -> Row:
 
 def _median(values: Sequence[float]) -> float | str:
     return statistics.median(values) if values else ""
-
-
-def _psnr(plain: np.ndarray, cached: np.ndarray) -> float:
-    # The library divides by the error.
-    same = np.array_equal(plain, cached)
-    return float("inf") if same else float(peak_signal_noise_ratio(plain, cached))
 
 
 def plot(rows: Sequence[Row], file: Path) -> None:
@@ -279,9 +240,7 @@ def main() -> None:
     told = parser.parse_args()
     prompts = PROMPTS[: told.prompts]
     set_up_torch(1)
-    seal = Seal(SecretStr("a secret of at least 32 characters"))
-    with closing(open_store("memory:", seal=seal, ttl_seconds=600)) as store:
-        rows = measure(Painter(told.model, store, told.steps), prompts)
+    rows = measure(Canvas(told.model, told.steps), prompts)
     notes = [each.format(steps=told.steps, prompts=len(prompts)) for each in NOTES]
     print(write("cache_quality", "Caches: speed and quality", rows, notes))
     plot(rows, RESULTS / "cache_quality.png")

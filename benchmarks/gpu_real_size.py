@@ -22,7 +22,14 @@ import torch
 from pydantic import SecretStr
 
 from benchmarks.loops import Looped, our_loop, stock_loop
-from benchmarks.random_model import FLUX_DEV, QWEN_IMAGE, Architecture, RandomModel, tiny
+from benchmarks.random_model import (
+    ARCHITECTURES,
+    FLUX_DEV,
+    QWEN_IMAGE,
+    Architecture,
+    RandomModel,
+    tiny,
+)
 from benchmarks.report import Row, page, write
 from benchmarks.stock import switched_on
 from benchmarks.turns import Pause
@@ -37,7 +44,6 @@ from services.tensor_store.tensor_store import TensorStore, open_store
 
 EXIT_UNUSABLE = 2
 GIB = 2**30
-ARCHITECTURES = {each.name: each for each in (QWEN_IMAGE, FLUX_DEV)}
 GUIDANCE_SCALES = {QWEN_IMAGE.name: 4.0, FLUX_DEV.name: 3.5}
 SEED = 0
 # Random weights decide nothing sensibly: every change counts as small, and what is skipped is said.

@@ -131,6 +131,7 @@ FLUX_DEV = Architecture(
     scale_argument="guidance_scale",
     masks_prompts=False,
 )
+ARCHITECTURES: Mapping[str, Architecture] = {each.name: each for each in (QWEN_IMAGE, FLUX_DEV)}
 
 
 class RandomModel:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,7 +20,41 @@ class StepTimes:
     wall: list[float] = field(default_factory=list)
 
 
-class Turn:
+class Stopwatch:
+    """Times the steps of a loop on its thread."""
+
+    def __init__(self) -> None:
+        self.times = StepTimes()
+        self._began = (0.0, 0.0)
+
+    def start(self) -> None:
+        """A step begins."""
+        self._began = (time.thread_time(), time.perf_counter())
+
+    def stop(self) -> None:
+        """It has ended."""
+        processor, wall = self._began
+        self.times.processor.append(time.thread_time() - processor)
+        self.times.wall.append(time.perf_counter() - wall)
+
+
+class Turn(Protocol):
+    """A loop that stops after every step until it is its turn again.
+
+    Attributes:
+        times: of its steps.
+        result: what the loop came to, once it has ended.
+    """
+
+    times: StepTimes
+    result: Any
+    ended: bool
+
+    def step(self) -> None:
+        """Runs the loop to the end of its next step, or to its end after the last."""
+
+
+class OwnThread:
     """A loop in a thread of its own that stops after every step until it is its turn again.
 
     Args:
@@ -28,12 +62,12 @@ class Turn:
     """
 
     def __init__(self, loop: Callable[[Pause], Any]) -> None:
-        self.times = StepTimes()
+        self._watch = Stopwatch()
+        self.times = self._watch.times
         self.result: Any = None
         self.ended = False
         self._loop, self._failure = loop, None
         self._go, self._paused = threading.Semaphore(0), threading.Semaphore(0)
-        self._began = (0.0, 0.0)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -56,22 +90,18 @@ class Turn:
         self._paused.release()
 
     def _pause(self) -> None:
-        processor, wall = self._began
-        self.times.processor.append(time.thread_time() - processor)
-        self.times.wall.append(time.perf_counter() - wall)
+        self._watch.stop()
         self._paused.release()
         self._wait()
 
     def _wait(self) -> None:
         self._go.acquire()
-        self._began = (time.thread_time(), time.perf_counter())
+        self._watch.start()
 
 
-def take_turns(loops: Sequence[Callable[[Pause], Any]]) -> list[Turn]:
+def take_turns(turns: Sequence[Turn]) -> None:
     """Runs all loops to their ends, a step of each in every round, in another order each time."""
     order = Random(0)
-    turns = [Turn(each) for each in loops]
     while running := [each for each in turns if not each.ended]:
         for each in order.sample(running, len(running)):
             each.step()
-    return turns

@@ -4,12 +4,13 @@ import torch
 
 from services.domain.element_type import ElementType
 from services.domain.errors import ConfigurationError
+from services.model_api.allocator import keep_freed_memory
 
 _COMPUTED = (ElementType.FLOAT32, ElementType.BFLOAT16, ElementType.FLOAT16)
 
 
 def set_up_torch(threads: int) -> None:
-    """Before anything is computed: threads, and quiet libraries.
+    """Before anything is computed: threads, memory, and quiet libraries.
 
     Args:
         threads: inside one operation; operations themselves run one after another.
@@ -17,6 +18,7 @@ def set_up_torch(threads: int) -> None:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
+    keep_freed_memory()
     torch.set_num_threads(threads)
     # Can be set once only, and not after the first operation that uses them.
     if torch.get_num_interop_threads() != 1:

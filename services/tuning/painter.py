@@ -3,13 +3,14 @@
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import SecretStr
 
 from denoiser_service.commands import Stepped
@@ -45,11 +46,13 @@ class Drawn:
         pictures: uint8 [height, width, channels], one for each layer or frame.
         seconds: of the denoising loop.
         reused: share of forwards that skipped blocks, 0 to 1.
+        latents: what the VAE made the pictures of.
     """
 
     pictures: tuple[npt.NDArray[np.uint8], ...]
     seconds: float
     reused: float
+    latents: Mapping[str, torch.Tensor]
 
 
 class Painter:
@@ -110,9 +113,11 @@ class Painter:
         assert latents is not None, "the only rank stores them"
         with self._store.get(latents, tenant=_TENANT, request_id=request_id) as tensors:
             decoded = self._vae.model.decode(parameters, tensors)
+            kept = {name: tensor.clone() for name, tensor in tensors.items()}
         self._store.release_request(_TENANT, request_id)
         reused = sum(each.reused for each in decisions) / max(len(decisions), 1)
-        return Drawn(tuple(np.asarray(each) for each in decoded), seconds, reused)
+        pictures = tuple(np.asarray(each) for each in decoded)
+        return Drawn(pictures, seconds, reused, kept)
 
     def _encoded(self, parameters: GenerationParameters, images: Sequence[bytes]) -> DenoiseRequest:
         identity, pictures = (uuid.uuid4().hex, _TENANT, parameters), tuple(images)
