@@ -54,6 +54,7 @@ async def main(settings: DenoiserSettings) -> None:
         max_queued=settings.max_queued_requests,
         discard=store.release_request,
         max_step_batch=settings.max_step_batch,
+        trace_steps=settings.trace_steps,
     )
     replica = DenoiserReplica(scheduler, ranks, store)
     host = StageHost(settings, "triptych.v1.DenoiserService", replica, store)

@@ -13,6 +13,7 @@ from services.domain.model import LoadedModel
 from services.domain.parallel import ONE_RANK, ParallelDegrees
 from services.domain.stages import BranchDecision
 from services.domain.tensor_ref import TensorRef
+from services.observability.tracing import TRACEPARENT_LENGTH
 
 
 class _Message(BaseModel):
@@ -22,7 +23,17 @@ class _Message(BaseModel):
     )
 
 
-class Prepare(_Message):
+class _Traced(_Message):
+    """What a rank makes a span of.
+
+    Attributes:
+        trace: traceparent of the span above it; None to make none.
+    """
+
+    trace: Annotated[str, Field(max_length=TRACEPARENT_LENGTH)] | None = None
+
+
+class Prepare(_Traced):
     """Draw the noise and keep the request's state until it is finished or aborted.
 
     Attributes:
@@ -38,7 +49,7 @@ class Prepare(_Message):
     shares_steps: bool = False
 
 
-class Step(_Message):
+class Step(_Traced):
     """Advance a request by one step."""
 
     kind: Literal["step"] = "step"
@@ -57,7 +68,7 @@ class StepBatch(_Message):
         return ", ".join(self.request_ids)
 
 
-class Finish(_Message):
+class Finish(_Traced):
     """Store a request's latents and forget it."""
 
     kind: Literal["finish"] = "finish"

@@ -25,6 +25,7 @@ class Entry:
         deadline: when to give up.
         arrival: a number that grows with every request.
         size_bytes: what the ranks will keep of it, at most.
+        trace: traceparent of the span that its commands belong to; None if nobody collects it.
 
     Attributes:
         held_bytes: what they keep of it now.
@@ -35,9 +36,15 @@ class Entry:
     """
 
     def __init__(
-        self, request: DenoiseRequest, deadline: Deadline, arrival: int, size_bytes: int
+        self,
+        request: DenoiseRequest,
+        deadline: Deadline,
+        arrival: int,
+        size_bytes: int,
+        trace: str | None = None,
     ) -> None:
         self.request = request
+        self.trace = trace
         self.deadline = deadline
         self.events: asyncio.Queue[DenoiseEvent | TriptychError] = asyncio.Queue()
         self.cancelled = False

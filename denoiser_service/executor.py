@@ -15,12 +15,14 @@ from denoiser_service.commands import (
     Reply,
     Step,
     StepBatch,
+    Stepped,
 )
 from denoiser_service.stage import DenoiseStage
 from denoiser_service.step_batch import step_batch
 from services.domain.errors import ResourceExhausted, TriptychError
 from services.domain.stages import DenoiseRequest
 from services.observability.logs import get_logger
+from services.observability.tracing import span
 
 _log = get_logger(__name__)
 T = TypeVar("T")
@@ -33,15 +35,27 @@ class RankExecutor:
         stage: what executes them.
         alone: whether no other rank takes part in its steps. Otherwise one that breaks off a step
             leaves the others waiting for it, and can join them again only from the start.
+        number: the rank's place in its group.
     """
 
-    def __init__(self, stage: DenoiseStage, *, alone: bool = True) -> None:
+    def __init__(self, stage: DenoiseStage, *, alone: bool = True, number: int = 0) -> None:
         self._stage = stage
         self._alone = alone
+        self._number = number
 
     def execute(self, command: Command) -> Reply:
         """Never raises: a rank that broke off would leave the supervisor waiting."""
-        return self._attempt(command, partial(self._execute, command))
+        return self._attempt(command, partial(self._traced, command))
+
+    def _traced(self, command: Command) -> Reply:
+        if not isinstance(command, Prepare | Step | Finish) or command.trace is None:
+            return self._execute(command)
+        rank = {"triptych.rank": self._number}
+        with span(command.kind, rank, parent=command.trace) as begun:
+            reply = self._execute(command)
+            if isinstance(reply, Stepped):
+                begun.set_attribute("triptych.step", reply.step)
+            return reply
 
     def _attempt(self, command: Command, action: Callable[[], T]) -> T | Failed:
         try:

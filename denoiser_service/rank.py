@@ -27,11 +27,12 @@ from denoiser_service.rank_environment import RankEnvironment
 from denoiser_service.stage import DenoiseStage
 from services.domain.errors import ConfigurationError
 from services.domain.model import LoadedModel
-from services.domain.settings import DenoisingSettings, split_address
+from services.domain.settings import DenoisingSettings, Endpoint, split_address
 from services.domain.tensor_ref import Seal
 from services.model_api.kernels import set_kernels
 from services.model_api.runtime import set_up_torch
 from services.model_families.loading import load_denoiser
+from services.observability.exposition import traced
 from services.observability.logs import configure, get_logger
 from services.rpc.process import EXIT_CONFIGURATION, follow_parent
 from services.tensor_store.tensor_store import TensorStore, open_store
@@ -57,6 +58,9 @@ class RankSettings(DenoisingSettings):
     )
     rendezvous_fd: Annotated[int, Field(ge=0)] | None = Field(
         None, description="inherited descriptor of the socket at which the first rank meets others"
+    )
+    otlp_endpoint: Endpoint | None = Field(
+        None, description="collector to push traces to, as the denoiser's own"
     )
     beat_seconds: Annotated[float, Field(gt=0)] = Field(
         1.0, description="how often the rank says that it is alive"
@@ -90,6 +94,8 @@ def _run(settings: RankSettings) -> int:
     environment, secret = RankEnvironment(), settings.cluster_secret()
     environment.check()
     with ExitStack() as exits:
+        # Its spans all have parents.
+        exits.enter_context(traced("rank", otlp_endpoint=settings.otlp_endpoint, ratio=0))
         inherited = settings.channel_fd
         connection = None if inherited is None else exits.enter_context(_inherited(inherited))
         # Before the model: a store that cannot be used should not cost minutes of loading, nor
@@ -114,7 +120,7 @@ def _run(settings: RankSettings) -> int:
             connection, beat_seconds = _attached(settings, environment, secret)
             exits.enter_context(connection)
         loaded, stage = _loaded_stage(settings, environment, store)
-        executor = RankExecutor(stage, alone=environment.world_size == 1)
+        executor = RankExecutor(stage, alone=environment.world_size == 1, number=environment.rank)
         channel = RankChannel(connection)
         ready = RankReady(loaded=loaded, tensor_store=store.identity, pid=os.getpid())
         channel.send(ready)

@@ -1,5 +1,6 @@
 """What is measured of a request in the denoising loop."""
 
+import time
 from collections.abc import Sequence
 
 from services.domain.stages import (
@@ -7,8 +8,10 @@ from services.domain.stages import (
     Denoised,
     DenoiseEvent,
     DenoiseRequest,
+    DenoiseStarted,
     StepCompleted,
 )
+from services.observability import tracing
 from services.observability.metrics import FORWARDS, REUSED_RATIO, STEP_SECONDS
 from services.observability.tracked import Tracked
 
@@ -25,17 +28,29 @@ class DenoiseRecorder:
     def __init__(self, tracked: Tracked, request: DenoiseRequest, model: str) -> None:
         self._tracked = tracked
         self._request = request
+        self._arrived = time.monotonic()
         self._labels = {"model": model, "method": request.parameters.cache.kind}
 
     def take(self, event: DenoiseEvent) -> None:
         """Records one."""
-        if isinstance(event, StepCompleted):
+        if isinstance(event, DenoiseStarted):
+            tracing.past("queue", time.monotonic() - self._arrived, self._tracked.span)
+        elif isinstance(event, StepCompleted):
             self._step(event)
         elif isinstance(event, Denoised):
             self._denoised(event)
 
     def _step(self, step: StepCompleted) -> None:
-        STEP_SECONDS.record(step.seconds, **self._labels, decision=_decision(step.decisions))
+        decision = _decision(step.decisions)
+        STEP_SECONDS.record(step.seconds, **self._labels, decision=decision)
+        self._tracked.span.add_event(
+            "step",
+            {
+                "triptych.step": step.step,
+                "triptych.step.seconds": step.seconds,
+                "triptych.step.decision": decision,
+            },
+        )
         for each in step.decisions:
             decision = "reused" if each.reused else "computed"
             FORWARDS.add(1, **self._labels, branch=each.branch, decision=decision)
@@ -48,7 +63,9 @@ class DenoiseRecorder:
         )
         self._tracked.wrote(denoised.latents.size_bytes)
         if denoised.cache_statistics is not None:
-            REUSED_RATIO.record(denoised.cache_statistics.reused_share, **self._labels)
+            share = denoised.cache_statistics.reused_share
+            REUSED_RATIO.record(share, **self._labels)
+            self._tracked.span.set_attribute("triptych.cache.reused_share", share)
         self._tracked.succeed()
 
 

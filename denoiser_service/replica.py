@@ -18,6 +18,7 @@ from services.domain.stages import (
     StageTask,
 )
 from services.domain.store_control import StoreControl
+from services.observability.tracing import traceparent
 from services.observability.tracked import UNKNOWN, Tracked
 from services.rpc.replica import check_holds
 
@@ -49,7 +50,8 @@ class DenoiserReplica:
             # Not the request's own word: while the ranks are being rebuilt nobody checks it.
             tracked.begin(self._model)
             recorder = DenoiseRecorder(tracked, request, self._model)
-            async with aclosing(self._scheduler.denoise(request, deadline)) as events:
+            trace = traceparent(tracked.span)
+            async with aclosing(self._scheduler.denoise(request, deadline, trace)) as events:
                 async for event in events:
                     recorder.take(event)
                     yield event

@@ -57,6 +57,7 @@ class StepScheduler:
         estimate: what they will keep of a request.
         max_queued: requests that may wait beyond that.
         max_step_batch: requests that may take a step together; 1 for each by itself.
+        trace_steps: whether each step that a request takes by itself is a span of every rank.
         discard: releases what a request stored; blocking, called on a thread.
     """
 
@@ -70,6 +71,7 @@ class StepScheduler:
         max_queued: int,
         discard: Callable[[str, str], object],
         max_step_batch: int = 1,
+        trace_steps: bool = False,
     ) -> None:
         self._ranks = ranks
         self._order = order
@@ -78,6 +80,7 @@ class StepScheduler:
         self.max_queued = max_queued
         self._discard = discard
         self._max_step_batch = max_step_batch
+        self._trace_steps = trace_steps
         self._entries: dict[str, Entry] = {}
         self._changed = asyncio.Event()
         self._turns = 0
@@ -108,9 +111,14 @@ class StepScheduler:
         return len(self._entries) - self.running
 
     async def denoise(
-        self, request: DenoiseRequest, deadline: Deadline
+        self, request: DenoiseRequest, deadline: Deadline, trace: str | None = None
     ) -> AsyncGenerator[DenoiseEvent, None]:
         """Yields DenoiseStarted, a StepCompleted per step, then Denoised. Closing it cancels.
+
+        Args:
+            request: what to denoise.
+            deadline: when to give up.
+            trace: traceparent of the span that the ranks' spans belong to.
 
         Raises:
             StageUnavailable: draining.
@@ -119,7 +127,7 @@ class StepScheduler:
             RanksLost: a rank died under the request.
             DeadlineExceeded, Cancelled, TriptychError: as they say.
         """
-        entry = self._admit(request, deadline)
+        entry = self._admit(request, deadline, trace)
         try:
             while True:
                 event = await entry.events.get()
@@ -162,7 +170,7 @@ class StepScheduler:
                 others = companions(chosen, candidates, self._order, self._max_step_batch)
                 await self._turn(self._entries[chosen], [self._entries[each] for each in others])
 
-    def _admit(self, request: DenoiseRequest, deadline: Deadline) -> Entry:
+    def _admit(self, request: DenoiseRequest, deadline: Deadline, trace: str | None) -> Entry:
         if self.draining:
             raise StageUnavailable("the denoiser is draining; repeat the request elsewhere")
         if request.request_id in self._entries:
@@ -171,7 +179,7 @@ class StepScheduler:
         if self.room.size_bytes is not None:
             check_fits(request, residency, self.room.size_bytes)
         needed = size_bytes(residency, request.parameters.cache)
-        entry = Entry(request, deadline, self._arrivals + 1, needed)
+        entry = Entry(request, deadline, self._arrivals + 1, needed, trace)
         self._check_room(entry)
         self._arrivals += 1
         # As if it had had a turn just now: newcomers do not overtake those who take turns.
@@ -228,6 +236,7 @@ class StepScheduler:
         prepared = await self._ranks.execute(
             Prepare(
                 request_id=request.request_id,
+                trace=entry.trace,
                 tenant=request.tenant,
                 parameters=request.parameters,
                 conditioning=request.conditioning,
@@ -253,7 +262,8 @@ class StepScheduler:
     async def _stepped(self, entries: Sequence[Entry]) -> Sequence[Stepped | Failed]:
         first, *others = (each.request.request_id for each in entries)
         if not others:
-            stepped = await self._ranks.execute(Step(request_id=first))
+            trace = entries[0].trace if self._trace_steps else None
+            stepped = await self._ranks.execute(Step(request_id=first, trace=trace))
             assert isinstance(stepped, Stepped)
             return [stepped]
         batch = await self._ranks.execute(StepBatch(request_ids=(first, *others)))
@@ -280,7 +290,8 @@ class StepScheduler:
             entry.events.put_nowait(PreviewLatents(stepped.step, stepped.preview))
 
     async def _finish(self, entry: Entry) -> None:
-        finished = await self._ranks.execute(Finish(request_id=entry.request.request_id))
+        finish = Finish(request_id=entry.request.request_id, trace=entry.trace)
+        finished = await self._ranks.execute(finish)
         assert isinstance(finished, Finished)
         assert finished.latents is not None
         timing = StageTiming(

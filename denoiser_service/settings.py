@@ -31,6 +31,10 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
         description="requests of the same sizes that may take a step in one forward; more than 1"
         " gives pictures that differ by rounding from those that a request gives alone",
     )
+    trace_steps: bool = Field(
+        False,
+        description="each rank makes a span of every step, beside the events of the denoiser's own",
+    )
     rank_start_seconds: Annotated[float, Field(gt=0)] = Field(
         900.0, description="how long a rank may take to load its model"
     )
@@ -103,6 +107,8 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
         }
         if self.cache_profile is not None:
             told["cache-profile"] = self.cache_profile
+        if self.otlp_endpoint is not None:
+            told["otlp-endpoint"] = self.otlp_endpoint
         if self.attention_backend is not None:
             told["attention-backend"] = self.attention_backend
         return [f"--{flag}={value}" for flag, value in told.items()]

@@ -7,6 +7,7 @@ from services.domain.deadline import Deadline
 from services.domain.model import LoadedModel, Stage
 from services.domain.stages import Encoded, EncodeRequest, StageTask
 from services.domain.store_control import StoreControl
+from services.observability.tracing import current
 from services.observability.tracked import Tracked
 from services.rpc.replica import WorkerReplica
 from services.rpc.worker import StageWorker
@@ -37,11 +38,12 @@ class EncoderReplica(WorkerReplica):
         with Tracked(Stage.ENCODER, StageTask.ENCODE_PROMPT) as tracked:
             self.check_holds(request.parameters)
             tracked.begin(request.parameters.model)
-            done = await self._worker.run(
-                lambda: self._numerics.encode(request),
-                deadline=deadline,
-                discard=lambda _: self.release_late(request.tenant, request.request_id),
-            )
+            with current(tracked.span):
+                done = await self._worker.run(
+                    lambda: self._numerics.encode(request),
+                    deadline=deadline,
+                    discard=lambda _: self.release_late(request.tenant, request.request_id),
+                )
             timing = replace(done.value.timing, queue_seconds=done.queue_seconds)
             tracked.time(timing)
             tracked.wrote(done.value.conditioning.size_bytes)

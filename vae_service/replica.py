@@ -18,6 +18,7 @@ from services.domain.stages import (
     StageTask,
 )
 from services.domain.store_control import StoreControl
+from services.observability.tracing import current
 from services.observability.tracked import Tracked
 from services.rpc.replica import WorkerReplica
 from services.rpc.worker import StageWorker, Timed
@@ -60,11 +61,12 @@ class VaeReplica(WorkerReplica):
         with Tracked(Stage.VAE, StageTask.ENCODE_IMAGES) as tracked:
             self.check_holds(request.parameters)
             tracked.begin(request.parameters.model)
-            done = await self._worker.run(
-                lambda: self._numerics.encode_image(request),
-                deadline=deadline,
-                discard=lambda _: self.release_late(request.tenant, request.request_id),
-            )
+            with current(tracked.span):
+                done = await self._worker.run(
+                    lambda: self._numerics.encode_image(request),
+                    deadline=deadline,
+                    discard=lambda _: self.release_late(request.tenant, request.request_id),
+                )
             timing = replace(done.value.timing, queue_seconds=done.queue_seconds)
             tracked.time(timing)
             tracked.wrote(done.value.latents.size_bytes)
@@ -77,9 +79,12 @@ class VaeReplica(WorkerReplica):
         with Tracked(Stage.VAE, StageTask.DECODE) as tracked:
             self.check_holds(request.parameters)
             tracked.begin(request.parameters.model)
-            done = await self._worker.run(
-                lambda: self._numerics.decode(request), deadline=deadline, discard=lambda _: None
-            )
+            with current(tracked.span):
+                done = await self._worker.run(
+                    lambda: self._numerics.decode(request),
+                    deadline=deadline,
+                    discard=lambda _: None,
+                )
             media = done.value
             timing = replace(media.timing, queue_seconds=done.queue_seconds)
             tracked.time(timing)

@@ -61,6 +61,10 @@ class ProcessSettings(BaseSettings):
         sys.exit(2)
 
 
+Endpoint = Annotated[str, Field(pattern="^https?://")]
+"""URL of a collector."""
+
+
 class ServerSettings(ProcessSettings):
     """What every process that serves gRPC is told."""
 
@@ -69,8 +73,15 @@ class ServerSettings(ProcessSettings):
     metrics_listen: str | None = Field(
         None, description="HTTP address to serve metrics for Prometheus, host:port; off by default"
     )
-    otlp_endpoint: Annotated[str, Field(pattern="^https?://")] | None = Field(
-        None, description="collector to push metrics to, for example http://127.0.0.1:4317 (gRPC)"
+    otlp_endpoint: Endpoint | None = Field(
+        None,
+        description="collector to push metrics and traces to, for example http://127.0.0.1:4317"
+        " (OTLP over gRPC)",
+    )
+    trace_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0,
+        description="share of requests whose trace is pushed; a caller's traceparent decides"
+        " for itself",
     )
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         30.0, description="how long running requests may take to finish after SIGTERM"

@@ -110,6 +110,7 @@ def _load(
         max_queued=queue,
         discard=store.release_request,
         max_step_batch=settings.max_step_batch,
+        trace_steps=settings.trace_steps,
     )
     return _Model(
         EncoderReplica(

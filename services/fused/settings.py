@@ -40,6 +40,9 @@ class FusedSettings(PipelineSettings, DecodingSettings):
     compile_blocks: bool = Field(
         False, description="compile the transformers' blocks when they are first called"
     )
+    trace_steps: bool = Field(
+        False, description="a span for every step, beside the denoiser's events"
+    )
     max_queued_requests: Annotated[int, Field(ge=1)] = Field(
         64, description="requests that may wait before others are refused"
     )

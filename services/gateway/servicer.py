@@ -16,6 +16,7 @@ from services.gateway.received_images import receive_images
 from services.gateway.replicas import ReplicaPools
 from services.gateway.settings import PipelineSettings
 from services.gateway.uploads import Uploads
+from services.observability import tracing
 from services.observability.logs import bind_request, get_logger
 from services.observability.tracked import GATEWAY, GENERATE, Tracked
 from services.rpc.convert.generation import request_from_proto
@@ -63,6 +64,8 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         job_id = uuid.uuid4().hex
         bind_request(job_id)
         with Tracked(GATEWAY, GENERATE) as tracked:
+            tracing.attach(tracked.span)
+            tracked.span.set_attribute("triptych.job_id", job_id)
             tenant = self._tenant(context)
             images = await receive_images(request.parameters, self._uploads, tenant.name)
             described = [each.described for each in images]
@@ -157,6 +160,14 @@ def _note_milestone(event: JobEvent, tracked: Tracked) -> None:
         # The prompt is personal data and stays out.
         size = f"{asked.width}x{asked.height}"
         _log.info("accepted", model=asked.model, size=size, steps=asked.steps)
+        tracked.span.set_attributes(
+            {
+                "triptych.size": size,
+                "triptych.steps": asked.steps,
+                "triptych.cache.method": asked.cache.kind,
+                "triptych.images": len(asked.images),
+            }
+        )
     elif isinstance(event, JobCompleted):
         _log.info("completed", seconds=round(event.total_seconds, 3))
         tracked.succeed()

@@ -1,5 +1,9 @@
-"""Hands a process's metrics to those who watch: Prometheus reads them, a collector is sent them."""
+"""Hands a process's metrics and spans to those who watch.
 
+Prometheus reads the metrics; a collector is sent both.
+"""
+
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
@@ -9,9 +13,11 @@ from services.observability.logs import get_logger
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
+    from opentelemetry.sdk.resources import Resource
 
 # What the last values may take to reach a collector; one that is down must not hold up an end.
 _LAST_WORDS_MILLISECONDS: Final = 2000
+_MAX_EVENTS: Final = 1024
 
 _log = get_logger(__name__)
 
@@ -35,7 +41,6 @@ def exposed(process: str, *, listen: str | None, otlp_endpoint: str | None) -> I
     # Here, for processes that expose nothing: they take a third of a second to import.
     from opentelemetry.metrics import set_meter_provider
     from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 
     with ExitStack() as exits:
         readers = []
@@ -43,13 +48,60 @@ def exposed(process: str, *, listen: str | None, otlp_endpoint: str | None) -> I
             readers.append(exits.enter_context(_served(listen)))
         if otlp_endpoint is not None:
             readers.append(_pushing(otlp_endpoint))
-        resource = Resource.create({SERVICE_NAME: f"triptych-{process}"})
-        provider = MeterProvider(readers, resource, shutdown_on_exit=False)
+        provider = MeterProvider(readers, _resource(process), shutdown_on_exit=False)
         set_meter_provider(provider)
         try:
             yield
         finally:
             provider.shutdown(_LAST_WORDS_MILLISECONDS)
+
+
+@contextmanager
+def traced(process: str, *, otlp_endpoint: str | None, ratio: float) -> Iterator[None]:
+    """Sends this process's spans to a collector until the block is left. Once per process.
+
+    A collector that is down or slow costs requests nothing: spans wait in a bounded queue, and are
+    dropped when it is full.
+
+    Args:
+        process: which one, for example "encoder".
+        otlp_endpoint: URL of the collector, for OTLP over gRPC; None to make no spans.
+        ratio: share of the traces that begin here which are collected, 0 to 1; one that begins
+            elsewhere is collected if it is there.
+    """
+    if otlp_endpoint is None:
+        yield
+        return
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+    from opentelemetry.trace import set_tracer_provider
+
+    provider = TracerProvider(
+        sampler=ParentBasedTraceIdRatio(ratio),
+        resource=_resource(process),
+        shutdown_on_exit=False,
+        # Every step is an event.
+        span_limits=SpanLimits(max_events=_MAX_EVENTS),
+    )
+    exporter = OTLPSpanExporter(otlp_endpoint)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    set_tracer_provider(provider)
+    try:
+        yield
+    finally:
+        provider.force_flush(_LAST_WORDS_MILLISECONDS)
+        # The exporter first: what it could not send by now, it does not try again.
+        exporter.shutdown(0)
+        provider.shutdown()
+
+
+def _resource(process: str) -> "Resource":
+    from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
+
+    names = {SERVICE_NAME: f"triptych-{process}", SERVICE_INSTANCE_ID: uuid.uuid4().hex}
+    return Resource.create(names)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object per line on stderr, with the request id wherever one is known.
+"""Structured logs: one JSON object per line on stderr, with the ids of request and trace if known.
 
 Prompts are personal data and never logged.
 """
@@ -8,7 +8,9 @@ import sys
 from typing import Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from services.observability.tracing import trace_ids
 
 REQUEST_ID = "request_id"
 
@@ -23,6 +25,7 @@ def configure(process: str, level: str, log_format: Literal["json", "console"]) 
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_trace,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -47,6 +50,11 @@ def configure(process: str, level: str, log_format: Literal["json", "console"]) 
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
+
+
+def _add_trace(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """So that a line leads to its trace."""
+    return {**event, **trace_ids()}
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

@@ -1,13 +1,15 @@
-"""Counts and times a request on its way through one process."""
+"""Counts, times and traces a request on its way through one process."""
 
 import asyncio
 import time
 from types import TracebackType
 from typing import Final, Self
 
+from opentelemetry.trace import SpanKind
+
 from services.domain.errors import Cancelled, TriptychError
 from services.domain.stages import StageTask, StageTiming
-from services.observability import metrics
+from services.observability import metrics, tracing
 
 GATEWAY: Final = "gateway"
 GENERATE: Final = "generate"
@@ -24,6 +26,9 @@ class Tracked:
     Args:
         stage: who works, for example "encoder"; a gateway is one here.
         task: what it does.
+
+    Attributes:
+        span: of this work; not the current one by itself.
     """
 
     def __init__(self, stage: str, task: StageTask | str) -> None:
@@ -34,6 +39,7 @@ class Tracked:
 
     def __enter__(self) -> Self:
         self._began = time.perf_counter()
+        self.span = tracing.start(self._task, {"triptych.stage": self._stage}, SpanKind.SERVER)
         return self
 
     def __exit__(
@@ -43,6 +49,10 @@ class Tracked:
         traceback: TracebackType | None,
     ) -> None:
         outcome, reason = self._ended or _ending(error)
+        self.span.set_attribute("triptych.outcome", outcome)
+        if outcome == "failed" and error is not None:
+            tracing.fail(self.span, error)
+        self.span.end()
         metrics.REQUESTS_FINISHED.add(1, **self._labels, outcome=outcome, reason=reason)
         if self._ended or error is None:
             seconds = time.perf_counter() - self._began
@@ -59,6 +69,7 @@ class Tracked:
             model: one that is served.
         """
         self._model = model
+        self.span.set_attribute("gen_ai.request.model", model)
         metrics.REQUESTS_STARTED.add(1, **self._labels)
 
     def time(self, timing: StageTiming) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from services.domain.errors import TriptychError
+from services.observability import tracing
 from services.observability.logs import bind_request, get_logger
 from services.rpc.status import abort
 
@@ -93,7 +94,9 @@ def _wrapped_stream(handler: "Handler", guard: Guard) -> "Handler":
 
 
 def _bind(context: grpc.aio.ServicerContext[Any, Any]) -> None:
-    for key, value in context.invocation_metadata() or ():
+    metadata = context.invocation_metadata() or ()
+    tracing.attach_remote(metadata)
+    for key, value in metadata:
         if key == REQUEST_ID_METADATA:
             bind_request(str(value))
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from services.domain.errors import ConfigurationError
 from services.domain.settings import ProcessSettings, ServerSettings
-from services.observability.exposition import exposed
+from services.observability.exposition import exposed, traced
 from services.observability.logs import configure
 
 _PR_SET_PDEATHSIG = 1
@@ -30,7 +30,11 @@ def run_process(name: str, settings_type: type[S], main: Callable[[S], Awaitable
     """
     settings = settings_type.read(sys.argv[1:])
     listen, endpoint = settings.metrics_listen, settings.otlp_endpoint
-    with process_frame(name, settings), exposed(name, listen=listen, otlp_endpoint=endpoint):
+    with (
+        process_frame(name, settings),
+        exposed(name, listen=listen, otlp_endpoint=endpoint),
+        traced(name, otlp_endpoint=endpoint, ratio=settings.trace_ratio),
+    ):
         asyncio.run(_awaited(main(settings)))
 
 

@@ -27,6 +27,7 @@ from services.domain.stages import (
     PreviewPicture,
 )
 from services.domain.tls import TlsFiles
+from services.observability import tracing
 from services.rpc.channels import open_channel
 from services.rpc.convert.generation import parameters_to_proto
 from services.rpc.convert.models import capacity_from_proto
@@ -227,7 +228,7 @@ class RemoteVae(RemoteReplica):
 
 
 def _metadata(request_id: str) -> tuple[tuple[str, str], ...]:
-    return ((REQUEST_ID_METADATA, request_id),)
+    return ((REQUEST_ID_METADATA, request_id), *tracing.headers())
 
 
 def _denoise_event(answer: denoiser_service_pb2.DenoiseResponse) -> DenoiseEvent:

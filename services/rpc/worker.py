@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from services.domain.deadline import Deadline
 from services.domain.errors import QueueFull, StageUnavailable
 from services.domain.model import Stage
+from services.observability import tracing
 
 T = TypeVar("T")
 
@@ -93,7 +94,9 @@ class StageWorker:
         def call() -> Timed[T]:
             deadline.check(f"waiting for the {self._stage}")
             began = time.monotonic()
-            value = work()
+            tracing.past("queue", began - asked)
+            with tracing.span("run"):
+                value = work()
             self._run_seconds += 0.2 * (time.monotonic() - began - self._run_seconds)
             return Timed(value, began - asked)
 

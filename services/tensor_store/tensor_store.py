@@ -5,7 +5,7 @@ import mmap
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 import xxhash
@@ -13,12 +13,16 @@ import xxhash
 from services.domain.errors import TensorCorrupted, TensorNotFound, TensorRefused
 from services.domain.store_control import StoreControl, StoreStats, SweepReport
 from services.domain.tensor_ref import Seal, TensorRef
+from services.observability.tracing import span
 from services.tensor_store import codec
 from services.tensor_store.blob_layout import BlobLayout
 from services.tensor_store.blob_store import BlobName, BlobStore
 from services.tensor_store.opening import open_blob_store
 
 INLINE = "inline:"
+# Spans, and what they say.
+PUT, GET = "tensor_store.put", "tensor_store.get"
+BYTES = "triptych.tensor.bytes"
 
 
 class TensorStore(StoreControl):
@@ -68,6 +72,12 @@ class TensorStore(StoreControl):
             TensorRefused: the tenant or request id is malformed.
             Unavailable: the store is closed.
         """
+        with span(PUT) as begun:
+            ref = self._put(tensors, tenant, request_id)
+            begun.set_attribute(BYTES, ref.size_bytes)
+            return ref
+
+    def _put(self, tensors: Mapping[str, torch.Tensor], tenant: str, request_id: str) -> TensorRef:
         layout = BlobLayout.of(codec.describe(tensors))
         # Whole seconds, so that the time is the same after any wire format.
         expire_time = math.ceil(self._clock() + self._ttl_seconds)
@@ -108,8 +118,9 @@ class TensorStore(StoreControl):
                 f"tensor reference: size_bytes is {ref.size_bytes};"
                 f" its tensors take {layout.size_bytes}"
             )
-        with self._opened(ref) as blob:
-            tensors = codec.decode(layout, blob)
+        with ExitStack() as opened:
+            with span(GET, {BYTES: ref.size_bytes}):
+                tensors = codec.decode(layout, opened.enter_context(self._opened(ref)))
             try:
                 yield tensors
             finally:

@@ -69,6 +69,11 @@ class RunningCluster:
         """The directory of the stages' sockets."""
         return Path(self.wait_for(_LOGS).group(1)).parent
 
+    @property
+    def logs(self) -> Path:
+        """The directory of the processes' logs."""
+        return Path(self.wait_for(_LOGS).group(1))
+
     def pid(self, name: str) -> int:
         """The process that was started last under a name; "rank" is the denoiser's child."""
         if name == "rank":

@@ -42,6 +42,14 @@ Metrics = Annotated[
         " the ports after it; port 0 for any that are free.",
     ),
 ]
+OtlpEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Push metrics and traces to an OpenTelemetry collector there, for example"
+        " http://127.0.0.1:4317 (OTLP over gRPC).",
+    ),
+]
 DType = Annotated[DTypeName, typer.Option(help="Type the weights compute in.")]
 Device = Annotated[str, typer.Option(help="Torch device, for example cpu or cuda:0.")]
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads of each process.")]

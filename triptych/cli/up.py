@@ -30,6 +30,7 @@ def up(
     store: options.Store = None,
     listen: options.Listen = str(DEFAULT_ADDRESS),
     metrics: options.Metrics = None,
+    otlp_endpoint: options.OtlpEndpoint = None,
     dtype: options.DType = DTypeName.FLOAT32,
     device: options.Device = "cpu",
     threads: options.Threads = 1,
@@ -71,6 +72,7 @@ def up(
             topology=checked_topology(topology, model_options),
             address=Address.parse(listen),
             metrics=Address.parse(metrics, "metrics") if metrics else None,
+            otlp_endpoint=otlp_endpoint,
             store_url=store,
             logs=log_dir,
         )

@@ -12,7 +12,7 @@ from triptych.cluster.address import Address
 from triptych.cluster.backoff import Backoff
 from triptych.cluster.errors import ClusterFailedError
 from triptych.cluster.events import ClusterEvent
-from triptych.cluster.metrics import metrics_addresses, with_metrics
+from triptych.cluster.metrics import metrics_addresses, with_collector, with_metrics
 from triptych.cluster.readiness import until_serving
 from triptych.cluster.supervisor import Supervisor
 from triptych.cluster.topology import ProcessSpec, Topology
@@ -28,6 +28,7 @@ class ClusterSpec:
     Attributes:
         address: where the gateway listens; port 0 for any that is free.
         metrics: where the gateway serves its metrics; see metrics_addresses. None for nowhere.
+        otlp_endpoint: URL of a collector to push metrics and traces to; None for nowhere.
         store_url: the user's own tensor store; EMBEDDED for a server of this cluster alone; None
             for a fresh one in memory.
         logs: directory for the processes' logs; None for one that is removed with the cluster.
@@ -41,6 +42,7 @@ class ClusterSpec:
     topology: Topology
     address: Address = DEFAULT_ADDRESS
     metrics: Address | None = None
+    otlp_endpoint: str | None = None
     store_url: str | None = None
     logs: Path | None = None
     drain_seconds: float = 5.0
@@ -88,6 +90,8 @@ class LocalCluster:
             if self._spec.metrics is not None:
                 self._metrics = metrics_addresses(processes, self._spec.metrics)
                 processes = with_metrics(processes, self._metrics)
+            if self._spec.otlp_endpoint is not None:
+                processes = with_collector(processes, self._spec.otlp_endpoint)
             # Ended in reverse: the gateway's running requests still need the stages.
             for group in (processes.store, processes.stages, (processes.gateway,)):
                 exits.push_async_callback(self._stop, self._start(group, self._place.logs))

@@ -1,6 +1,6 @@
-"""Where the processes of a cluster serve their metrics."""
+"""Where the processes of a cluster serve their metrics, and where they push what they measure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from triptych.cluster.address import Address
@@ -35,10 +35,17 @@ def metrics_addresses(processes: Processes, first: Address) -> Mapping[str, Addr
 
 def with_metrics(processes: Processes, addresses: Mapping[str, Address]) -> Processes:
     """The same processes, told where to serve their metrics."""
+    return _told(processes, lambda each: ("--metrics-listen", str(addresses[each.name])))
 
+
+def with_collector(processes: Processes, endpoint: str) -> Processes:
+    """The same processes, told where to push metrics and traces."""
+    return _told(processes, lambda _: ("--otlp-endpoint", endpoint))
+
+
+def _told(processes: Processes, flag: Callable[[ProcessSpec], tuple[str, str]]) -> Processes:
     def told(process: ProcessSpec) -> ProcessSpec:
-        flag = ("--metrics-listen", str(addresses[process.name]))
-        return replace(process, command=(*process.command, *flag))
+        return replace(process, command=(*process.command, *flag(process)))
 
     stages = tuple(map(told, processes.stages))
     return replace(processes, gateway=told(processes.gateway), stages=stages)
