@@ -1,4 +1,4 @@
-"""What recording the metrics of one denoising step costs.
+"""What recording the metrics and the trace of one denoising step costs.
 
 python -m benchmarks.metrics_overhead [--steps N]
 """
@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import set_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import set_tracer_provider
 from prometheus_client import CollectorRegistry
 
 from benchmarks.report import Row, write
@@ -24,9 +27,20 @@ NOTES = (
     "One call of the denoiser's recorder per step, in one thread, {steps} steps in each of {rounds}"
     " rounds: the median over the rounds of the mean processor time per step, with the fastest and"
     " the slowest round. A step without a cache records one histogram; one of a cached request with"
-    " two guidance branches also counts two forwards. Off: no `--metrics-listen`.",
+    " two guidance branches also counts two forwards. Off: no `--metrics-listen`, no"
+    " `--otlp-endpoint`. Traced, every step is an event of its request's span, one for {request}"
+    " steps; spans go to an exporter that drops them, in batches on a thread whose time counts.",
 )
+REQUEST_STEPS = 50
 BRANCHES = ("cond", "uncond")
+
+
+class Dropped(SpanExporter):
+    """Takes spans and keeps none."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Says that all is well."""
+        return SpanExportResult.SUCCESS
 
 
 def step(*, cached: bool) -> StepCompleted:
@@ -38,24 +52,26 @@ def step(*, cached: bool) -> StepCompleted:
 def microseconds(event: StepCompleted, steps: int) -> list[float]:
     """For each round, the mean of a step."""
     request = DenoiseRequest("0" * 32, "default", PARAMETERS, TENSOR_REF)
-    recorder = DenoiseRecorder(Tracked("denoiser", StageTask.DENOISE), request, "painter")
     rounds = []
     for _ in range(ROUNDS):
         began = time.process_time()
-        for _ in range(steps):
-            recorder.take(event)
+        for _ in range(steps // REQUEST_STEPS):
+            with Tracked("denoiser", StageTask.DENOISE) as tracked:
+                recorder = DenoiseRecorder(tracked, request, "painter")
+                for _ in range(REQUEST_STEPS):
+                    recorder.take(event)
         rounds.append((time.process_time() - began) / steps * 1e6)
     return rounds
 
 
-def rows(metrics: str, steps: int) -> Sequence[Row]:
+def rows(recorded: str, steps: int) -> Sequence[Row]:
     """Both kinds of steps."""
     measured = []
     for name, cached in (("without a cache", False), ("with a cache, two branches", True)):
         rounds = microseconds(step(cached=cached), steps)
         measured.append(
             {
-                "metrics": metrics,
+                "recorded": recorded,
                 "step": name,
                 "median µs": statistics.median(rounds),
                 "fastest µs": min(rounds),
@@ -70,11 +86,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=5000)
     steps = parser.parse_args().steps
-    off = rows("off", steps)
+    off = rows("nothing", steps)
     set_meter_provider(MeterProvider([PrometheusMetricReader(registry=CollectorRegistry())]))
-    on = rows("on", steps)
-    notes = [each.format(steps=steps, rounds=ROUNDS) for each in NOTES]
-    print(write("metrics_overhead", "Cost of recording metrics", [*off, *on], notes))
+    on = rows("metrics", steps)
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(Dropped()))
+    set_tracer_provider(provider)
+    traced = rows("metrics and traces", steps)
+    facts = {"steps": steps, "rounds": ROUNDS, "request": REQUEST_STEPS}
+    notes = [each.format(**facts) for each in NOTES]
+    title = "Cost of recording metrics and traces"
+    print(write("metrics_overhead", title, [*off, *on, *traced], notes))
 
 
 if __name__ == "__main__":
