@@ -87,6 +87,15 @@ class Entry:
         """Whether ranks hold its state."""
         return self.generation is not None
 
+    @property
+    def steps_left(self) -> int:
+        """Steps that it still needs; none if it is to leave."""
+        if self.candidate().leaving:
+            return 0
+        # Known of a request that waits is what it asked for.
+        total = self.total_steps or self.request.parameters.steps
+        return total - self.completed_steps
+
     def cache_statistics(self) -> CacheStatistics | None:
         """What its cache did; None if it has none."""
         cache = self.request.parameters.cache

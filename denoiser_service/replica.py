@@ -84,6 +84,7 @@ class DenoiserReplica:
                 held_bytes=self._scheduler.held_bytes,
                 reserved_bytes=self._scheduler.reserved_bytes,
                 max_resident_bytes=self._scheduler.room.size_bytes,
+                backlog_seconds=self._scheduler.backlog_seconds,
             ),
         )
 

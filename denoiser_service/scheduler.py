@@ -98,17 +98,22 @@ class StepScheduler:
     @property
     def held_bytes(self) -> int:
         """What the ranks keep of all requests now."""
-        return sum(each.held_bytes for each in self._entries.values())
+        return sum(each.held_bytes for each in tuple(self._entries.values()))
 
     @property
     def reserved_bytes(self) -> int:
         """What they keep of them at most."""
-        return sum(each.size_bytes for each in self._entries.values() if each.resident)
+        return sum(each.size_bytes for each in tuple(self._entries.values()) if each.resident)
 
     @property
     def queued(self) -> int:
         """Requests that wait for their first turn."""
         return len(self._entries) - self.running
+
+    @property
+    def backlog_seconds(self) -> float:
+        """What all steps that are left will take, as long as lately measured, at first a second."""
+        return self._step_seconds * sum(each.steps_left for each in tuple(self._entries.values()))
 
     async def denoise(
         self, request: DenoiseRequest, deadline: Deadline, trace: str | None = None

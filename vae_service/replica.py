@@ -18,6 +18,7 @@ from services.domain.stages import (
     StageTask,
 )
 from services.domain.store_control import StoreControl
+from services.observability.metrics import PREVIEWS_DRAWN
 from services.observability.tracing import current
 from services.observability.tracked import Tracked
 from services.rpc.replica import WorkerReplica
@@ -102,6 +103,7 @@ class VaeReplica(WorkerReplica):
         done = await self._preview_worker.run(
             lambda: self._previews.draw(request), deadline=deadline, discard=lambda _: None
         )
+        PREVIEWS_DRAWN.add(1, model=request.parameters.model)
         return done.value
 
     def drain(self) -> None:

@@ -295,6 +295,7 @@ class RankGroupInfo:
         held_bytes: what each rank keeps of all requests between two steps, as measured.
         reserved_bytes: what it keeps of them at most, as estimated before they began.
         max_resident_bytes: up to where requests are let in by those; None for no limit.
+        backlog_seconds: estimated for all steps that are left, of resident and waiting requests.
     """
 
     ranks: int
@@ -304,6 +305,7 @@ class RankGroupInfo:
     held_bytes: int = 0
     reserved_bytes: int = 0
     max_resident_bytes: int | None = None
+    backlog_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """What can be done to a tensor store without touching a tensor."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 
@@ -20,6 +22,28 @@ class StoreStats:
     stored_bytes: int
     pooled_bytes: int
     quota_bytes: int
+
+
+class Bound(StrEnum):
+    """What limits a store: a process's quota, the file system it is on, or the server's memory."""
+
+    QUOTA = "quota"
+    FILE_SYSTEM = "file_system"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Fullness:
+    """How near a store is to one of its limits.
+
+    Attributes:
+        used_bytes: of a quota, what the process that holds most has stored.
+        limit_bytes: None for all there is.
+    """
+
+    bound: Bound
+    used_bytes: int
+    limit_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +72,10 @@ class StoreControl(Protocol):
 
     def stats(self) -> StoreStats:
         """How full it is."""
+        ...
+
+    def fullness(self) -> Sequence[Fullness]:
+        """How near it is to each of its limits, as last seen: waits for no other host."""
         ...
 
     def close(self) -> None:

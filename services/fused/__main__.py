@@ -30,6 +30,7 @@ from services.model_api.runtime import set_up_torch
 from services.model_api.tiling import set_pieces
 from services.model_families import find_family
 from services.model_families.loading import load_denoiser, load_encoder, load_vae
+from services.observability.fullness import watched_fullness
 from services.observability.load import watched_load
 from services.rpc.process import run_process, run_until_first_ends
 from services.rpc.sweeper import sweep_forever
@@ -70,6 +71,7 @@ async def main(settings: FusedSettings) -> None:
     )
     try:
         with ExitStack() as exits:
+            exits.enter_context(watched_fullness(store))
             for each in models:
                 for replica in (each.encoder, each.denoiser, each.vae):
                     exits.enter_context(watched_load(replica.load))

@@ -10,6 +10,7 @@ from services.gateway.replicas import ReplicaPools
 from services.gateway.servicer import GENERATION_SERVICE, GenerationServicer
 from services.gateway.settings import PipelineSettings
 from services.gateway.uploads import Uploads
+from services.observability.metrics import READY_REPLICAS
 from services.rpc.process import run_until_first_ends
 from services.rpc.server import ServiceServer
 from triptych.v1 import generation_service_pb2_grpc
@@ -62,7 +63,8 @@ class GatewayApp:
         """
         await self.server.start()
         try:
-            await run_until_first_ends(self.server.run(), self._pools.watch())
+            with READY_REPLICAS.watching(self._pools.ready):
+                await run_until_first_ends(self.server.run(), self._pools.watch())
         finally:
             await self.server.close()
             await self._pipeline.close()

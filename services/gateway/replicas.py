@@ -1,7 +1,7 @@
 """The replicas the gateway knows, and what each last reported."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -9,8 +9,18 @@ from services.domain.deadline import Deadline
 from services.domain.errors import TriptychError
 from services.domain.model import Model, Stage
 from services.domain.stages import Capacity, Denoiser, Encoder, Replica, Vae
-from services.gateway.routing import Pools, choose_model, common_store, least_busy, served_models
+from services.gateway.routing import (
+    Pools,
+    choose_model,
+    common_store,
+    held_models,
+    least_busy,
+    ready_replicas,
+    served_models,
+)
 from services.observability.logs import get_logger
+from services.observability.metrics import Reading
+from services.observability.tracked import UNKNOWN
 
 _REPORT_SECONDS = 2.0
 
@@ -86,6 +96,7 @@ class ReplicaPools:
         self._poll_seconds = poll_seconds
         self._on_change = on_change
         self._complete = False
+        self._seen: frozenset[str] = frozenset()
         self._patience = Deadline.after(start_patience_seconds)
 
     async def watch(self) -> None:
@@ -106,11 +117,19 @@ class ReplicaPools:
             replicas = (each for pool in self._pools().values() for each in pool)
             all_hold = all(each.last_capacity and each.last_capacity.models for each in replicas)
             self._complete = bool(all_hold) or self._patience.remaining_seconds() == 0
+        self._seen |= held_models(self._pools())
         await self._on_change(self._complete and bool(self.models()))
 
     def models(self) -> dict[str, Model]:
         """Models that a request may name now, by name."""
         return served_models(self._pools())
+
+    def ready(self) -> Iterator[Reading]:
+        """How many replicas of each stage hold each model that was ever seen; for any thread."""
+        pools = self._pools()
+        for stage in pools:
+            for name in self._seen or (UNKNOWN,):
+                yield ready_replicas(stage, name, pools), {"stage": stage, "model": name}
 
     def route(self, name: str) -> Route:
         """The least busy replica of each stage for a request.

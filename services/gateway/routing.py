@@ -37,6 +37,16 @@ def served_models(pools: Pools) -> dict[str, Model]:
     return {name: held[Stage.DENOISER][name] for name in sorted(everywhere)}
 
 
+def ready_replicas(stage: Stage, name: str, pools: Pools) -> int:
+    """How many replicas of a stage a request for a model may be given to."""
+    return sum(name in _models([each]) for each in pools[stage])
+
+
+def held_models(pools: Pools) -> set[str]:
+    """Names of the models that any working replica holds."""
+    return set().union(*(_models(replicas) for replicas in pools.values()))
+
+
 def choose_model(name: str, pools: Pools) -> Model:
     """The model a request means.
 

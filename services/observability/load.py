@@ -19,9 +19,14 @@ def watched_load(read: Callable[[], Capacity]) -> Iterator[None]:
     load = _Load(read)
     with ExitStack() as exits:
         exits.enter_context(metrics.QUEUED_REQUESTS.watching(load.queued))
+        exits.enter_context(metrics.QUEUE_LIMIT.watching(load.queue_limit))
         exits.enter_context(metrics.RESIDENT_REQUESTS.watching(load.resident))
         exits.enter_context(metrics.RANKS_READY.watching(load.ranks_ready))
         exits.enter_context(metrics.RANK_RESTARTS.watching(load.rank_restarts))
+        exits.enter_context(metrics.BACKLOG_SECONDS.watching(load.backlog))
+        exits.enter_context(metrics.HELD_BYTES.watching(load.held))
+        exits.enter_context(metrics.RESERVED_BYTES.watching(load.reserved))
+        exits.enter_context(metrics.RESIDENT_LIMIT_BYTES.watching(load.resident_limit))
         yield
 
 
@@ -36,6 +41,10 @@ class _Load:
         capacity = self._read()
         yield capacity.queued_requests, self._stage(capacity)
 
+    def queue_limit(self) -> Iterator[Reading]:
+        capacity = self._read()
+        yield capacity.max_queued_requests, self._stage(capacity)
+
     def resident(self) -> Iterator[Reading]:
         capacity = self._read()
         yield capacity.running_requests, self._stage(capacity)
@@ -49,6 +58,23 @@ class _Load:
         if (group := self._read().rank_group) is not None:
             # The first generation is no restart; before it there is none.
             yield max(group.generation - 1, 0), {"model": self._model}
+
+    def backlog(self) -> Iterator[Reading]:
+        if (group := self._read().rank_group) is not None:
+            yield group.backlog_seconds, {"model": self._model}
+
+    def held(self) -> Iterator[Reading]:
+        if (group := self._read().rank_group) is not None:
+            yield group.held_bytes, {"model": self._model}
+
+    def reserved(self) -> Iterator[Reading]:
+        if (group := self._read().rank_group) is not None:
+            yield group.reserved_bytes, {"model": self._model}
+
+    def resident_limit(self) -> Iterator[Reading]:
+        group = self._read().rank_group
+        if group is not None and group.max_resident_bytes is not None:
+            yield group.max_resident_bytes, {"model": self._model}
 
     def _read(self) -> Capacity:
         capacity = self._capacity()

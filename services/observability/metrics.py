@@ -226,6 +226,36 @@ RESIDENT_REQUESTS: Final = Gauge(
     ("stage", "model"),
     "Requests that are worked on; a denoiser holds the state of several.",
 )
+QUEUE_LIMIT: Final = Gauge(
+    "triptych.queue.limit.requests",
+    "{request}",
+    ("stage", "model"),
+    "Requests that may wait; more are refused.",
+)
+BACKLOG_SECONDS: Final = Gauge(
+    "triptych.denoiser.backlog",
+    SECONDS,
+    ("model",),
+    "Estimated time for all steps that are left, of resident and of waiting requests.",
+)
+HELD_BYTES: Final = Gauge(
+    "triptych.denoiser.held",
+    BYTES,
+    ("model",),
+    "What each rank keeps of all resident requests between two steps, as measured.",
+)
+RESERVED_BYTES: Final = Gauge(
+    "triptych.denoiser.reserved",
+    BYTES,
+    ("model",),
+    "What each rank keeps of them at most, as estimated before they began.",
+)
+RESIDENT_LIMIT_BYTES: Final = Gauge(
+    "triptych.denoiser.resident.limit",
+    BYTES,
+    ("model",),
+    "Up to where requests are let in by what is reserved; absent without `--max-resident-bytes`.",
+)
 STEP_SECONDS: Final = Histogram(
     "triptych.denoiser.step.duration",
     SECONDS,
@@ -254,4 +284,26 @@ RANK_RESTARTS: Final = WatchedCounter(
     "{restart}",
     ("model",),
     "How often the ranks were rebuilt after one of them died or hung.",
+)
+READY_REPLICAS: Final = Gauge(
+    "triptych.gateway.ready.replicas",
+    "{replica}",
+    ("stage", "model"),
+    "Replicas that a gateway can give requests to, of each model that it has ever seen.",
+)
+PREVIEWS_DRAWN: Final = Counter(
+    "triptych.previews.drawn", "{preview}", ("model",), "Previews that the VAE drew."
+)
+_BOUND: Final = ("store", "bound")
+STORE_USED_BYTES: Final = Gauge(
+    "triptych.store.used",
+    BYTES,
+    _BOUND,
+    "What is used of each thing that limits the tensor store.",
+)
+STORE_LIMIT_BYTES: Final = Gauge(
+    "triptych.store.limit",
+    BYTES,
+    _BOUND,
+    "How much of it there is; absent for a server without `maxmemory`.",
 )

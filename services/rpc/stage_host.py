@@ -4,6 +4,7 @@ import asyncio
 
 from services.domain.settings import StageSettings
 from services.domain.store_control import StoreControl
+from services.observability.fullness import watched_fullness
 from services.observability.load import watched_load
 from services.rpc.process import run_until_first_ends
 from services.rpc.server import ServiceServer
@@ -45,7 +46,7 @@ class StageHost:
         try:
             await self.server.start()
             await self.server.set_serving(serving=serving)
-            with watched_load(self._replica.load):
+            with watched_load(self._replica.load), watched_fullness(self._store):
                 await run_until_first_ends(
                     self.server.run(), sweep_forever(self._store, self._sweep_seconds)
                 )

@@ -4,13 +4,13 @@ import mmap
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
 from services.domain.errors import StoreFull, TensorCorrupted, TensorNotFound, Unavailable
-from services.domain.store_control import StoreStats, SweepReport
+from services.domain.store_control import Bound, Fullness, StoreStats, SweepReport
 from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, check_request
 from services.tensor_store.store_url import LocalOptions, StoreUrl
 
@@ -120,6 +120,10 @@ class MemoryBlobStore(BlobStore):
                 pooled_bytes=0,
                 quota_bytes=self._quota_bytes,
             )
+
+    def fullness(self) -> Sequence[Fullness]:
+        """See StoreControl."""
+        return (Fullness(Bound.QUOTA, self._reserved_bytes, self._quota_bytes),)
 
     def close(self) -> None:
         """See StoreControl."""

@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, Self, cast
 
@@ -24,7 +24,7 @@ from services.domain.errors import (
     TriptychError,
     Unavailable,
 )
-from services.domain.store_control import StoreStats, SweepReport
+from services.domain.store_control import Bound, Fullness, StoreStats, SweepReport
 from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, check_request
 from services.tensor_store.redis_server import RedisOptions, RedisServer
 from services.tensor_store.store_url import StoreUrl
@@ -60,6 +60,7 @@ class RedisBlobStore(BlobStore):
         self._lock = threading.Lock()
         self._runs = deque([server.run_identity()], maxlen=_REMEMBERED_RUNS)
         self._stored: dict[BlobName, float] = {}
+        self._fullness: tuple[Fullness, ...] = ()
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="redis watch", daemon=True).start()
 
@@ -186,8 +187,12 @@ class RedisBlobStore(BlobStore):
             stored_count=len(sizes),
             stored_bytes=sum(sizes),
             pooled_bytes=0,
-            quota_bytes=self._server.memory_limit_bytes(),
+            quota_bytes=self._server.memory_bytes()[1],
         )
+
+    def fullness(self) -> Sequence[Fullness]:
+        """See StoreControl. Nothing while the server is not reached."""
+        return self._fullness
 
     def close(self) -> None:
         """See StoreControl."""
@@ -237,8 +242,13 @@ class RedisBlobStore(BlobStore):
 
     def _watch(self) -> None:
         while not self._closed.wait(_LOOK_SECONDS):
-            with suppress(Unavailable):
+            try:
                 self._look_again()
+                used_bytes, limit_bytes = self._server.memory_bytes()
+            except Unavailable:
+                self._fullness = ()
+            else:
+                self._fullness = (Fullness(Bound.SERVER, used_bytes, limit_bytes or None),)
 
     def _missing(self, name: BlobName) -> TriptychError:
         if self._look_again():

@@ -101,14 +101,15 @@ class RedisServer:
         run = f"{server['run_id']}:{self._options.db}:{self._options.key_prefix}"
         return hashlib.sha256(run.encode()).hexdigest()[:32]
 
-    def memory_limit_bytes(self) -> int:
-        """What the server may use; 0 for all there is.
+    def memory_bytes(self) -> tuple[int, int]:
+        """What the server uses, and what it may use; 0 for all there is.
 
         Raises:
             Unavailable: it is not reached.
         """
         with self.translated():
-            return int(self.client.info("memory")["maxmemory"])
+            memory = self.client.info("memory")
+        return int(memory["used_memory"]), int(memory["maxmemory"])
 
     @contextmanager
     def translated(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Blobs on a tmpfs directory, for processes on one host."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Self
@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from services.domain.errors import ConfigurationError, TensorCorrupted, TensorNotFound
-from services.domain.store_control import StoreStats, SweepReport
+from services.domain.store_control import Bound, Fullness, StoreStats, SweepReport
 from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, check_request
 from services.tensor_store.segment import map_for_reading
 from services.tensor_store.segment_pool import SegmentPool
@@ -127,6 +127,15 @@ class SharedMemoryBlobStore(BlobStore):
             stored_bytes=sum(live),
             pooled_bytes=sum(pooled),
             quota_bytes=self._options.quota_bytes,
+        )
+
+    def fullness(self) -> Sequence[Fullness]:
+        """See StoreControl. Memory that is kept for the next tensors is not free for others'."""
+        held = (sum(each.st_size for each in owner.live()) for owner in self._root.owners())
+        used_bytes, size_bytes = self._root.file_system_bytes()
+        return (
+            Fullness(Bound.QUOTA, max(held, default=0), self._options.quota_bytes),
+            Fullness(Bound.FILE_SYSTEM, used_bytes, size_bytes),
         )
 
     def close(self) -> None:

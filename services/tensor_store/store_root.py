@@ -57,6 +57,11 @@ class StoreRoot:
         with self._locked():
             return sum(owner.remove() for owner in self.owners() if owner.is_dead())
 
+    def file_system_bytes(self) -> tuple[int, int]:
+        """What is used of the file system, whoever uses it, and its size."""
+        found = os.statvfs(self._path)
+        return (found.f_blocks - found.f_bavail) * found.f_frsize, found.f_blocks * found.f_frsize
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         descriptor = os.open(self._id, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

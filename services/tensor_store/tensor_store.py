@@ -4,14 +4,14 @@ import math
 import mmap
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 import xxhash
 
 from services.domain.errors import TensorCorrupted, TensorNotFound, TensorRefused
-from services.domain.store_control import StoreControl, StoreStats, SweepReport
+from services.domain.store_control import Fullness, StoreControl, StoreStats, SweepReport
 from services.domain.tensor_ref import Seal, TensorRef
 from services.observability.tracing import span
 from services.tensor_store import codec
@@ -147,6 +147,10 @@ class TensorStore(StoreControl):
     def stats(self) -> StoreStats:
         """See StoreControl."""
         return self._blobs.stats()
+
+    def fullness(self) -> Sequence[Fullness]:
+        """See StoreControl."""
+        return self._blobs.fullness()
 
     def close(self) -> None:
         """See StoreControl."""

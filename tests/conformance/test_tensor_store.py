@@ -19,7 +19,7 @@ from services.domain.errors import (
     Unavailable,
     Unsupported,
 )
-from services.domain.store_control import SweepReport
+from services.domain.store_control import Bound, Fullness, SweepReport
 from services.domain.tensor_ref import Seal, TensorRef
 from services.tensor_store.memory import MemoryBlobStore, MemoryOptions
 from tests.conformance.store_backends import (
@@ -289,6 +289,18 @@ def test_a_full_store_refuses_and_keeps_nothing_of_what_it_refused(
     assert local.store.stats() == before
     local.store.release(kept)
     local.put({"x": torch.ones(6 * MIB, dtype=torch.uint8)})
+
+
+def test_a_quota_is_as_full_as_the_process_that_holds_most_has_filled_it(local: Backend) -> None:
+    def of_quota() -> Fullness:
+        (found,) = (each for each in local.reader.fullness() if each.bound == Bound.QUOTA)
+        return found
+
+    assert of_quota() == Fullness(Bound.QUOTA, 0, QUOTA_BYTES)
+    ref = local.put({"x": torch.ones(4 * MIB, dtype=torch.uint8)})
+    assert 4 * MIB <= of_quota().used_bytes < 5 * MIB
+    local.store.release(ref)
+    assert of_quota().used_bytes == 0
 
 
 def test_a_put_that_fails_stores_nothing(storing: Backend) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.observability.metrics import METRICS
 from tests.system.running_cluster import MODEL, TRIPTYCH, RunningCluster, running_cluster
-from triptych import CacheDit, CacheStatistics, InvalidRequestError
+from triptych import CacheDit, CacheStatistics, InvalidRequestError, Preview
 
 PROMPT = "a confidential circle"
 _URL = re.compile(r"^metrics +(\S+) of the (\S+)$", re.MULTILINE)
@@ -22,7 +22,9 @@ CACHE = CacheDit(max_warmup_steps=4, residual_diff_threshold=0.5)
 
 @pytest.fixture(scope="module")
 def split_metrics() -> Iterator[RunningCluster]:
-    with running_cluster("--topology", "split", "--metrics", "127.0.0.1:0") as cluster:
+    limit = {"TRIPTYCH_DENOISER_MAX_RESIDENT_BYTES": "1GiB"}
+    told = ("--topology", "split", "--metrics", "127.0.0.1:0")
+    with running_cluster(*told, environment=limit) as cluster:
         yield cluster
 
 
@@ -147,6 +149,27 @@ def test_failures_are_counted_under_their_reason_where_they_happened(
     ):
         assert grown("requests_finished_total", stage=stage, model=model, **ended) == 1
     assert grown("requests_finished_total") == 3
+
+
+def test_previews_are_counted_where_they_are_drawn(cluster: RunningCluster) -> None:
+    grown = Growth(cluster)
+    with cluster.client() as client:
+        events = list(client.stream(PROMPT, steps=60, preview_every_steps=1))
+    grown.end()
+    drawn = sum(isinstance(each, Preview) for each in events)
+    # One may be drawn just when the picture is done, and come too late.
+    assert 0 < drawn <= grown("previews_drawn_total", model="triptych-demo")
+
+
+def test_replicas_stores_and_limits_are_told(cluster: RunningCluster) -> None:
+    scraped = Scraped(cluster)
+    for stage in ("encoder", "denoiser", "vae"):
+        labels = {"stage": stage, "model": "triptych-demo"}
+        assert scraped.total("triptych_gateway_ready_replicas", **labels) == 1
+        assert scraped.total("triptych_queue_limit_requests", **labels) > 0
+    assert scraped.total("triptych_store_limit_bytes", bound="quota") > 0
+    assert scraped.total("triptych_denoiser_backlog_seconds") == 0
+    assert scraped.total("triptych_denoiser_held_bytes") == 0
 
 
 def test_what_is_exposed_is_what_is_declared_and_says_nothing_of_prompts(

@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
 from triptych.v1 import capabilities_pb2 as _capabilities_pb2
 from triptych.v1 import generation_pb2 as _generation_pb2
 from triptych.v1 import tensor_pb2 as _tensor_pb2
@@ -56,7 +59,7 @@ class Component(_message.Message):
     def __init__(self, name: _Optional[str] = ..., parameter_count: _Optional[int] = ..., size_bytes: _Optional[int] = ..., dtype: _Optional[_Union[_tensor_pb2.ElementType, str]] = ...) -> None: ...
 
 class RankGroup(_message.Message):
-    __slots__ = ("ranks", "generation", "completed_steps", "ulysses_degree", "ring_degree", "cfg_degree", "held_bytes", "reserved_bytes", "max_resident_bytes")
+    __slots__ = ("ranks", "generation", "completed_steps", "ulysses_degree", "ring_degree", "cfg_degree", "held_bytes", "reserved_bytes", "max_resident_bytes", "backlog")
     RANKS_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +69,7 @@ class RankGroup(_message.Message):
     HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
     RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BACKLOG_FIELD_NUMBER: _ClassVar[int]
     ranks: int
     generation: int
     completed_steps: int
@@ -75,7 +79,8 @@ class RankGroup(_message.Message):
     held_bytes: int
     reserved_bytes: int
     max_resident_bytes: int
-    def __init__(self, ranks: _Optional[int] = ..., generation: _Optional[int] = ..., completed_steps: _Optional[int] = ..., ulysses_degree: _Optional[int] = ..., ring_degree: _Optional[int] = ..., cfg_degree: _Optional[int] = ..., held_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., max_resident_bytes: _Optional[int] = ...) -> None: ...
+    backlog: _duration_pb2.Duration
+    def __init__(self, ranks: _Optional[int] = ..., generation: _Optional[int] = ..., completed_steps: _Optional[int] = ..., ulysses_degree: _Optional[int] = ..., ring_degree: _Optional[int] = ..., cfg_degree: _Optional[int] = ..., held_bytes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., max_resident_bytes: _Optional[int] = ..., backlog: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ()

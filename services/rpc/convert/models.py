@@ -15,6 +15,7 @@ from services.domain.model import (
 from services.domain.parallel import ParallelDegrees, ParallelSupport
 from services.domain.stages import Capacity, RankGroupInfo
 from services.rpc.convert.acceleration import cache_from_proto, cache_to_proto
+from services.rpc.convert.durations import duration_to_proto, seconds_from_proto
 from services.rpc.convert.enums import (
     CACHE_METHODS,
     COEFFICIENTS_SOURCES,
@@ -224,6 +225,7 @@ def capacity_to_proto(capacity: Capacity) -> stage_service_pb2.GetCapacityRespon
             held_bytes=ranks.held_bytes,
             reserved_bytes=ranks.reserved_bytes,
             max_resident_bytes=ranks.max_resident_bytes,
+            backlog=duration_to_proto(ranks.backlog_seconds),
         ),
     )
 
@@ -269,4 +271,5 @@ def _rank_group(message: stage_service_pb2.RankGroup) -> RankGroupInfo:
         held_bytes=message.held_bytes,
         reserved_bytes=message.reserved_bytes,
         max_resident_bytes=message.max_resident_bytes if limited else None,
+        backlog_seconds=seconds_from_proto(message.backlog),
     )

@@ -309,3 +309,18 @@ async def test_latents_of_a_request_cancelled_by_name_are_not_handed_out() -> No
 async def _a_few_turns() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+async def test_the_backlog_is_what_is_left_of_all_requests_at_the_pace_so_far() -> None:
+    async with scheduling(max_resident=1, order=Order.FIFO) as each:
+        assert each.scheduler.backlog_seconds == 0
+        hold = Hold(each.ranks, "finish", "a")
+        tasks = [each.start("a", steps=3), each.start("b", steps=5), each.start("c", steps=40)]
+        await hold.reached.wait()
+        # The scripted steps take a second each; those of "a" are done.
+        assert each.scheduler.backlog_seconds == pytest.approx(45)
+        each.scheduler.cancel("c")
+        assert each.scheduler.backlog_seconds == pytest.approx(5)
+        hold.go.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert each.scheduler.backlog_seconds == 0

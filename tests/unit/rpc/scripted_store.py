@@ -1,6 +1,6 @@
 """A tensor store that holds nothing and remembers what it was told."""
 
-from services.domain.store_control import StoreStats, SweepReport
+from services.domain.store_control import Fullness, StoreStats, SweepReport
 from tests.unit.domain.examples import STORE
 
 STATS = StoreStats(STORE, stored_count=1, stored_bytes=2, pooled_bytes=3, quota_bytes=2**40)
@@ -12,11 +12,13 @@ class ScriptedStore:
     Attributes:
         told: what it was told, in order.
         sweep_fails: raised by the next sweep.
+        full: how near it is to its limits.
     """
 
     def __init__(self) -> None:
         self.told: list[str] = []
         self.sweep_fails: BaseException | None = None
+        self.full: tuple[Fullness, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -35,6 +37,9 @@ class ScriptedStore:
 
     def stats(self) -> StoreStats:
         return STATS
+
+    def fullness(self) -> tuple[Fullness, ...]:
+        return self.full
 
     def close(self) -> None:
         self.told.append("close")

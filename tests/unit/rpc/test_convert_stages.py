@@ -178,7 +178,7 @@ def test_every_field_of_a_models_capabilities_survives_the_wire() -> None:
     [
         None,
         RankGroupInfo(24, 3, 2**40, DEGREES),
-        RankGroupInfo(24, 3, 5, DEGREES, 2**41, 2**42, 2**43),
+        RankGroupInfo(24, 3, 5, DEGREES, 2**41, 2**42, 2**43, 12.5),
     ],
 )
 def test_a_replicas_capacity_survives_the_wire(ranks: RankGroupInfo | None) -> None:

@@ -1,5 +1,5 @@
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from services.domain.errors import (
     TensorRefused,
     Unavailable,
 )
+from services.domain.store_control import Bound, Fullness
 from services.domain.tensor_ref import Seal
 from services.tensor_store.opening import open_blob_store
 from services.tensor_store.redis import CHUNK_BYTES
@@ -73,6 +74,20 @@ def test_nothing_is_kept_without_an_end(server: KeyValueServer) -> None:
     assert client.keys("*") == []
 
 
+def seen_of(store: TensorStore) -> Sequence[Fullness]:
+    """How full its server is, once it has looked."""
+    assert until(lambda: bool(store.fullness()))
+    return store.fullness()
+
+
+def test_how_full_a_server_is_is_known_while_it_is_reached(server: KeyValueServer) -> None:
+    with closing(opened(server)) as store:
+        (without_limit,) = seen_of(store)
+        assert without_limit.limit_bytes is None
+        server.kill()
+        assert until(lambda: store.fullness() == ())
+
+
 def test_a_server_that_is_full_refuses_and_serves_again_after_a_release(
     server: KeyValueServer,
 ) -> None:
@@ -86,6 +101,9 @@ def test_a_server_that_is_full_refuses_and_serves_again_after_a_release(
             store.put({"x": large}, **SCOPE)
         assert store.stats().stored_count == 1
         assert len(client.keys("*:blob:*")) == 1
+        assert until(lambda: seen_of(store)[0].used_bytes > used + (32 << 20))
+        (full,) = store.fullness()
+        assert (full.bound, full.limit_bytes) == (Bound.SERVER, used + (48 << 20))
         assert torch.equal(got(store, kept), large)
         store.release(kept)
         store.put({"x": large}, **SCOPE)

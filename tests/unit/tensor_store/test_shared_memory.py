@@ -14,6 +14,7 @@ from services.domain.errors import (
     TensorNotFound,
     Unavailable,
 )
+from services.domain.store_control import Bound, Fullness
 from services.tensor_store.blob_store import BlobName
 from services.tensor_store.shared_memory import SharedMemoryBlobStore, SharedMemoryOptions
 
@@ -288,3 +289,14 @@ def test_pooled_memory_makes_room_on_a_full_file_system(small_tmpfs: Path) -> No
 def test_a_file_system_that_is_too_small_is_refused(small_tmpfs: Path) -> None:
     with pytest.raises(ConfigurationError, match="8388608 bytes; at least 16777216 are needed"):
         opened(small_tmpfs)
+
+
+def test_the_file_system_is_a_limit_of_its_own_whoever_fills_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(opened(tmp_path / "store")) as store:
+        # 1000 blocks of 4 KiB; 300 are free, of which 50 are the superuser's.
+        told = os.statvfs_result((4096, 4096, 1000, 300, 250, 0, 0, 0, 0, 255))
+        monkeypatch.setattr(os, "statvfs", lambda _: told)
+        _, found = store.fullness()
+    assert found == Fullness(Bound.FILE_SYSTEM, 750 * 4096, 1000 * 4096)
