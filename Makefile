@@ -5,7 +5,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 # Two at once, a file each; torch gets one thread, or they would wait for one another's.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
-.PHONY: help setup demo test test-all deploy-check check format protos up bench
+.PHONY: help setup demo test test-all fuzz deploy-check check format protos up bench
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -28,6 +28,9 @@ test: setup check ## Check and test everything.
 
 test-all: setup check ## Check everything, and test every combination.
 	$(PYTEST) -m "not deploy"
+
+fuzz: setup ## Let 100,000 hostile inputs in by every door, and write down what came of them.
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzzing
 
 deploy-check: setup ## Check the images' recipe, the compose files and the chart.
 	$(PIP_INSTALL) --editable '.[stages,embedded,dev,deploy]'

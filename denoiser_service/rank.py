@@ -27,7 +27,13 @@ from denoiser_service.rank_environment import RankEnvironment
 from denoiser_service.stage import DenoiseStage
 from services.domain.errors import ConfigurationError
 from services.domain.model import LoadedModel
-from services.domain.settings import DenoisingSettings, Endpoint, split_address
+from services.domain.settings import (
+    MAX_SECONDS,
+    DenoisingSettings,
+    Endpoint,
+    Seconds,
+    split_address,
+)
 from services.domain.tensor_ref import Seal
 from services.model_api.kernels import set_kernels
 from services.model_api.runtime import set_up_torch
@@ -53,7 +59,7 @@ class RankSettings(DenoisingSettings):
     supervisor: str | None = Field(
         None, description="host:port of a supervisor that did not start this rank"
     )
-    supervisor_seconds: Annotated[float, Field(ge=0)] = Field(
+    supervisor_seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = Field(
         60.0, description="how long to try to connect there"
     )
     rendezvous_fd: Annotated[int, Field(ge=0)] | None = Field(
@@ -62,10 +68,8 @@ class RankSettings(DenoisingSettings):
     otlp_endpoint: Endpoint | None = Field(
         None, description="collector to push traces to, as the denoiser's own"
     )
-    beat_seconds: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="how often the rank says that it is alive"
-    )
-    collective_seconds: Annotated[float, Field(gt=0)] = Field(
+    beat_seconds: Seconds = Field(1.0, description="how often the rank says that it is alive")
+    collective_seconds: Seconds = Field(
         300.0, description="how long the ranks of a group may wait for one another"
     )
 

@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 from denoiser_service.policy import Order
 from services.domain.errors import ConfigurationError
 from services.domain.model import Capabilities
-from services.domain.settings import DenoisingSettings, StageSettings
+from services.domain.settings import DenoisingSettings, Seconds, StageSettings
 from services.model_api.directory import ModelDirectory
 
 
@@ -35,13 +35,13 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
         False,
         description="each rank makes a span of every step, beside the events of the denoiser's own",
     )
-    rank_start_seconds: Annotated[float, Field(gt=0)] = Field(
+    rank_start_seconds: Seconds = Field(
         900.0, description="how long a rank may take to load its model"
     )
-    command_seconds: Annotated[float, Field(gt=0)] = Field(
+    command_seconds: Seconds = Field(
         300.0, description="how long one step may take before its ranks count as hung"
     )
-    silence_seconds: Annotated[float, Field(gt=0)] = Field(
+    silence_seconds: Seconds = Field(
         8.0, description="how long a rank may show no sign of life before it counts as hung"
     )
     rank_listen: str | None = Field(

@@ -17,7 +17,7 @@ from denoiser_service.parallel.mesh import RankMesh
 from denoiser_service.parallel.model import ParallelModel
 from denoiser_service.stored_previews import StoredPreviews
 from services.domain.acceleration import NoCache
-from services.domain.errors import NotFound, TriptychError
+from services.domain.errors import InvalidRequest, NotFound, TriptychError
 from services.domain.generation import GenerationParameters
 from services.domain.parallel import ONE_RANK, ParallelDegrees
 from services.domain.stages import BranchDecision, DenoiseRequest
@@ -128,14 +128,18 @@ class DenoiseStage:
     def _read(self, request: DenoiseRequest, stored: ExitStack) -> Tensors:
         """What was made of the prompt and of the pictures, readable until `stored` is left."""
         if len(request.image_latents) != len(request.parameters.images):
-            raise TriptychError(
-                f"image_latents: are {len(request.image_latents)};"
-                f" the request has {len(request.parameters.images)} images"
+            raise InvalidRequest.of(
+                "image_latents",
+                f"are {len(request.image_latents)};"
+                f" the request has {len(request.parameters.images)} images",
             )
         identity = {"tenant": request.tenant, "request_id": request.request_id}
         conditioning = dict(stored.enter_context(self._store.get(request.conditioning, **identity)))
         for number, ref in enumerate(request.image_latents):
             latents = stored.enter_context(self._store.get(ref, **identity))
+            if latents.keys() != {"latents"}:
+                held = ", ".join(sorted(latents))
+                raise InvalidRequest.of(f"image_latents[{number}]", f"hold {held}")
             conditioning[image_latents_name(number)] = latents["latents"]
         return conditioning
 

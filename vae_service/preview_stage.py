@@ -1,6 +1,6 @@
 """Latents that are not finished, to small pictures."""
 
-from services.domain.errors import TriptychError
+from services.domain.errors import InvalidRequest
 from services.domain.model import MediaFormat
 from services.domain.stages import DrawPreviewRequest, PreviewPicture
 from services.model_api.latent_colours import LatentColours, sample_pictures
@@ -37,16 +37,16 @@ class PreviewStage:
 
         Raises:
             ModelNotFound: another model's request.
-            InvalidRequest: outside the model's limits.
+            InvalidRequest: outside the model's limits, or latents that are no such VAE's.
             TensorNotFound: newer ones took their place.
-            TriptychError: latents that are no such VAE's, or not finite.
+            TriptychError: latents that are not finite.
         """
         assert self._colours is not None
         self._loaded.check(request.parameters)
         identity = {"tenant": request.tenant, "request_id": request.request_id}
         with self._store.get(request.latents, **identity) as tensors:
             if tensors.keys() != {"latents"}:
-                raise TriptychError(f"latents: are {', '.join(sorted(tensors))}")
+                raise InvalidRequest.of("latents", f"are {', '.join(sorted(tensors))}")
             picture = self._colours.picture(tensors["latents"])
         self._store.release(request.latents)
         return PreviewPicture(encode_media([picture], MediaFormat.PNG, None), *picture.size)

@@ -201,7 +201,7 @@ def _size_violations(request: GenerationRequest, limits: Capabilities) -> Iterat
     image_violations = list(_image_violations(request, limits))
     yield from image_violations
     sides_fit = not image_violations
-    for field, side, fitted in _asked_sides(request, limits):
+    for field, side, fitted in _asked_sides(request, limits, fits=sides_fit):
         if fitted is not None and side != fitted:
             sides_fit = False
             yield FieldViolation(field, f"is {side}; it follows from the input image: {fitted}")
@@ -230,11 +230,17 @@ def _size_violations(request: GenerationRequest, limits: Capabilities) -> Iterat
 
 
 def _asked_sides(
-    request: GenerationRequest, limits: Capabilities
+    request: GenerationRequest, limits: Capabilities, *, fits: bool
 ) -> Iterator[tuple[str, int, int | None]]:
-    """The sides a request asks for, each with the only one it may have, where there is one."""
+    """The sides a request asks for, each with the only one it may have, where there is one.
+
+    Args:
+        request: what the client asked.
+        limits: of the model.
+        fits: whether a size can follow from its images.
+    """
     fit = _fit(request, limits)
-    fixed = fit is not None and not fit.overridable and request.images
+    fixed = fits and fit is not None and not fit.overridable and request.images
     unsized = request.model_copy(update={"width": None, "height": None})
     only = _size(unsized, limits) if fixed else (None, None)
     for field, side, fitted in (
@@ -253,7 +259,9 @@ def _image_violations(request: GenerationRequest, limits: Capabilities) -> Itera
         allowed = str(fewest) if fewest == most else f"{fewest} to {most}"
         yield FieldViolation("images", f"are {given}; this model takes {allowed}")
     for number, image in enumerate(request.images):
-        if max(image.width, image.height) > MAX_ASPECT_RATIO * min(image.width, image.height):
+        if not image.width * image.height:
+            yield FieldViolation(f"images[{number}]", "has no pixels")
+        elif max(image.width, image.height) > MAX_ASPECT_RATIO * min(image.width, image.height):
             yield FieldViolation(
                 f"images[{number}]",
                 f"is {image.width} x {image.height} pixels;"

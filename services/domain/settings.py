@@ -26,6 +26,10 @@ from services.domain.tls import TlsFiles
 MIN_SECRET_BYTES = 32
 MAX_DEGREE = 64
 MAX_PORT = 65535
+MAX_SECONDS = 365 * 24 * 3600.0
+"""Longer is a mistake, and what is infinite cannot be counted down."""
+
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 
 S = TypeVar("S", bound="ProcessSettings")
 
@@ -133,10 +137,10 @@ class ComputeSettings(ProcessSettings):
     dtype: ElementType = Field(ElementType.FLOAT32, description="type the weights compute in")
     device: str = Field("cpu", description="torch device, for example cpu or cuda:0")
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="torch threads")
-    tensor_ttl_seconds: Annotated[float, Field(gt=0)] = Field(
+    tensor_ttl_seconds: Seconds = Field(
         300.0, description="life of stored tensors that nobody released"
     )
-    sweep_seconds: Annotated[float, Field(gt=0)] = Field(
+    sweep_seconds: Seconds = Field(
         10.0, description="pause between sweeps for expired and orphaned tensors"
     )
 

@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from denoiser_service.policy import Order
 from services.domain.element_type import ElementType
 from services.domain.model_source import HubModel, ModelSource, taken
-from services.domain.settings import DecodingSettings
+from services.domain.settings import DecodingSettings, Seconds
 from services.gateway.settings import PipelineSettings
 
 
@@ -46,12 +46,10 @@ class FusedSettings(PipelineSettings, DecodingSettings):
     max_queued_requests: Annotated[int, Field(ge=1)] = Field(
         64, description="requests that may wait before others are refused"
     )
-    tensor_ttl_seconds: Annotated[float, Field(gt=0)] = Field(
+    tensor_ttl_seconds: Seconds = Field(
         300.0, description="life of stored tensors that nobody released"
     )
-    sweep_seconds: Annotated[float, Field(gt=0)] = Field(
-        10.0, description="pause between sweeps for expired tensors"
-    )
+    sweep_seconds: Seconds = Field(10.0, description="pause between sweeps for expired tensors")
     order: Order = Field(Order.FIFO, description="how resident requests share the rank")
     max_resident_requests: Annotated[int, Field(ge=1, le=64)] = Field(
         4, description="requests whose state the rank holds at once"

@@ -9,6 +9,9 @@ from services.gateway.uploads import Uploads
 from services.pictures.input_picture import describe_picture
 from triptych.v1 import generation_pb2
 
+MAX_IMAGES = 16
+"""More than any model takes; a message has room for thousands, whose headers take a while."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReceivedImage:
@@ -24,8 +27,11 @@ async def receive_images(
     """A request's images in its order, their headers checked.
 
     Raises:
-        InvalidRequest: one is no picture, is too large, or names an upload that is not here.
+        InvalidRequest: one is no picture, is too large, or names an upload that is not here; or
+            there are more than any model takes.
     """
+    if (given := len(message.images)) > MAX_IMAGES:
+        raise InvalidRequest.of("images", f"are {given}; allowed are at most {MAX_IMAGES}")
     return [
         await _receive(f"images[{number}]", each, uploads, tenant)
         for number, each in enumerate(message.images)

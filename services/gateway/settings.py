@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.domain.settings import ServerSettings
+from services.domain.settings import MAX_SECONDS, Seconds, ServerSettings
 from services.domain.tls import TlsFiles
 
 Targets = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -20,13 +20,13 @@ class PipelineSettings(ServerSettings):
         description="JSON file of tenants, the SHA-256 of their keys, and their quotas; without it,"
         " anybody may ask",
     )
-    default_deadline_seconds: Annotated[float, Field(gt=0)] = Field(
+    default_deadline_seconds: Seconds = Field(
         3600.0, description="deadline of requests that come without one"
     )
-    max_deadline_seconds: Annotated[float, Field(gt=0)] = Field(
+    max_deadline_seconds: Seconds = Field(
         24 * 3600.0, description="longest deadline a request may have; longer ones are cut to it"
     )
-    start_patience_seconds: Annotated[float, Field(ge=0)] = Field(
+    start_patience_seconds: Annotated[float, Field(ge=0, le=MAX_SECONDS)] = Field(
         0.0,
         description="how long health waits at the start for every replica to hold its models;"
         " after that, and with 0, one of each stage is enough",
@@ -34,10 +34,8 @@ class PipelineSettings(ServerSettings):
     upload_quota_bytes: Annotated[int, Field(ge=0)] = Field(
         512 * 1024 * 1024, description="memory for uploaded images; more are refused"
     )
-    upload_ttl_seconds: Annotated[float, Field(gt=0)] = Field(
-        600.0, description="how long an uploaded image is kept"
-    )
-    poll_seconds: Annotated[float, Field(gt=0)] = Field(
+    upload_ttl_seconds: Seconds = Field(600.0, description="how long an uploaded image is kept")
+    poll_seconds: Seconds = Field(
         0.5, description="pause between looks at what the stages hold and how busy they are"
     )
 

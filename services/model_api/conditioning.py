@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from services.domain.errors import TriptychError
+from services.domain.errors import InvalidRequest
 from services.domain.generation import GenerationParameters
 from services.model_api.stages import Tensors
 
@@ -33,22 +33,24 @@ def take_conditioning(
         device: where it computes.
 
     Raises:
-        TriptychError: a tensor is missing, unknown, or of another shape or type.
+        InvalidRequest: a tensor is missing, unknown, or of another shape or type.
     """
     if conditioning.keys() != expected.keys():
-        raise TriptychError(
-            f"conditioning: holds {', '.join(sorted(conditioning))};"
-            f" this request needs {', '.join(sorted(expected))}"
+        raise InvalidRequest.of(
+            "conditioning",
+            f"holds {', '.join(sorted(conditioning))};"
+            f" this request needs {', '.join(sorted(expected))}",
         )
     for name, tensor in conditioning.items():
         if not _fits(tensor, expected[name]):
             sizes = ", ".join("tokens" if size is None else str(size) for size in expected[name])
-            raise TriptychError(
-                f"conditioning: {name} has shape {tuple(tensor.shape)}; this model reads ({sizes})"
+            raise InvalidRequest.of(
+                "conditioning",
+                f"{name} has shape {tuple(tensor.shape)}; this model reads ({sizes})",
             )
         if tensor.dtype != dtype:
-            raise TriptychError(
-                f"conditioning: {name} is {tensor.dtype}; this model computes in {dtype}"
+            raise InvalidRequest.of(
+                "conditioning", f"{name} is {tensor.dtype}; this model computes in {dtype}"
             )
     return {name: tensor.to(device, copy=True) for name, tensor in conditioning.items()}
 

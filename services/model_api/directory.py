@@ -228,7 +228,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_bytes())
     except FileNotFoundError as error:
         raise ConfigurationError(f"{file}: is missing") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{file}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise ConfigurationError(f"{file}: holds {type(value).__name__}, not a JSON object")

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from services.domain.errors import TriptychError
+from services.domain.errors import InvalidRequest, TriptychError
 from services.model_api.pictures import picture_of
 
 PIXELS_PER_LATENT = 2
@@ -65,14 +65,16 @@ class LatentColours:
             latents: [1, C, H, W] or [1, C, frames, H, W].
 
         Raises:
-            TriptychError: latents of another VAE, or not finite.
+            InvalidRequest: latents of another VAE.
+            TriptychError: they are not finite.
         """
-        frames = latents.squeeze(0) if latents.ndim == 5 else latents.transpose(0, 1)
-        if latents.ndim not in {4, 5} or len(frames) != self._kernel.shape[1]:
-            raise TriptychError(
-                f"latents: are {tuple(latents.shape)};"
-                f" this VAE's have {self._kernel.shape[1]} channels"
+        channels = self._kernel.shape[1]
+        if latents.ndim not in {4, 5} or latents.shape[1] != channels or not latents.numel():
+            raise InvalidRequest.of(
+                "latents",
+                f"are {tuple(latents.shape)}; this VAE's have {channels} channels",
             )
+        frames = latents.squeeze(0) if latents.ndim == 5 else latents.transpose(0, 1)
         padded = _padded(frames.transpose(0, 1).float())
         colours = functional.conv2d(padded, self._kernel, self._bias)
         pixels = functional.pixel_shuffle(colours, PIXELS_PER_LATENT).clamp(-1, 1)

@@ -4,7 +4,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from services.domain.errors import TriptychError
+from services.domain.errors import InvalidRequest, TriptychError
 from services.model_api.stages import Tensors
 
 _IMAGES = VaeImageProcessor()
@@ -14,11 +14,11 @@ def take_latents(latents: Tensors, shape: tuple[int, ...]) -> torch.Tensor:
     """The tensor `latents`, if it is the only one and has the shape a request needs.
 
     Raises:
-        TriptychError: anything else came.
+        InvalidRequest: anything else came.
     """
     found = {name: tuple(tensor.shape) for name, tensor in latents.items()}
     if found != {"latents": shape}:
-        raise TriptychError(f"latents: are {found}; this request needs latents of {shape}")
+        raise InvalidRequest.of("latents", f"are {found}; this request needs latents of {shape}")
     return latents["latents"]
 
 

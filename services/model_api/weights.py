@@ -57,7 +57,7 @@ def _files(folder: Path, stem: str) -> Iterator[Path]:
 def _shards(index: Path) -> list[str]:
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigurationError(f"{index}: is not an index of weight files ({error!r})") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:

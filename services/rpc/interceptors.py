@@ -10,6 +10,7 @@ from services.domain.errors import TriptychError
 from services.observability import tracing
 from services.observability.logs import bind_request, get_logger
 from services.rpc.status import abort
+from services.rpc.unreadable import lenient, read_request
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]  # generic in the stubs alone
@@ -58,7 +59,7 @@ def _wrapped_unary(handler: "Handler", guard: Guard) -> "Handler":
         _bind(context)
         try:
             guard(context.invocation_metadata() or ())
-            return await inner(request, context)
+            return await inner(read_request(request), context)
         except TriptychError as error:
             await _refuse(context, error)
         except Exception as error:  # noqa: BLE001 - a defect must reach the log whole and the client bare
@@ -69,7 +70,7 @@ def _wrapped_unary(handler: "Handler", guard: Guard) -> "Handler":
         if handler.request_streaming
         else grpc.unary_unary_rpc_method_handler
     )
-    return make(call, handler.request_deserializer, handler.response_serializer)
+    return make(call, lenient(handler.request_deserializer), handler.response_serializer)
 
 
 def _wrapped_stream(handler: "Handler", guard: Guard) -> "Handler":
@@ -80,7 +81,7 @@ def _wrapped_stream(handler: "Handler", guard: Guard) -> "Handler":
         try:
             guard(context.invocation_metadata() or ())
             # Closed here and now when the client leaves, not whenever the collector comes by.
-            async with aclosing(inner(request, context)) as responses:
+            async with aclosing(inner(read_request(request), context)) as responses:
                 async for response in responses:
                     yield response
         except TriptychError as error:
@@ -89,7 +90,7 @@ def _wrapped_stream(handler: "Handler", guard: Guard) -> "Handler":
             await _fail(context, error)
 
     return grpc.unary_stream_rpc_method_handler(
-        call, handler.request_deserializer, handler.response_serializer
+        call, lenient(handler.request_deserializer), handler.response_serializer
     )
 
 

@@ -1,5 +1,7 @@
 """Errors on the wire: a domain error becomes a rich gRPC status once, and comes back once."""
 
+from collections.abc import Sequence
+
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
@@ -17,24 +19,19 @@ from services.rpc.convert.durations import duration_to_proto
 from triptych.status import ERROR_DOMAIN, failure_of
 
 # Statuses travel in the trailing metadata, of which gRPC accepts 8 KiB; what a client sent must not
-# make the answer to it undeliverable.
+# make the answer to it undeliverable. The message goes there twice: once with three characters for
+# each byte that is not ASCII, and once with the violations, with four characters for three bytes.
 _MAX_CHARACTERS = 400
+_MAX_BYTES = 800
+_MAX_FIELD_BYTES = 100
+_MAX_VIOLATIONS_BYTES = 2400
 
 
 def status_of(error: TriptychError) -> status_pb2.Status:
     """The status with ErrorInfo, and BadRequest and RetryInfo where the error has them."""
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN)]
     if error.violations:
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=each.field, description=_bounded(each.description)
-                    )
-                    for each in error.violations
-                ]
-            )
-        )
+        details.append(_bad_request(error.violations))
     if error.retry_after_seconds is not None:
         delay = duration_to_proto(error.retry_after_seconds)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
@@ -77,8 +74,25 @@ def error_of(rpc_error: grpc.aio.AioRpcError, stage: str, target: str) -> Tripty
     return RemoteFailure(failure.message, status=failure.status, reason="STAGE_FAILED")
 
 
-def _bounded(text: str) -> str:
-    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1]}…"
+def _bad_request(violations: Sequence[FieldViolation]) -> error_details_pb2.BadRequest:
+    """As many of them as can be told, and how many there are beside."""
+    told = error_details_pb2.BadRequest()
+    for number, each in enumerate(violations):
+        told.field_violations.add(
+            field=_bounded(each.field, _MAX_FIELD_BYTES), description=_bounded(each.description)
+        )
+        if told.ByteSize() > _MAX_VIOLATIONS_BYTES:
+            del told.field_violations[-1]
+            left = len(violations) - number
+            told.field_violations.add(field="…", description=f"{left} more are not allowed")
+            break
+    return told
+
+
+def _bounded(text: str, most: int = _MAX_BYTES) -> str:
+    if len(text) <= _MAX_CHARACTERS and len(text.encode()) <= most:
+        return text
+    return text[: _MAX_CHARACTERS - 1].encode()[:most].decode(errors="ignore") + "…"
 
 
 def _packed(message: Message) -> Any:

@@ -38,12 +38,14 @@ def read_cache(text: str | None) -> Cache | None:
     method, _, threshold = first.partition("=")
     if method not in _KINDS:
         raise _bad(f"method is {method!r}; allowed are {', '.join(_KINDS)}")
-    named = [part.partition("=") for part in others]
-    given = {name: value for name, _, value in named}
+    named = [part.partition("=")[::2] for part in others]
     if threshold:
         if method not in _SHORT:
             raise _bad(f"{method} has no threshold")
-        given[_SHORT[method]] = threshold
+        named.append((_SHORT[method], threshold))
+    given = dict(named)
+    if len(given) < len(named):
+        raise _bad(f"{text} says something twice; allowed is each option once")
     kind = _KINDS[method]
     allowed = {each.name for each in fields(kind)}
     if unknown := sorted(given.keys() - allowed):

@@ -1,6 +1,9 @@
 """Requests and parameters on the wire."""
 
+import math
 from collections.abc import Iterator, Sequence
+
+from google.protobuf.message import Message
 
 from services.domain.acceleration import NO_CACHE
 from services.domain.errors import FieldViolation, InvalidRequest
@@ -91,11 +94,14 @@ def parameters_from_proto(message: generation_pb2.GenerationParameters) -> Gener
     """Effective values, between services.
 
     Raises:
-        InvalidRequest: a value is missing; only the negative prompt is optional here.
+        InvalidRequest: a value is missing, or a number is not finite; only the negative prompt is
+            optional here.
     """
     required = ("width", "height", "steps", "guidance_scale", "seed")
     if missing := [field for field in required if not message.HasField(field)]:
         raise InvalidRequest([FieldViolation(field, "is missing") for field in missing])
+    if infinite := list(_not_finite(message)):
+        raise InvalidRequest(infinite)
     return GenerationParameters(
         model=message.model,
         prompt=message.prompt,
@@ -112,3 +118,14 @@ def parameters_from_proto(message: generation_pb2.GenerationParameters) -> Gener
         preview_every_steps=message.preview_every_steps,
         options=options_from_proto(message),
     )
+
+
+def _not_finite(message: Message, path: str = "") -> Iterator[FieldViolation]:
+    """What JSON, in which a denoiser tells its ranks, has no numbers for."""
+    for field, value in message.ListFields():
+        name = f"{path}{field.name}"
+        for each in value if field.is_repeated else (value,):
+            if isinstance(each, Message):
+                yield from _not_finite(each, f"{name}.")
+            elif isinstance(each, float) and not math.isfinite(each):
+                yield FieldViolation(name, f"is {each}; allowed are finite numbers")

@@ -6,7 +6,7 @@ import torch
 from pydantic import SecretStr
 
 from denoiser_service.stage import DenoiseStage
-from services.domain.errors import NotFound, TensorNotFound, TensorRefused, TriptychError
+from services.domain.errors import InvalidRequest, NotFound, TensorNotFound, TensorRefused
 from services.domain.input_image import InputImage
 from services.domain.stages import DenoiseRequest
 from services.domain.tensor_ref import Seal, TensorRef
@@ -65,15 +65,21 @@ def test_all_that_was_read_may_be_released_once_the_request_is_prepared(
 
 
 @pytest.mark.parametrize("came", [0, 1, 3])
-def test_other_than_one_per_picture_is_an_error_and_leaves_nothing_behind(
+def test_other_than_one_per_picture_is_refused_and_leaves_nothing_behind(
     stage: DenoiseStage, store: TensorStore, denoiser: CountingDenoiser, came: int
 ) -> None:
     refs = [latents(store, number) for number in range(came)]
-    with pytest.raises(TriptychError, match=f"^image_latents: are {came}; the request has 2 ima"):
+    with pytest.raises(InvalidRequest, match=f"^image_latents: are {came}; the request has 2 ima"):
         stage.prepare(asked(store, *refs))
     assert denoiser.conditioned == []
     with pytest.raises(NotFound):
         stage.abort(ONE)
+
+
+def test_tensors_that_are_no_latents_are_refused(stage: DenoiseStage, store: TensorStore) -> None:
+    other = store.put({"prompt_embeds": torch.zeros(2)}, tenant=TENANT, request_id=ONE)
+    with pytest.raises(InvalidRequest, match=r"image_latents\[1\]: hold prompt_embeds"):
+        stage.prepare(asked(store, latents(store, 3), other))
 
 
 def test_latents_of_another_request_are_refused(stage: DenoiseStage, store: TensorStore) -> None:

@@ -194,3 +194,10 @@ def test_resolving_effective_values_again_changes_nothing() -> None:
         once = resolved(model, image(300, 100))
         again = GenerationRequest.model_validate(once.model_dump())
         assert resolve(again, model, lambda: 1) == once
+
+
+@pytest.mark.parametrize("overridable", [True, False])
+@pytest.mark.parametrize("size", [(0, 64), (64, 0), (0, 0)])
+def test_pictures_without_a_pixel_are_refused(size: tuple[int, int], overridable: bool) -> None:
+    model = editing(image_fit=FIT.model_copy(update={"overridable": overridable}))
+    assert said(model, image(*size), width=64) == {"images[0]": "has no pixels"}

@@ -196,3 +196,14 @@ def test_tiles_that_are_none_are_refused(
 def _vae(secret: Path, *more: str) -> VaeSettings:
     flags = {"listen": "x:1", "model": "m", "store": "memory:", "cluster-secret-file": secret}
     return VaeSettings.read([*(f"--{flag}={value}" for flag, value in flags.items()), *more])
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e12", "0", "-1"])
+@pytest.mark.parametrize("name", ["tensor-ttl-seconds", "sweep-seconds"])
+def test_times_that_do_not_pass_are_refused(
+    name: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--listen=x:1", "--model=m", "--store=memory:", f"--cluster-secret-file={tmp_path}"]
+    with pytest.raises(SystemExit):
+        EncoderSettings.read([*flags, f"--{name}={value}"])
+    assert f"settings: {name.replace('-', '_')}: " in capsys.readouterr().err

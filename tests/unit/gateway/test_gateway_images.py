@@ -7,6 +7,7 @@ import pytest
 import xxhash
 
 from services.domain.family_options import OptionKind, OptionLimits, VideoOptions
+from services.gateway.received_images import MAX_IMAGES
 from services.pictures.input_picture import MAX_BYTES
 from tests.unit.domain.examples import CAPABILITIES
 from tests.unit.gateway.running_gateway import Gateway, failure_of, running_gateway
@@ -140,6 +141,16 @@ async def test_other_than_the_number_of_pictures_a_model_takes_is_refused(tmp_pa
         for count in (0, 3):
             refused = await _fields(gateway.generate(images=[InputImage(data=PICTURE)] * count))
             assert refused == {"images": f"are {count}; this model takes 1 to 2"}
+
+
+async def test_more_pictures_than_any_model_takes_are_refused_before_they_are_read(
+    tmp_path: Path,
+) -> None:
+    async with _editor(tmp_path) as gateway:
+        images = [InputImage(data=b"no picture")] * (MAX_IMAGES + 1)
+        assert await _fields(gateway.generate(images=images)) == {
+            "images": "are 17; allowed are at most 16"
+        }
 
 
 async def test_a_model_that_draws_from_prompts_alone_refuses_pictures(tmp_path: Path) -> None:

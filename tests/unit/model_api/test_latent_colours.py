@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from services.domain.errors import TriptychError
+from services.domain.errors import InvalidRequest, TriptychError
 from services.model_api.latent_colours import PIXELS_PER_LATENT, LatentColours, sample_pictures
 
 SCALE = 8
@@ -76,9 +76,11 @@ def test_samples_fill_the_range_in_every_channel_and_differ() -> None:
     assert len({each.numpy().tobytes() for each in samples}) == 8
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 4, 4), (4, 4, 4), (2, 1, 4, 1, 4, 4)])
-def test_latents_of_another_vae_are_an_error(shape: tuple[int, ...]) -> None:
-    with pytest.raises(TriptychError, match=r"latents: are .*; this VAE's have 4 channels"):
+@pytest.mark.parametrize(
+    "shape", [(1, 5, 4, 4), (4, 4, 4), (2, 1, 4, 1, 4, 4), (64,), (), (1, 4, 0, 4)]
+)
+def test_latents_of_another_vae_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidRequest, match=r"latents: are .*; this VAE's have 4 channels"):
         fitted().picture(torch.zeros(shape))
 
 

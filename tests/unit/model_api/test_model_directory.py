@@ -221,3 +221,11 @@ def shard(path: Path, names: list[str]) -> None:
     for name in names:
         save_file({name: torch.zeros(2)}, folder / name)
     write(folder / "model.safetensors.index.json", {"weight_map": {name: name for name in names}})
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "triptych.json", "vae/config.json"])
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000])
+def test_a_file_that_is_nested_without_end_is_refused(path: Path, name: str, text: str) -> None:
+    (path / name).write_text(text)
+    with pytest.raises(ConfigurationError, match="cannot be read as JSON"):
+        check(path)

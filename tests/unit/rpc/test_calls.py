@@ -12,7 +12,16 @@ from services.domain.errors import FieldViolation, TriptychError
 from services.observability.logs import get_logger
 from services.rpc.interceptors import REQUEST_ID_METADATA
 from services.rpc.status import error_of
-from tests.unit.rpc.serving import Streaming, Unary, denoiser, encoder, serving, settings
+from tests.unit.rpc.serving import (
+    DENOISER,
+    ENCODER,
+    Streaming,
+    Unary,
+    denoiser,
+    encoder,
+    serving,
+    settings,
+)
 from triptych.v1 import denoiser_service_pb2, encoder_service_pb2, tensor_pb2
 
 ERRORS = [
@@ -101,6 +110,54 @@ async def test_an_error_that_quotes_a_huge_input_still_arrives(
     back = error_of(await failure(tmp_path, error), "encoder", "nowhere")
     assert (back.status, back.reason) == ("NOT_FOUND", "MODEL_NOT_FOUND")
     assert "model: 'éé" in str(back)
+
+
+@either_way
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InvalidRequest(
+            [FieldViolation(f"images[{n}]", "has no pixels") for n in range(5000)]
+        ),
+        errors.InvalidRequest([FieldViolation("😀" * 5000, "😀" * 5000)] * 50),
+        errors.StageUnavailable("😀" * 5000),
+    ],
+    ids=["many", "long and many", "long"],
+)
+async def test_however_much_is_wrong_the_answer_arrives(
+    tmp_path: Path, failure: Any, error: TriptychError
+) -> None:
+    back = error_of(await failure(tmp_path, error), "encoder", "nowhere")
+    assert (back.status, back.reason) == (error.status, error.reason)
+    assert str(back)[:50] == str(error)[:50]
+    if error.violations:
+        *told, last = back.violations
+        assert told
+        left = len(error.violations) - len(told)
+        assert (last.field, last.description) == ("…", f"{left} more are not allowed")
+
+
+async def test_bytes_that_are_no_message_are_a_bad_request(tmp_path: Path) -> None:
+    async def handle(request: Any, context: Any) -> Any:
+        pytest.fail("it was read as a message")
+
+    async def stream(request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        pytest.fail("it was read as a message")
+        yield
+
+    served = (Unary(handle), Streaming(stream))
+    with structlog.testing.capture_logs() as lines:
+        async with serving(settings(tmp_path), *served) as (_, channel):
+            for call in (
+                channel.unary_unary(f"/{ENCODER}/Encode")(b"\xff", timeout=20),
+                channel.unary_unary(f"/{DENOISER}/Denoise")(b"\xff", timeout=20),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                back = error_of(caught.value, "encoder", "nowhere")
+                assert (back.status, back.reason) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
+                assert str(back) == "request: cannot be read as the message that the method takes"
+    assert not [line for line in lines if line["log_level"] == "error"]
 
 
 async def test_a_stage_that_is_not_there_is_unavailable(tmp_path: Path) -> None:

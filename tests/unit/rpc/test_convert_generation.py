@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar, get_args
 
@@ -168,7 +169,7 @@ _images = st.builds(
     size_bytes=uint32,
     checksum_xxh3=st.integers(0, 2**64 - 1),
 )
-numbers = st.floats(allow_nan=False)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
 def _options_of(kind: type[T]) -> st.SearchStrategy[T]:
@@ -182,7 +183,7 @@ def _options_of(kind: type[T]) -> st.SearchStrategy[T]:
     return st.builds(kind, **fields)
 
 
-_numbers = st.floats(allow_nan=False)
+_numbers = st.floats(allow_nan=False, allow_infinity=False)
 _caches = (
     st.just(NO_CACHE)
     | st.builds(
@@ -270,3 +271,18 @@ def test_effective_enums_must_be_specified(field: str) -> None:
     message = parameters_to_proto(PARAMETERS)
     message.ClearField(field)
     assert _refused(lambda: parameters_from_proto(message)) == [field]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_effective_numbers_must_be_finite(value: float) -> None:
+    message = parameters_to_proto(PARAMETERS)
+    message.guidance_scale = value
+    message.acceleration.tea_cache.coefficients.extend([1.0, value])
+    message.flux.true_guidance_scale = value
+    with pytest.raises(InvalidRequest) as caught:
+        parameters_from_proto(message)
+    assert {each.field for each in caught.value.violations} == {
+        "guidance_scale",
+        "acceleration.tea_cache.coefficients",
+        "flux.true_guidance_scale",
+    }

@@ -137,6 +137,8 @@ def test_a_cache_is_shown_as_the_command_line_would_read_it(cache: Cache) -> Non
         ("none=1", "none has no threshold"),
         ("tea_cache=much", "rel_l1_thresh is 'much'; allowed is a number"),
         ("tea_cache,fn_compute_blocks=1", "tea_cache has no fn_compute_blocks"),
+        ("tea_cache=0.1,rel_l1_thresh=0.2", "says something twice; allowed is each option once"),
+        ("cache_dit,warmup_interval=1,warmup_interval=2", "says something twice"),
         ("cache_dit,max_warmup_steps=1.5", "max_warmup_steps is '1.5'; allowed is a whole number"),
         ("tea_cache,compute_last_step=maybe", "compute_last_step is 'maybe'; allowed is true or"),
     ],
