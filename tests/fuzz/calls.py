@@ -161,7 +161,7 @@ def call_targets(callers: Callers, tensors: "StoredTensors") -> list[Target]:
         callers: who calls them.
         tensors: the cluster's.
     """
-    sound = _Sound(callers)
+    sound = SoundRequests(callers)
     tensors.learn(sound.denoise.conditioning, sound.decode.latents)
     generation, store = "GenerationService", "TensorStoreService"
     stages = callers.stages
@@ -245,7 +245,7 @@ def _note_identity(callers: Callers, kind: type[Message], data: bytes) -> tuple[
     return None
 
 
-class _Sound:
+class SoundRequests:
     """Requests to the stages as the gateway makes them, over tensors that are really there."""
 
     def __init__(self, callers: Callers) -> None:
@@ -328,10 +328,15 @@ class StoredTensors:
             return {name: each.clone() for name, each in tensors.items()}
 
 
+def cluster_secret(cluster: RunningCluster) -> SecretStr:
+    """What signs a cluster's references to tensors."""
+    (file,) = cluster.sockets.glob("*secret*")
+    return SecretStr(file.read_text().strip())
+
+
 @contextmanager
 def stored_tensors(cluster: RunningCluster) -> Iterator[StoredTensors]:
     """Those of a cluster that has its tensors in shared memory."""
-    (secret,) = cluster.sockets.glob("*secret*")
-    seal = Seal(SecretStr(secret.read_text().strip()))
-    with closing(open_store(f"shm://{cluster.store}", seal=seal, ttl_seconds=600)) as store:
+    seal = Seal(cluster_secret(cluster))
+    with closing(open_store(f"shm://{cluster.store}", seal=seal, ttl_seconds=24 * 3600)) as store:
         yield StoredTensors(store)

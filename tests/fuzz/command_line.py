@@ -42,6 +42,10 @@ _NAMES = st.sampled_from(
 )
 _VALUES = _NUMBERS | _LISTS | st.sampled_from(["fast", "static"]) | st.text(max_size=5)
 _METHODS = st.sampled_from(["none", "tea_cache", "cache_dit", "", "TEA_CACHE"])
+_SOUND = (
+    *("max_warmup_steps=4", "warmup_interval=2", "max_cached_steps=-1", "fn_compute_blocks=1"),
+    *("taylorseer_order=1", "scm_mask_policy=fast", "residual_diff_threshold=0.1"),
+)
 _INTEGERS = st.none() | st.sampled_from([0, 1, -1, 64, 2**32, 2**63, 2**64])
 _FLOATS = st.none() | st.floats()
 
@@ -50,7 +54,13 @@ def cache_target() -> Target:
     """`--cache`, up to the message that would be sent."""
     options = st.lists(st.tuples(_NAMES, _VALUES).map("=".join), max_size=3)
     heads = st.tuples(_METHODS, _VALUES).map("=".join) | _METHODS
-    texts = st.builds(lambda head, rest: ",".join([head, *rest]), heads, options)
+    sound = st.lists(st.sampled_from(_SOUND), max_size=3)
+    texts = st.one_of(
+        st.builds(lambda head, rest: ",".join([head, *rest]), heads, options),
+        st.builds(lambda rest: ",".join(["cache_dit=0.12", *rest]), sound),
+        st.builds(lambda rest, one: ",".join(["cache_dit", *rest, one]), sound, _VALUES),
+        st.builds(lambda value: f"tea_cache={value}", _NUMBERS),
+    )
 
     def attempt(text: str) -> str:
         try:

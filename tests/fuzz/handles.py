@@ -22,7 +22,8 @@ from triptych.v1 import tensor_pb2
 
 _TENANT, _REQUEST = "alice", "7" * 32
 _TENSORS = {"latents": torch.arange(12.0).reshape(3, 4), "mask": torch.ones(5, dtype=torch.bool)}
-_TTL_SECONDS = 600.0
+# Longer than any run takes.
+_TTL_SECONDS = 24 * 3600.0
 UNREADABLE = "not a message"
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
