@@ -15,8 +15,11 @@ from denoiser_service.supervisor import ProcessRankGroup
 from services.domain.model import Stage
 from services.domain.settings import split_address
 from services.model_api.cache_profile import find_profile
+from services.model_api.checksums import read_checksums
 from services.model_api.directory import ModelDirectory
 from services.model_api.hub import open_model
+from services.model_api.spec import FamilySpec
+from services.model_api.weights import is_weights
 from services.model_families import find_family
 from services.rpc.process import run_process, run_until_first_ends
 from services.rpc.stage_host import StageHost
@@ -35,6 +38,7 @@ async def main(settings: DenoiserSettings) -> None:
         lambda index: find_family(index).spec.patterns(Stage.DENOISER),
     )
     spec = find_family(directory).spec
+    _check_configurations(settings, directory, spec)
     spec.check(directory, Stage.DENOISER)
     find_profile(directory, spec, settings.cache_profile)
     settings.check_ranks(spec.capabilities(directory))
@@ -66,6 +70,16 @@ async def main(settings: DenoiserSettings) -> None:
 
     # Serving is for the ranks to say, once they are ready.
     await run_until_first_ends(host.run(serving=False), ranks.run(on_change), scheduler.run())
+
+
+def _check_configurations(
+    settings: DenoiserSettings, directory: ModelDirectory, spec: FamilySpec
+) -> None:
+    """Compares them with the model's manifest; weights are for those to read who load them."""
+    checksums = read_checksums(settings.model_manifest)
+    if checksums is not None:
+        files = spec.loaded_files(directory, Stage.DENOISER)
+        checksums.check(directory.path, [each for each in files if not is_weights(each)])
 
 
 def _ranks_of(

@@ -35,6 +35,7 @@ from services.domain.settings import (
     split_address,
 )
 from services.domain.tensor_ref import Seal
+from services.model_api.checksums import read_checksums
 from services.model_api.kernels import set_kernels
 from services.model_api.runtime import set_up_torch
 from services.model_families.loading import load_denoiser
@@ -140,7 +141,8 @@ def _loaded_stage(
     set_up_torch(settings.threads)
     device = own_device(settings.device, environment)
     told = (settings.model, settings.model_name, settings.dtype, device)
-    model = load_denoiser(*told, settings.cache_profile)
+    checksums = read_checksums(settings.model_manifest)
+    model = load_denoiser(*told, settings.cache_profile, checksums=checksums)
     set_kernels(
         model.model.components, settings.attention_backend, compiled=settings.compile_blocks
     )

@@ -105,6 +105,8 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
             "log-level": self.log_level,
             "log-format": self.log_format,
         }
+        if self.model_manifest is not None:
+            told["model-manifest"] = self.model_manifest
         if self.cache_profile is not None:
             told["cache-profile"] = self.cache_profile
         if self.otlp_endpoint is not None:

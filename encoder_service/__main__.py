@@ -8,6 +8,7 @@ from encoder_service.settings import EncoderSettings
 from encoder_service.stage import EncodeStage
 from services.domain.model import Stage
 from services.domain.tensor_ref import Seal
+from services.model_api.checksums import read_checksums
 from services.model_api.runtime import set_up_torch
 from services.model_families.loading import load_encoder
 from services.rpc.process import run_process
@@ -23,7 +24,12 @@ async def main(settings: EncoderSettings) -> None:
     seal = Seal(settings.cluster_secret())
     store = open_store(settings.store, seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
     model = await asyncio.to_thread(
-        load_encoder, settings.model, settings.model_name, settings.dtype, settings.device
+        load_encoder,
+        settings.model,
+        settings.model_name,
+        settings.dtype,
+        settings.device,
+        checksums=read_checksums(settings.model_manifest),
     )
     worker = StageWorker(Stage.ENCODER, settings.max_queued_requests)
     replica = EncoderReplica(EncodeStage(model, store), (model.loaded,), store, worker)

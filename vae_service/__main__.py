@@ -4,6 +4,7 @@ import asyncio
 
 from services.domain.model import Stage
 from services.domain.tensor_ref import Seal
+from services.model_api.checksums import read_checksums
 from services.model_api.runtime import set_up_torch
 from services.model_api.tiling import set_pieces
 from services.model_families.loading import load_vae
@@ -25,7 +26,12 @@ async def main(settings: VaeSettings) -> None:
     seal = Seal(settings.cluster_secret())
     store = open_store(settings.store, seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
     model = await asyncio.to_thread(
-        load_vae, settings.model, settings.model_name, settings.dtype, settings.device
+        load_vae,
+        settings.model,
+        settings.model_name,
+        settings.dtype,
+        settings.device,
+        checksums=read_checksums(settings.model_manifest),
     )
     tile_size = set_pieces(model.model, settings.tiles, slicing=settings.slicing)
     worker = StageWorker(Stage.VAE, settings.max_queued_requests)

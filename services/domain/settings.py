@@ -125,6 +125,11 @@ class ComputeSettings(ProcessSettings):
         description="model directory in the published diffusers layout, or a repository of the"
         " hub that holds one, as org/name or org/name@revision"
     )
+    model_manifest: Path | None = Field(
+        None,
+        description="file with the SHA-256 of the model's files, as sha256sum and triptych manifest"
+        " write it; other files are refused",
+    )
     model_name: str | None = Field(
         None, description="name that requests use; the model's own by default"
     )

@@ -24,6 +24,7 @@ from services.domain.model_source import HubModel
 from services.domain.tensor_ref import Seal
 from services.fused.settings import FusedSettings
 from services.gateway.app import GatewayApp
+from services.model_api.checksums import read_checksums
 from services.model_api.hub import open_model
 from services.model_api.kernels import set_kernels
 from services.model_api.runtime import set_up_torch
@@ -58,10 +59,11 @@ async def main(settings: FusedSettings) -> None:
     # Nobody outside this process ever sees a reference, so nobody else needs the secret.
     seal = Seal(SecretStr(secrets.token_hex(32)))
     store = open_store("memory:", seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
-    profiles = settings.cache_profile or (None,) * len(settings.model)
+    none = (None,) * len(settings.model)
+    profiles, manifests = settings.cache_profile or none, settings.model_manifest or none
     models = [
-        await asyncio.to_thread(_load, source, profile, settings, store)
-        for source, profile in zip(settings.model, profiles, strict=True)
+        await asyncio.to_thread(_load, source, profile, manifest, settings, store)
+        for source, profile, manifest in zip(settings.model, profiles, manifests, strict=True)
     ]
     app = GatewayApp(
         settings,
@@ -90,13 +92,16 @@ async def main(settings: FusedSettings) -> None:
 def _load(
     source: Path | HubModel,
     cache_profile: Path | None,
+    manifest: Path | None,
     settings: FusedSettings,
     store: TensorStore,
 ) -> _Model:
     told = (source, None, settings.dtype, settings.device)
-    encoder, vae = load_encoder(*told), load_vae(*told)
+    checksums = read_checksums(manifest)
+    encoder = load_encoder(*told, checksums=checksums)
+    vae = load_vae(*told, checksums=checksums)
     tile_size = set_pieces(vae.model, settings.tiles, slicing=settings.slicing)
-    denoiser = load_denoiser(*told, cache_profile)
+    denoiser = load_denoiser(*told, cache_profile, checksums=checksums)
     set_kernels(
         denoiser.model.components, settings.attention_backend, compiled=settings.compile_blocks
     )

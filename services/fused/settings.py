@@ -26,6 +26,11 @@ class FusedSettings(PipelineSettings, DecodingSettings):
         description="model directory in the published diffusers layout, or a repository of the"
         " hub that holds one, as org/name or org/name@revision; repeat for several"
     )
+    model_manifest: tuple[Path, ...] = Field(
+        (),
+        description="file of each model, in their order, with the SHA-256 of its files, as"
+        " sha256sum and triptych manifest write it; other files are refused",
+    )
     cache_profile: tuple[Path, ...] = Field(
         (),
         description="cache profile of each model, in their order;"
@@ -82,10 +87,10 @@ class FusedSettings(PipelineSettings, DecodingSettings):
         offline = told.data.get("offline", False)
         return tuple(taken(each, offline=offline) for each in models)
 
-    @field_validator("cache_profile")
+    @field_validator("cache_profile", "model_manifest")
     @classmethod
-    def _one_for_each(cls, profiles: tuple[Path, ...], told: ValidationInfo) -> tuple[Path, ...]:
+    def _one_for_each(cls, files: tuple[Path, ...], told: ValidationInfo) -> tuple[Path, ...]:
         models = told.data.get("model", ())
-        if profiles and len(profiles) != len(models):
-            raise ValueError(f"are {len(profiles)} for {len(models)} models; give one for each")
-        return profiles
+        if files and len(files) != len(models):
+            raise ValueError(f"are {len(files)} for {len(models)} models; give one for each")
+        return files

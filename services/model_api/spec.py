@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from services.domain.errors import ConfigurationError, InvalidRequest
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
@@ -17,7 +18,7 @@ from services.model_api.directory import (
     ModelDirectory,
 )
 from services.model_api.residency import Residency
-from services.model_api.weights import weight_patterns
+from services.model_api.weights import weight_files, weight_patterns
 
 # Of a subfolder's configurations, vocabularies and templates.
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -89,6 +90,27 @@ class FamilySpec:
             ),
             *(pattern for subfolder in weights for pattern in weight_patterns(subfolder)),
         )
+
+    def loaded_files(self, directory: ModelDirectory, stage: Stage) -> tuple[Path, ...]:
+        """All files of a directory that one stage may read, its weights last.
+
+        Raises:
+            ConfigurationError: an index of shards is none, or names what is not there.
+        """
+        found = {file for each in self.patterns(stage) for file in directory.path.glob(each)}
+        weights: list[Path] = []
+        folders: tuple[str, ...] = ()
+        if self.files is None:
+            folders = (*self.weights[stage], *self.configs[stage])
+            for folder in self.weights[stage]:
+                weights += weight_files(directory.path / folder)
+        elif "tokenizer_config.json" in self.files[stage]:
+            folders = (".",)
+        # What libraries take along that is there, such as templates, which may lie further down.
+        beside = (f"{folder}/**/{name}" for folder in folders for name in _SMALL_FILES)
+        found |= {file for each in beside for file in directory.path.glob(each)}
+        found -= {*weights}
+        return (*sorted(found), *sorted({*weights}))
 
     def check(self, directory: ModelDirectory, stage: Stage) -> None:
         """Checks that a directory has what one stage needs.

@@ -44,6 +44,21 @@ def check_weights(folder: Path, library: str) -> None:
         check_weight_file(file)
 
 
+def is_weights(file: Path) -> bool:
+    """Whether a model's file is one of weights."""
+    return file.suffix == ".safetensors"
+
+
+def weight_files(folder: Path) -> Iterator[Path]:
+    """The weight files of a component that are there, whichever library reads them.
+
+    Raises:
+        ConfigurationError: an index of shards is none, or names what is not there.
+    """
+    for stem in _STEMS.values():
+        yield from _files(folder, stem)
+
+
 def _files(folder: Path, stem: str) -> Iterator[Path]:
     whole = folder / f"{stem}.safetensors"
     if whole.is_file():

@@ -12,6 +12,7 @@ from services.domain.errors import ConfigurationError
 from services.domain.model import LoadedModel, Model, Stage
 from services.domain.model_source import HubModel
 from services.model_api.cache_profile import CacheProfile, find_profile
+from services.model_api.checksums import Checksums
 from services.model_api.directory import ModelDirectory
 from services.model_api.hub import open_model
 from services.model_api.modules import components_of
@@ -32,7 +33,12 @@ _Load = Callable[[Family, ModelDirectory, torch.dtype, torch.device], M]
 
 
 def load_encoder(
-    source: Path | HubModel, name: str | None, dtype: ElementType, device: str
+    source: Path | HubModel,
+    name: str | None,
+    dtype: ElementType,
+    device: str,
+    *,
+    checksums: Checksums | None = None,
 ) -> StageModel[EncoderModel]:
     """Loads the encoder of a model.
 
@@ -41,11 +47,12 @@ def load_encoder(
         name: what requests call the model; None for the model's own name.
         dtype: the type the weights compute in.
         device: a torch device, for example "cuda:0".
+        checksums: what the model's files must be; None to take them as they are.
 
     Raises:
         ConfigurationError: any of these cannot be used.
     """
-    return _load(Stage.ENCODER, Family.load_encoder, source, name, dtype, device)
+    return _load(Stage.ENCODER, Family.load_encoder, (source, name, dtype, device), checksums)
 
 
 def load_denoiser(
@@ -54,6 +61,8 @@ def load_denoiser(
     dtype: ElementType,
     device: str,
     cache_profile: Path | None = None,
+    *,
+    checksums: Checksums | None = None,
 ) -> StageModel[DenoiserModel]:
     """Loads the denoiser of a model; see load_encoder.
 
@@ -63,16 +72,22 @@ def load_denoiser(
         dtype: see load_encoder.
         device: see load_encoder.
         cache_profile: see services.model_api.cache_profile.find_profile.
+        checksums: see load_encoder.
     """
-    told = (source, name, dtype, device, cache_profile)
-    return _load(Stage.DENOISER, Family.load_denoiser, *told)
+    told = (source, name, dtype, device)
+    return _load(Stage.DENOISER, Family.load_denoiser, told, checksums, cache_profile)
 
 
 def load_vae(
-    source: Path | HubModel, name: str | None, dtype: ElementType, device: str
+    source: Path | HubModel,
+    name: str | None,
+    dtype: ElementType,
+    device: str,
+    *,
+    checksums: Checksums | None = None,
 ) -> StageModel[VaeModel]:
     """Loads the VAE of a model; see load_encoder."""
-    return _load(Stage.VAE, Family.load_vae, source, name, dtype, device)
+    return _load(Stage.VAE, Family.load_vae, (source, name, dtype, device), checksums)
 
 
 def describe_model(
@@ -114,14 +129,15 @@ def describe_model(
 def _load(
     stage: Stage,
     load: _Load[M],
-    source: Path | HubModel,
-    name: str | None,
-    dtype: ElementType,
-    device: str,
+    told: tuple[Path | HubModel, str | None, ElementType, str],
+    checksums: Checksums | None,
     cache_profile: Path | None = None,
 ) -> StageModel[M]:
+    source, name, dtype, device = told
     directory = open_model(source, lambda index: find_family(index).spec.patterns(stage))
     family = find_family(directory)
+    if checksums is not None:
+        checksums.check(directory.path, family.spec.loaded_files(directory, stage))
     family.spec.check(directory, stage)
     denoises = stage is Stage.DENOISER
     profile = find_profile(directory, family.spec, cache_profile) if denoises else None

@@ -7,6 +7,7 @@ from triptych.cli.calibrate import calibrate
 from triptych.cli.exit_codes import EPILOG
 from triptych.cli.generate import generate
 from triptych.cli.health import health
+from triptych.cli.manifest import manifest
 from triptych.cli.models import models
 from triptych.cli.new_key import new_key
 from triptych.cli.tune import tune
@@ -26,6 +27,7 @@ app.command(epilog=EPILOG)(up)
 app.command(epilog=EPILOG)(models)
 app.command(epilog=EPILOG)(health)
 app.command(epilog=EPILOG)(new_key)
+app.command(epilog=EPILOG)(manifest)
 app.command(epilog=EPILOG)(calibrate)
 app.command(epilog=EPILOG)(tune)
 

@@ -65,6 +65,17 @@ CacheProfiles = Annotated[
         " With several models, one for each, in their order.",
     ),
 ]
+ModelManifests = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--model-manifest",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="SHA-256 of a model's files, made by triptych manifest; a model with other files is"
+        " refused. With several models, one for each, in their order.",
+    ),
+]
 Ulysses = Annotated[
     int,
     typer.Option(

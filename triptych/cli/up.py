@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 
 import typer
 
@@ -35,6 +36,7 @@ def up(
     device: options.Device = "cpu",
     threads: options.Threads = 1,
     offline: Offline = False,
+    model_manifests: options.ModelManifests = None,
     cache_profiles: options.CacheProfiles = None,
     ulysses: options.Ulysses = 1,
     ring: options.Ring = 1,
@@ -56,15 +58,11 @@ def up(
             "cannot be honoured by a fused cluster: ranks are processes, and it is one process",
             param_hint="--ulysses, --ring, --cfg",
         )
-    profiles = tuple(cache_profiles or ())
     with reported_failures():
         served = tuple(map(checked_model, models or (None,)))
-        if profiles and len(profiles) != len(served):
-            raise typer.BadParameter(
-                f"is given {len(profiles)} times for {len(served)} models; give one for each",
-                param_hint="--cache-profile",
-            )
-        told = (served, dtype, device, threads, offline, profiles, degrees)
+        profiles = _one_for_each("--cache-profile", cache_profiles, len(served))
+        manifests = _one_for_each("--model-manifest", model_manifests, len(served))
+        told = (served, dtype, device, threads, offline, profiles, manifests, degrees)
         model_options = ModelOptions(*told)
         for name in model_options.fetched:
             typer.echo(f"hub       {name}: what is not in the cache yet is fetched first")
@@ -77,6 +75,15 @@ def up(
             logs=log_dir,
         )
         run(_serve(patient(spec, model_options)))
+
+
+def _one_for_each(option: str, given: list[Path] | None, models: int) -> tuple[Path, ...]:
+    if given and len(given) != models:
+        raise typer.BadParameter(
+            f"is given {len(given)} times for {models} models; give one for each",
+            param_hint=option,
+        )
+    return tuple(given or ())
 
 
 async def _serve(spec: ClusterSpec) -> None:

@@ -54,6 +54,8 @@ class ModelOptions:
         offline: whether the hub is never asked, only its cache.
         cache_profiles: files, one for each model in their order; none for those that lie in the
             models' directories.
+        manifests: files, one for each model in their order, with the SHA-256 of its files; none to
+            take the models as they are.
         degrees: of each model's denoiser: how many ranks it has, and how they share steps.
     """
 
@@ -63,6 +65,7 @@ class ModelOptions:
     threads: int = 1
     offline: bool = False
     cache_profiles: tuple[Path, ...] = ()
+    manifests: tuple[Path, ...] = ()
     degrees: ParallelDegrees = ONE_RANK
 
     @property
@@ -80,10 +83,14 @@ class ModelOptions:
             *("--threads", str(self.threads)),
         )
 
+    def manifest_flags(self, number: int) -> tuple[str, ...]:
+        """Further ones of each process that loads one of the models, counted from 0."""
+        return _file_flags("--model-manifest", self.manifests[number : number + 1])
+
     def denoiser_flags(self, number: int) -> tuple[str, ...]:
         """Further ones of the process that denoises for one of the models, counted from 0."""
         return (
-            *_profile_flags(self.cache_profiles[number : number + 1]),
+            *_file_flags("--cache-profile", self.cache_profiles[number : number + 1]),
             *(
                 flag
                 for method, degree in asdict(self.degrees).items()
@@ -109,7 +116,7 @@ class SplitTopology:
             for stage in STAGES:
                 name = stage if number == 1 else f"{stage}-{number}"
                 command = _python(f"{stage}_service", "--listen", place.socket(name))
-                flags = self.options.flags(model)
+                flags = self.options.flags(model) + self.options.manifest_flags(number - 1)
                 if stage == "denoiser":
                     flags += self.options.denoiser_flags(number - 1)
                 stages.append(ProcessSpec(name, (*command, *flags, *shared, *common)))
@@ -132,7 +139,8 @@ class FusedTopology:
         command = (
             *_python("services.fused", "--listen", str(address)),
             *self.options.flags(*self.options.models),
-            *_profile_flags(self.options.cache_profiles),
+            *_file_flags("--model-manifest", self.options.manifests),
+            *_file_flags("--cache-profile", self.options.cache_profiles),
             *_common_flags(drain_seconds),
         )
         return Processes(ProcessSpec("fused", command))
@@ -149,8 +157,8 @@ def _named(model: Path | str) -> str:
     return model if isinstance(model, str) else str(model.absolute())
 
 
-def _profile_flags(profiles: tuple[Path, ...]) -> tuple[str, ...]:
-    return tuple(flag for file in profiles for flag in ("--cache-profile", str(file.absolute())))
+def _file_flags(flag: str, files: tuple[Path, ...]) -> tuple[str, ...]:
+    return tuple(part for file in files for part in (flag, str(file.absolute())))
 
 
 def _python(module: str, *flags: str) -> tuple[str, ...]:
