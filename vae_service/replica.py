@@ -29,7 +29,7 @@ from vae_service.stage import VaeStage
 # Well under gRPC's default message limit of 4 MiB.
 CHUNK_BYTES = 1024 * 1024
 # A preview that would have to wait for more is late anyway.
-_MAX_QUEUED_PREVIEWS = 16
+MAX_QUEUED_PREVIEWS = 16
 
 
 class VaeReplica(WorkerReplica):
@@ -54,7 +54,7 @@ class VaeReplica(WorkerReplica):
         super().__init__(Stage.VAE, models, store, worker)
         self._numerics = stage
         self._previews = previews
-        self._preview_worker = StageWorker(Stage.VAE, _MAX_QUEUED_PREVIEWS)
+        self._preview_worker = StageWorker(Stage.VAE, MAX_QUEUED_PREVIEWS)
         self._fit: asyncio.Task[Timed[None]] | None = None
 
     async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:

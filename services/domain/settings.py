@@ -73,7 +73,11 @@ class ServerSettings(ProcessSettings):
     """What every process that serves gRPC is told."""
 
     listen: str = Field(description="gRPC address to serve, host:port or unix:/path")
-    reflection: bool = Field(True, description="serve gRPC reflection; switch off in production")
+    reflection: bool | None = Field(
+        None,
+        description="serve gRPC reflection; by default where nothing keeps strangers out, and not"
+        " with certificates or an access file",
+    )
     metrics_listen: str | None = Field(
         None, description="HTTP address to serve metrics for Prometheus, host:port; off by default"
     )
@@ -105,6 +109,16 @@ class ServerSettings(ProcessSettings):
         if self.tls_client_ca_file is not None and self.tls_cert_file is None:
             raise ValueError("tls_client_ca_file needs tls_cert_file and tls_key_file")
         return self
+
+    @property
+    def reflects(self) -> bool:
+        """Whether the server tells what it serves: if told to, or if anybody may call it."""
+        return not self.keeps_strangers_out if self.reflection is None else self.reflection
+
+    @property
+    def keeps_strangers_out(self) -> bool:
+        """Whether callers are asked who they are, or at least cannot be listened to."""
+        return self.tls is not None
 
     @property
     def tls(self) -> TlsFiles | None:

@@ -39,6 +39,11 @@ class PipelineSettings(ServerSettings):
         0.5, description="pause between looks at what the stages hold and how busy they are"
     )
 
+    @property
+    def keeps_strangers_out(self) -> bool:
+        """See ServerSettings; an access file asks for a key."""
+        return super().keeps_strangers_out or self.access_file is not None
+
 
 class GatewaySettings(PipelineSettings):
     """Flags, or TRIPTYCH_GATEWAY_* in the environment."""

@@ -23,6 +23,9 @@ _OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),
 ]
 
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+"""As large as gRPC's own servers and clients take unless told otherwise."""
+
 _log = get_logger(__name__)
 
 
@@ -44,7 +47,7 @@ class ServiceServer:
         self,
         settings: ServerSettings,
         services: Sequence[str],
-        max_message_bytes: int = 4 * 1024 * 1024,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
         guard: Guard = let_pass,
     ) -> None:
         self._settings = settings
@@ -57,7 +60,7 @@ class ServiceServer:
         self._health = HealthService()
         self._stopping = asyncio.Event()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
-        if settings.reflection:
+        if settings.reflects:
             names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self.grpc)
 

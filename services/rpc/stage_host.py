@@ -12,7 +12,7 @@ from services.rpc.stage_servicer import STAGE_SERVICES, LocalReplica, add_stage_
 from services.rpc.sweeper import sweep_forever
 
 # All pictures of a request at their largest; clients bring such in streams, to the gateway.
-_MAX_MESSAGE_BYTES = 128 * 1024 * 1024
+MAX_STAGE_MESSAGE_BYTES = 128 * 1024 * 1024
 
 
 class StageHost:
@@ -28,7 +28,7 @@ class StageHost:
     def __init__(
         self, settings: StageSettings, service: str, replica: LocalReplica, store: StoreControl
     ) -> None:
-        self.server = ServiceServer(settings, (service, *STAGE_SERVICES), _MAX_MESSAGE_BYTES)
+        self.server = ServiceServer(settings, (service, *STAGE_SERVICES), MAX_STAGE_MESSAGE_BYTES)
         self._replica = replica
         self._store = store
         self._sweep_seconds = settings.sweep_seconds

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -11,12 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.system.otlp_receiver import Receiver, receiving
 from tests.system.running_cluster import MODEL, TRIPTYCH, until
-from triptych import Client, UnauthenticatedError, UnavailableError, tls_credentials
+from triptych import (
+    Client,
+    InvalidRequestError,
+    UnauthenticatedError,
+    UnavailableError,
+    tls_credentials,
+)
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -64,6 +73,10 @@ class SecureCluster:
     strangers: Certificates
     targets: dict[str, str]
     api_key: str
+    secret: str
+    processes: dict[str, subprocess.Popen[bytes]]
+    logs: Path
+    collector: Receiver
 
     def client(self, api_key: str | None) -> Client:
         credentials = self.certificates.credentials(shown=False)
@@ -98,7 +111,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureCluster]
     (directory / "strangers").mkdir()
     ours, strangers = Certificates(directory), Certificates(directory / "strangers")
     secret, access = directory / "secret", directory / "access.json"
-    secret.write_text("s" * 32)
+    secret.write_text(secrets.token_hex(32))
     key, listed = new_key("alice")
     access.write_text(json.dumps(listed))
     targets = {
@@ -112,23 +125,29 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureCluster]
         *(part for each in ("encoder", "denoiser", "vae") for part in (f"--{each}", targets[each])),
         *("--encrypt-stages", "true", "--stage-ca-file", str(ours.ca)),
         *("--stage-cert-file", str(ours.cert), "--stage-key-file", str(ours.key)),
-        *("--access-file", str(access), "--reflection", "false"),
+        *("--access-file", str(access)),
     )
-    with ExitStack() as exits:
+    processes = {}
+    with receiving() as collector, ExitStack() as exits:
         for name, target in targets.items():
             module = "services.gateway" if name == "gateway" else f"{name}_service"
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", module, "--listen", target, *ours.server_flags()),
                     *("--exit-with-parent", str(os.getpid()), "--drain-seconds", "0"),
+                    *("--log-level", "debug", "--otlp-endpoint", collector.endpoint),
                     *(gateway_flags if name == "gateway" else stage_flags),
-                ]
+                ],
+                stderr=exits.enter_context((directory / f"{name}.log").open("wb")),
             )
+            processes[name] = process
             exits.callback(process.wait)
             exits.callback(process.terminate)
         door = ours.credentials(shown=False)
         assert until(lambda: serving(targets["gateway"], door), 120)
-        yield SecureCluster(ours, strangers, targets, key)
+        yield SecureCluster(
+            *(ours, strangers, targets, key, secret.read_text(), processes, directory, collector)
+        )
 
 
 def test_whoever_has_a_key_draws(cluster: SecureCluster, tmp_path: Path) -> None:
@@ -188,6 +207,30 @@ def test_a_stage_talks_to_those_alone_whose_certificate_it_knows(
         key_file=cluster.strangers.key,
     )
     assert not serving(target, impostor)
+
+
+def test_no_log_no_trace_and_no_command_line_tells_a_secret_or_a_prompt(
+    cluster: SecureCluster,
+) -> None:
+    prompt, wrong = "a heart for Zerlina", "the key of nobody at all"
+    with cluster.client(cluster.api_key) as client:
+        client.generate(prompt, steps=2, seed=7)
+        with pytest.raises(InvalidRequestError):
+            client.generate(f"{prompt}\0")
+    with cluster.client(wrong) as client, pytest.raises(UnauthenticatedError):
+        client.models()
+    expected = {f"triptych-{name}" for name in cluster.processes}
+    cluster.collector.wait_for(lambda spans: expected <= {each.service for each in spans})
+    private = cluster.certificates.key.read_text().splitlines()[1]
+    hidden = [each.encode() for each in (cluster.api_key, cluster.secret, private, prompt, wrong)]
+    told = {"traces": cluster.collector.raw}
+    for name, process in cluster.processes.items():
+        started = psutil.Process(process.pid)
+        for each in (started, *started.children(recursive=True)):
+            told[f"command line of {name}, {each.pid}"] = "\0".join(each.cmdline()).encode()
+        told[f"log of {name}"] = (cluster.logs / f"{name}.log").read_bytes()
+        assert b'"level": "debug"' in told[f"log of {name}"], "nothing would be seen"
+    assert [(where, each) for where, text in told.items() for each in hidden if each in text] == []
 
 
 def test_a_replaced_certificate_counts_from_the_next_connection(cluster: SecureCluster) -> None:

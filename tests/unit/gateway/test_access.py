@@ -3,7 +3,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.domain.errors import ConfigurationError, Unauthenticated
 from services.gateway.access import ANYBODY, Access, AccessList
@@ -113,6 +115,14 @@ async def test_every_method_asks_for_a_key(tmp_path: Path) -> None:
             for metadata in ((), bearer("nobody's")):
                 error = await failure_of(call(sent, metadata=metadata))
                 assert (method.name, error.status) == (method.name, "UNAUTHENTICATED")
+
+
+async def test_strangers_are_not_told_what_there_is(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, access_file=access_file(tmp_path)) as gateway:
+        stub = reflection_pb2_grpc.ServerReflectionStub(gateway.channel)
+        call = stub.ServerReflectionInfo(timeout=20)
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_the_tenants_name_goes_with_its_jobs(tmp_path: Path) -> None:

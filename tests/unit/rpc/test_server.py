@@ -141,6 +141,14 @@ async def test_reflection_lists_the_services(tmp_path: Path) -> None:
     assert {ENCODER, DENOISER, "grpc.health.v1.Health"} <= listed
 
 
+def test_reflection_is_off_where_strangers_are_kept_out_unless_told(tmp_path: Path) -> None:
+    closed: dict[str, Any] = {"tls_cert_file": tmp_path / "cert", "tls_key_file": tmp_path / "key"}
+    assert settings(tmp_path).reflects
+    assert not settings(tmp_path, **closed).reflects
+    assert settings(tmp_path, **closed, reflection=True).reflects
+    assert not settings(tmp_path, reflection=False).reflects
+
+
 async def test_reflection_can_be_switched_off(tmp_path: Path) -> None:
     async with serving(settings(tmp_path, reflection=False)) as (_, channel):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
