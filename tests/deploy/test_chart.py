@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.deploy.environment import known_variables
 from tests.deploy.helm import CHART, EXAMPLES, containers, helm, rendered
 
 pytestmark = pytest.mark.deploy
+OPERATORS = ("ServiceMonitor", "PrometheusRule")
 VERSIONS = ("1.27", "1.32", "1.37")
 REDIS = ("--set", "topology=disaggregated,store.redis.host=redis")
 each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each.stem)
@@ -31,8 +33,8 @@ def test_every_example_is_lint_free(example: Path) -> None:
 def test_every_manifest_holds_against_the_strict_schema(
     example: Path, version: str, tmp_path: Path
 ) -> None:
-    # The operator's own kind is in none of Kubernetes' schemas.
-    manifests = [each for each in rendered(*flags(example)) if each["kind"] != "ServiceMonitor"]
+    # The operator's own kinds are in none of Kubernetes' schemas.
+    manifests = [each for each in rendered(*flags(example)) if each["kind"] not in OPERATORS]
     assert len(manifests) > 5
     for number, each in enumerate(manifests):
         (tmp_path / f"{number}.json").write_text(json.dumps(each))
@@ -70,6 +72,16 @@ def test_what_cannot_work_is_refused_in_a_sentence(values: str, message: str) ->
     made = helm("template", "release", str(CHART), "--set", values)
     assert made.returncode != 0
     assert message in made.stderr
+
+
+def test_the_operator_and_the_sidecar_get_the_same_rules_and_dashboard_as_compose() -> None:
+    told = ("--set", "metrics.rules.enabled=true,metrics.dashboard.enabled=true")
+    found = {each["kind"]: each for each in rendered(*told) if "dashboard" in str(each)}
+    (rules,) = (each for each in rendered(*told) if each["kind"] == "PrometheusRule")
+    assert rules["spec"] == yaml.safe_load((CHART / "files" / "rules.yaml").read_text())
+    dashboard = json.loads(found["ConfigMap"]["data"]["triptych.json"])
+    assert dashboard == json.loads((CHART / "files" / "dashboard.json").read_text())
+    assert found["ConfigMap"]["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
 @each_example
