@@ -62,6 +62,8 @@ def test_every_manifest_holds_against_the_strict_schema(
         ("encoder.replica=2", "replica"),
         ("model.dtype=int8", "dtype"),
         ("gateway.port=70000", "port"),
+        ("telemetry.otlpEndpoint=collector:4317", "otlpEndpoint"),
+        ("telemetry.traceRatio=2", "traceRatio"),
         (
             "topology=disaggregated,store.redis.host=r,store.redis.username=u",
             "needs store.redis.existingSecret",
@@ -94,6 +96,19 @@ def test_every_variable_is_one_that_its_process_knows(example: Path) -> None:
     ]
     assert given
     assert set(given) <= known_variables()
+
+
+def test_every_process_of_the_chart_is_told_of_the_collector() -> None:
+    told = rendered("--set", "telemetry.otlpEndpoint=http://collector:4317")
+    variables = {
+        each["name"]: each.get("value")
+        for container in containers(told)
+        for each in container.get("env", [])
+    }
+    for process in ("GATEWAY", "ENCODER", "DENOISER", "VAE"):
+        assert variables[f"TRIPTYCH_{process}_OTLP_ENDPOINT"] == "http://collector:4317"
+        assert variables[f"TRIPTYCH_{process}_TRACE_RATIO"] == "1"
+    assert "OTLP" not in json.dumps(rendered())
 
 
 @each_example

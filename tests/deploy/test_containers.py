@@ -11,7 +11,12 @@ from tests.deploy.environment import known_variables
 from tests.deploy.helm import ROOT
 
 pytestmark = pytest.mark.deploy
-COMPOSE = (ROOT / "docker-compose.yml", ROOT / "deploy" / "docker" / "compose.gpu.yml")
+DOCKER = ROOT / "deploy" / "docker"
+COMPOSE = (
+    ROOT / "docker-compose.yml",
+    DOCKER / "compose.gpu.yml",
+    DOCKER / "compose.telemetry.yml",
+)
 
 
 def checked(*command: object) -> None:
@@ -47,6 +52,24 @@ def test_every_service_is_confined() -> None:
     for name, each in services(COMPOSE[0]).items():
         assert each["read_only"], name
         assert each["cap_drop"] == ["ALL"], name
+
+
+def test_every_process_pushes_to_the_collector_where_it_listens() -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "otel" / "collector.yaml").read_text())
+    port = config["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"].rpartition(":")[2]
+    telemetry = services(DOCKER / "compose.telemetry.yml")
+    pushed = {
+        address
+        for each in telemetry.values()
+        for name, address in each.get("environment", {}).items()
+        if name.endswith("_OTLP_ENDPOINT")
+    }
+    assert pushed == {f"http://collector:{port}"}
+    told = {name for name, each in telemetry.items() if "environment" in each}
+    assert told == {"gateway", "encoder", "denoiser", "vae"}
+    for pipeline in config["service"]["pipelines"].values():
+        for kind in ("receivers", "processors", "exporters"):
+            assert set(pipeline[kind]) <= config[kind].keys()
 
 
 def test_prometheus_scrapes_every_process_where_it_listens() -> None:

@@ -102,6 +102,14 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 {{- end -}}
 
+{{/* Where a process pushes what it measures. */}}
+{{- define "triptych.telemetry" -}}
+{{- with .root.Values.telemetry.otlpEndpoint -}}
+- {name: {{ $.prefix }}_OTLP_ENDPOINT, value: {{ . | quote }}}
+- {name: {{ $.prefix }}_TRACE_RATIO, value: {{ $.root.Values.telemetry.traceRatio | quote }}}
+{{- end -}}
+{{- end -}}
+
 {{/* One stage's container. */}}
 {{- define "triptych.stageContainer" -}}
 {{- $root := .root -}}{{- $stage := .stage -}}{{- $values := index $root.Values $stage -}}
@@ -113,6 +121,7 @@ capabilities: {drop: [ALL]}
   env:
     - {name: {{ $prefix }}_LISTEN, value: "0.0.0.0:{{ $port }}"}
     - {name: {{ $prefix }}_METRICS_LISTEN, value: "0.0.0.0:{{ include "triptych.metricsPort" . }}"}
+    {{- include "triptych.telemetry" (dict "root" $root "prefix" $prefix) | nindent 4 }}
     - {name: {{ $prefix }}_MODEL, value: {{ $root.Values.model.source | quote }}}
     {{- with $root.Values.model.name }}
     - {name: {{ $prefix }}_MODEL_NAME, value: {{ . | quote }}}
