@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from services.observability.metrics import METRICS
 from tests.deploy.environment import known_variables
 from tests.deploy.helm import CHART, EXAMPLES, containers, helm, rendered
 
 pytestmark = pytest.mark.deploy
-OPERATORS = ("ServiceMonitor", "PrometheusRule")
+OPERATORS = ("ServiceMonitor", "PrometheusRule", "ScaledObject")
 VERSIONS = ("1.27", "1.32", "1.37")
 REDIS = ("--set", "topology=disaggregated,store.redis.host=redis")
 each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each.stem)
@@ -64,6 +65,17 @@ def test_every_manifest_holds_against_the_strict_schema(
         ("gateway.port=70000", "port"),
         ("telemetry.otlpEndpoint=collector:4317", "otlpEndpoint"),
         ("telemetry.traceRatio=2", "traceRatio"),
+        ("denoiser.autoscaling.by=hpa", "no effect in a colocated cluster"),
+        ("denoiser.autoscaling.by=vpa", "by"),
+        (
+            "topology=disaggregated,store.redis.host=r,denoiser.autoscaling.by=keda",
+            "needs prometheusAddress",
+        ),
+        (
+            "topology=disaggregated,store.redis.host=r,denoiser.autoscaling.by=hpa"
+            ",denoiser.replicas=5",
+            "maxReplicas is 4; denoiser.replicas, the least, is 5",
+        ),
         (
             "topology=disaggregated,store.redis.host=r,store.redis.username=u",
             "needs store.redis.existingSecret",
@@ -109,6 +121,32 @@ def test_every_process_of_the_chart_is_told_of_the_collector() -> None:
         assert variables[f"TRIPTYCH_{process}_OTLP_ENDPOINT"] == "http://collector:4317"
         assert variables[f"TRIPTYCH_{process}_TRACE_RATIO"] == "1"
     assert "OTLP" not in json.dumps(rendered())
+
+
+@pytest.mark.parametrize(
+    ("by", "kind"), [("hpa", "HorizontalPodAutoscaler"), ("keda", "ScaledObject")]
+)
+def test_an_autoscaler_has_the_denoisers_to_itself_and_the_gateway_knows_all_it_may_make(
+    by: str, kind: str
+) -> None:
+    address = "denoiser.autoscaling.prometheusAddress=http://prometheus:9090"
+    scaling = ("--set", f"denoiser.autoscaling.by={by},denoiser.replicas=2,{address}")
+    manifests = rendered(*REDIS, *scaling)
+    (scaler,) = (each for each in manifests if each["kind"] == kind)
+    (scaled,) = (
+        each
+        for each in manifests
+        if each["kind"] == "StatefulSet" and each["metadata"]["name"].endswith("-denoiser")
+    )
+    # Or each upgrade would undo what the autoscaler did.
+    assert "replicas" not in scaled["spec"]
+    target = scaler["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == (scaled["kind"], scaled["metadata"]["name"])
+    assert 2 in scaler["spec"].values()
+    assert 4 in scaler["spec"].values()
+    assert len(json.loads(gateway_environment(*REDIS, *scaling)["TRIPTYCH_GATEWAY_DENOISER"])) == 4
+    (metric,) = (each for each in METRICS if each.exposed_name in json.dumps(scaler))
+    assert metric.kind == "gauge"
 
 
 @each_example

@@ -38,6 +38,18 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and (gt $ranks 1) (contains ":" .Values.denoiser.device) -}}
 {{- fail (printf "denoiser: %d ranks need a device without a number, such as cuda: each rank takes the next" $ranks) -}}
 {{- end -}}
+{{- $scaling := .Values.denoiser.autoscaling -}}
+{{- if ne $scaling.by "none" -}}
+{{- if eq .Values.topology "colocated" -}}
+{{- fail "denoiser.autoscaling has no effect in a colocated cluster, whose pods hold all stages; use disaggregated" -}}
+{{- end -}}
+{{- if lt (int $scaling.maxReplicas) (int .Values.denoiser.replicas) -}}
+{{- fail (printf "denoiser.autoscaling.maxReplicas is %d; denoiser.replicas, the least, is %d" (int $scaling.maxReplicas) (int .Values.denoiser.replicas)) -}}
+{{- end -}}
+{{- if and (eq $scaling.by "keda") (not $scaling.prometheusAddress) -}}
+{{- fail "denoiser.autoscaling by keda needs prometheusAddress: KEDA asks a Prometheus for the backlog" -}}
+{{- end -}}
+{{- end -}}
 {{- if eq .Values.topology "colocated" -}}
 {{- range $stage := list "encoder" "denoiser" "vae" -}}
 {{- if ne (int (index $.Values $stage "replicas")) 1 -}}
@@ -82,6 +94,10 @@ capabilities: {drop: [ALL]}
 {{- $root := .root -}}{{- $stage := .stage -}}{{- $name := include "triptych.name" $root -}}
 {{- $set := ternary "stages" $stage (eq $root.Values.topology "colocated") -}}
 {{- $replicas := int (ternary $root.Values.colocated.replicas (index $root.Values $stage "replicas") (eq $root.Values.topology "colocated")) -}}
+{{- $scaling := $root.Values.denoiser.autoscaling -}}
+{{- if and (eq $stage "denoiser") (ne $scaling.by "none") -}}
+{{- $replicas = int $scaling.maxReplicas -}}
+{{- end -}}
 {{- $port := include "triptych.stagePort" . -}}
 {{- $targets := list -}}
 {{- range $number := until $replicas -}}
