@@ -13,6 +13,8 @@ from services.domain.parallel import ParallelDegrees
 
 _PAUSE_SECONDS: Final = 1.0
 _TIMEOUT_SECONDS: Final = 10.0
+# What the only try has where there is no time for more.
+_LAST_SECONDS: Final = 1.0
 
 
 def connected(host: str, port: int, seconds: float) -> socket.socket:
@@ -23,13 +25,16 @@ def connected(host: str, port: int, seconds: float) -> socket.socket:
     """
     deadline = time.monotonic() + seconds
     while True:
+        left = max(deadline - time.monotonic(), _LAST_SECONDS)
         try:
-            connection = socket.create_connection((host, port), timeout=_TIMEOUT_SECONDS)
+            connection = socket.create_connection((host, port), min(left, _TIMEOUT_SECONDS))
         except OSError as error:
-            if time.monotonic() > deadline:
+            if time.monotonic() + _PAUSE_SECONDS > deadline:
                 raise ConnectionError(f"no supervisor at {host}:{port}: {error}") from error
+            # A port that nobody listens at yet tells nobody when that changes.
             time.sleep(_PAUSE_SECONDS)
         else:
+            connection.settimeout(_TIMEOUT_SECONDS)
             notice_lost_peers(connection)
             return connection
 

@@ -10,6 +10,7 @@ import grpc
 from services.domain.deadline import Deadline
 from services.domain.errors import ModelNotFound, Unsupported
 from services.domain.job_event import JobAccepted, JobCompleted, JobEvent
+from services.domain.model import MediaFormat
 from services.gateway.access import Access, Tenant
 from services.gateway.pipeline import Pipeline
 from services.gateway.received_images import receive_images
@@ -162,6 +163,8 @@ def _note_milestone(event: JobEvent, tracked: Tracked) -> None:
         _log.info("accepted", model=asked.model, size=size, steps=asked.steps)
         tracked.span.set_attributes(
             {
+                "gen_ai.operation.name": "generate_content",
+                "gen_ai.output.type": "video" if asked.media_format is MediaFormat.MP4 else "image",
                 "triptych.size": size,
                 "triptych.steps": asked.steps,
                 "triptych.cache.method": asked.cache.kind,

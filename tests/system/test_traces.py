@@ -104,6 +104,7 @@ def test_a_request_is_one_tree_across_gateway_stages_and_ranks(
     assert tree.edges() >= TREE
     (root,) = tree.named("generate")
     assert root.attributes["gen_ai.request.model"] == "triptych-demo"
+    assert root.attributes["gen_ai.output.type"] == "image"
     assert root.attributes["triptych.steps"] == STEPS
     assert root.attributes["triptych.outcome"] == "succeeded"
     for each in tree.spans:
