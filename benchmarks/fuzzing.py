@@ -27,7 +27,7 @@ NOTES = (
     " calls to a split cluster of real processes with the demo model; the others are calls of the"
     " same code in one process. Each input is taken (OK), refused with a code and reason of the"
     " table in docs/operations.md, or ends the start of a process or command with exit code 2 and"
-    " a sentence; anything else ends the run. So does an input that takes longer than 5 s (a call:"
+    " a sentence; anything else ends the run. So does an input that takes longer than 20 s (a call:"
     " 60 s). `not a message`: bytes that protobuf does not read, where no server refuses them.",
     "{total} inputs in {seconds:.0f} s. Afterwards no request ran or waited in any stage, the"
     " tensor store was empty, and the same request drew the same picture as before. The largest"

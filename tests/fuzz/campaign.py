@@ -34,7 +34,7 @@ class Target:
     inputs: st.SearchStrategy[Any]
     attempt: Callable[[Any], str]
     whole: int
-    seconds: float = 5.0
+    seconds: float = 20.0
 
 
 @dataclass

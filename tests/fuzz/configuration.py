@@ -23,6 +23,7 @@ from services.fused.settings import FusedSettings
 from services.gateway.access import AccessList
 from services.gateway.settings import GatewaySettings
 from services.model_api.cache_profile import find_profile
+from services.model_api.checksums import Checksums
 from services.model_api.directory import CACHE_PROFILE, MANIFEST, ModelDirectory
 from services.model_api.weights import check_weight_file
 from services.model_families import find_family
@@ -203,9 +204,26 @@ def document_targets(directory: Path) -> list[Target]:
     return [
         _file_target("access files", access, directory / "access.json", AccessList.read),
         _file_target("cache profiles", profile, demo / CACHE_PROFILE, lambda _: _start(demo)),
+        _manifest_target(directory / "SHA256SUMS"),
         _model_files_target([*models, demo]),
         _weights_target(demo / "vae" / "diffusion_pytorch_model.safetensors"),
     ]
+
+
+def _manifest_target(file: Path) -> Target:
+    """Lists of files and their SHA-256."""
+    digests = st.sampled_from(["0" * 64, "0" * 63, "A" * 64, "f" * 64, ""])
+    gaps = st.sampled_from(["  ", " *", " ", "\t"])
+    names = st.sampled_from(["a", "./a", "a/b", "/a", "../a", "a/..", ".", "\\n"]) | st.text(
+        max_size=5
+    )
+    line = st.tuples(digests, gaps, names).map("".join)
+    texts = st.lists(line, max_size=4).map(lambda lines: "\n".join(lines).encode())
+
+    def attempt(data: bytes) -> str:
+        return _read_instead(file, data, Checksums.read)
+
+    return Target("manifests", texts | st.binary(max_size=80), attempt, 3000)
 
 
 def _model_files_target(models: list[Path]) -> Target:
