@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.observability.metrics import METRICS
-from tests.system.running_cluster import MODEL, TRIPTYCH, RunningCluster, running_cluster
+from tests.system.running_cluster import MODEL, TRIPTYCH, RunningCluster, running_cluster, until
 from triptych import CacheDit, CacheStatistics, InvalidRequestError, Preview
 
 PROMPT = "a confidential circle"
@@ -47,6 +47,13 @@ def cached_request(cluster: RunningCluster) -> CacheStatistics:
     assert did is not None
     assert did.reused_forwards > 0
     return did
+
+
+def previewed_request(cluster: RunningCluster) -> bool:
+    """Whether a preview was drawn in time: the loop waits for none."""
+    with cluster.client() as client:
+        events = list(client.stream(PROMPT, steps=20, preview_every_steps=1))
+    return any(isinstance(each, Preview) for each in events)
 
 
 class Scraped:
@@ -176,6 +183,7 @@ def test_what_is_exposed_is_what_is_declared_and_says_nothing_of_prompts(
     split_metrics: RunningCluster,
 ) -> None:
     cached_request(split_metrics)
+    assert until(lambda: previewed_request(split_metrics))
     scraped = Scraped(split_metrics)
     ours = {name: kind for name, kind in scraped.families.items() if name.startswith("triptych_")}
     # The parser takes the ending of counters off.
