@@ -6,6 +6,7 @@ Prometheus reads the metrics; a collector is sent both.
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from threading import Timer
 from typing import TYPE_CHECKING, Final
 
 from services.domain.errors import ConfigurationError
@@ -91,10 +92,11 @@ def traced(process: str, *, otlp_endpoint: str | None, ratio: float) -> Iterator
     try:
         yield
     finally:
-        provider.force_flush(_LAST_WORDS_MILLISECONDS)
-        # The exporter first: what it could not send by now, it does not try again.
-        exporter.shutdown(0)
+        # Flushing itself knows no bound; an exporter that is shut down tries nothing again.
+        bound = Timer(_LAST_WORDS_MILLISECONDS / 1000, exporter.shutdown)
+        bound.start()
         provider.shutdown()
+        bound.cancel()
 
 
 def _resource(process: str) -> "Resource":

@@ -111,3 +111,22 @@ def test_an_endpoint_that_is_no_url_is_refused(tmp_path: Path) -> None:
     )
     assert ended.returncode == 2
     assert "otlp_endpoint" in ended.stderr
+
+
+def test_a_collector_that_takes_no_spans_does_not_hold_up_the_end() -> None:
+    program = """
+import socket, sys, time
+from services.observability import tracing
+from services.observability.exposition import traced
+with socket.create_server(("127.0.0.1", 0)) as silent:
+    endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    with traced("test", otlp_endpoint=endpoint, ratio=1):
+        with tracing.span("lost") as span:
+            assert span.is_recording()
+        ending = time.monotonic()
+    sys.stdout.write(f"{time.monotonic() - ending}")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert float(ended.stdout) < 5
