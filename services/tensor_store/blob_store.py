@@ -5,9 +5,10 @@ from abc import abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from services.domain.errors import TensorRefused
+from services.domain.errors import TensorRefused, Unsupported
 from services.domain.store_control import StoreControl
 from services.domain.tensor_ref import IDENTIFIER
+from services.tensor_store.entry_store import EntryStore
 
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -102,3 +103,17 @@ class BlobStore(StoreControl):
     @abstractmethod
     def release(self, name: BlobName) -> bool:
         """Ends a blob's life, whoever wrote it; False if it had ended already."""
+
+    def entries(self, limit_bytes: int, idle_seconds: float) -> EntryStore:
+        """Bytes for a cache, beside the blobs; they count in no quota.
+
+        All who share the store share them. They outlive the process that wrote them.
+
+        Args:
+            limit_bytes: what all of them together may have when this process has written.
+            idle_seconds: what nobody used for so long is forgotten.
+
+        Raises:
+            Unsupported: the store keeps none.
+        """
+        raise Unsupported(f"tensor store: {self.identity} keeps no entries")

@@ -12,6 +12,7 @@ from typing import Self
 from services.domain.errors import StoreFull, TensorCorrupted, TensorNotFound, Unavailable
 from services.domain.store_control import Bound, Fullness, StoreStats, SweepReport
 from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, check_request
+from services.tensor_store.memory_entries import EntryTable, MemoryEntries
 from services.tensor_store.store_url import LocalOptions, StoreUrl
 
 
@@ -36,6 +37,7 @@ class MemoryBlobStore(BlobStore):
         self._lock = threading.Lock()
         self._blobs: dict[BlobName, _Blob] = {}
         self._reserved_bytes = 0
+        self._entries = EntryTable()
         self._closed = False
 
     @classmethod
@@ -92,6 +94,10 @@ class MemoryBlobStore(BlobStore):
         with self._lock:
             return self._remove(name)
 
+    def entries(self, limit_bytes: int, idle_seconds: float) -> MemoryEntries:
+        """See BlobStore."""
+        return MemoryEntries(self._entries, limit_bytes, idle_seconds, clock=self._clock)
+
     def release_request(self, tenant: str, request_id: str) -> int:
         """See StoreControl."""
         check_request(tenant, request_id)
@@ -131,6 +137,7 @@ class MemoryBlobStore(BlobStore):
             self._closed = True
             for name in list(self._blobs):
                 self._remove(name)
+        self._entries.clear()
 
     def _remove(self, name: BlobName) -> bool:
         blob = self._blobs.pop(name, None)
