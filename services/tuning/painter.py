@@ -27,6 +27,7 @@ from services.domain.stages import (
 )
 from services.domain.tensor_ref import Seal
 from services.model_api.cache_profile import Clock
+from services.model_api.checksums import Checksums
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import DenoiserModel, EncoderModel, VaeModel
 from services.model_families.loading import load_denoiser, load_encoder, load_vae
@@ -130,7 +131,11 @@ class Painter:
 
 
 def load_painter(
-    source: Path | HubModel, dtype: ElementType, device: str, cache_profile: Path | None = None
+    source: Path | HubModel,
+    dtype: ElementType,
+    device: str,
+    cache_profile: Path | None = None,
+    checksums: Checksums | None = None,
 ) -> Painter:
     """Loads the three stages of a model into this process.
 
@@ -139,6 +144,7 @@ def load_painter(
         dtype: the type the weights compute in.
         device: a torch device.
         cache_profile: see services.model_api.cache_profile.find_profile.
+        checksums: what the model's files must be; None to take them as they are.
 
     Raises:
         ConfigurationError: any of these cannot be used.
@@ -147,9 +153,9 @@ def load_painter(
     # Nobody outside this process ever sees a reference.
     seal = Seal(SecretStr(secrets.token_hex(32)))
     return Painter(
-        load_encoder(*told),
-        load_denoiser(*told, cache_profile),
-        load_vae(*told),
+        load_encoder(*told, checksums=checksums),
+        load_denoiser(*told, cache_profile, checksums=checksums),
+        load_vae(*told, checksums=checksums),
         open_store("memory:", seal=seal, ttl_seconds=_STORED_SECONDS),
         # On a CPU others may run beside; where a device computes, the processor waits.
         "processor" if device == "cpu" else "wall",

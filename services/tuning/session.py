@@ -16,6 +16,7 @@ from services.model_api.cache_profile import (
     find_profile,
     profiled_model,
 )
+from services.model_api.checksums import read_checksums
 from services.model_api.hub import open_model
 from services.model_api.runtime import set_up_torch
 from services.model_families import find_family
@@ -60,7 +61,11 @@ def begin(settings: MeasuringSettings, profile: Path) -> Session:
     spec = find_family(directory).spec
     existing = find_profile(directory, spec, profile) if profile.exists() else None
     painter = load_painter(
-        settings.model, settings.dtype, settings.device, profile if existing else None
+        settings.model,
+        settings.dtype,
+        settings.device,
+        profile if existing else None,
+        read_checksums(settings.model_manifest),
     )
     subjects = subjects_of(settings, painter.denoiser.loaded.model)
     drawn = subjects.parameters(0, NO_CACHE)

@@ -22,6 +22,11 @@ class MeasuringSettings(ProcessSettings):
         description="model directory in the published diffusers layout, or a repository of the"
         " hub that holds one, as org/name or org/name@revision"
     )
+    model_manifest: Path | None = Field(
+        None,
+        description="file with the SHA-256 of the model's files, as sha256sum and triptych manifest"
+        " write it; other files are refused",
+    )
     dtype: ElementType = Field(ElementType.FLOAT32, description="type the weights compute in")
     device: str = Field("cpu", description="torch device, for example cpu or cuda:0")
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="torch threads")

@@ -59,11 +59,19 @@ def refusal(ended: Ended) -> str:
     return ended.err.strip().splitlines()[-1]
 
 
+async def manifest_of(model: Path, folder: Path) -> str:
+    file = str(folder / "SHA256SUMS")
+    assert (await run("manifest", str(model), "-o", file)).code == 0
+    return file
+
+
 async def test_a_model_is_calibrated(tmp_path: Path, prompts: Path) -> None:
     model = checkpoint("longcat-image", tmp_path)
     file = tmp_path / "profile.json"
     drawn = ("--steps", "12", "--prompts", str(prompts))
-    calibrated = await run("calibrate", "--model", str(model), *SMALL, *drawn, "-o", str(file))
+    manifest = await manifest_of(model, tmp_path)
+    told = ("--model", str(model), "--model-manifest", manifest, *SMALL, *drawn)
+    calibrated = await run("calibrate", *told, "-o", str(file))
     assert calibrated.code == 0, calibrated.err
     profile = read_profile(file)
     assert profile.tea_cache is not None
@@ -129,6 +137,31 @@ async def test_what_cannot_be_measured_is_refused_before_the_model_is_loaded(
     hub = await run("tune", "--model", "org/name", "--min-psnr", "30")
     assert hub.code == 2
     assert "--profile" in hub.err
+
+
+@pytest.mark.parametrize(
+    ("command", "part"),
+    [
+        (("calibrate", "--output"), "text_encoder"),
+        (("calibrate", "--output"), "vae"),
+        (("tune", "--min-psnr=30", "--profile"), "transformer"),
+    ],
+)
+async def test_a_model_that_is_not_its_manifests_is_not_measured(
+    tmp_path: Path, command: tuple[str, ...], part: str
+) -> None:
+    model = Path(shutil.copytree(MODEL, tmp_path / "demo"))
+    manifest = await manifest_of(model, tmp_path)
+    changed = next((model / part).glob("*.safetensors"))
+    data = bytearray(changed.read_bytes())
+    # In a number: the file is whole, and says something else.
+    data[-3] ^= 1
+    changed.write_bytes(data)
+    profile = tmp_path / "profile.json"
+    told = ("--model", str(model), "--model-manifest", manifest)
+    said = refusal(await run(command[0], *told, *command[1:], str(profile)))
+    assert f"model manifest: {changed}: its SHA-256 is " in said
+    assert not profile.exists()
 
 
 async def test_ctrl_c_ends_what_measures(tmp_path: Path) -> None:

@@ -15,6 +15,15 @@ Model = Annotated[
         " there, by default.",
     ),
 ]
+ModelManifest = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="SHA-256 of the model's files, made by triptych manifest; other files are refused.",
+    ),
+]
 Prompts = Annotated[
     Path | None,
     typer.Option(

@@ -30,6 +30,7 @@ def tune(
             " cache_profile.json in the model's directory by default.",
         ),
     ] = None,
+    model_manifest: options.ModelManifest = None,
     prompts: options.Prompts = None,
     images: options.Images = None,
     steps: options.Steps = None,
@@ -48,17 +49,11 @@ def tune(
     without, each beside an uncached run, and prints what each gained and cost.
     """
     measured = checked_model(model)
-    if profile is None:
-        if not isinstance(measured, Path):
-            raise typer.BadParameter(
-                f"{measured} is no directory of yours to write to; name a file",
-                param_hint="--profile",
-            )
-        profile = measured / "cache_profile.json"
     values = {
         "model": measured,
-        "profile": profile,
+        "profile": profile or _profile_inside(measured),
         "min-psnr": min_psnr,
+        "model-manifest": model_manifest,
         "prompts": prompts,
         "steps": steps,
         "width": width,
@@ -71,3 +66,11 @@ def tune(
         "offline": str(offline).lower(),
     }
     measure("services.tuning.tune", values, images)
+
+
+def _profile_inside(model: Path | str) -> Path:
+    if not isinstance(model, Path):
+        raise typer.BadParameter(
+            f"{model} is no directory of yours to write to; name a file", param_hint="--profile"
+        )
+    return model / "cache_profile.json"
