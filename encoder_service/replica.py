@@ -47,4 +47,5 @@ class EncoderReplica(WorkerReplica):
             timing = replace(done.value.timing, queue_seconds=done.queue_seconds)
             tracked.time(timing)
             tracked.wrote(done.value.conditioning.size_bytes)
+            tracked.reused(done.value.conditioning_reuse)
             return replace(done.value, timing=timing)

@@ -7,7 +7,7 @@ import grpc
 from services.domain.stages import Encoder, EncodeRequest
 from services.rpc.convert.generation import parameters_from_proto
 from services.rpc.convert.images import image_data
-from services.rpc.convert.stages import timing_to_proto
+from services.rpc.convert.stages import reuse_to_proto, timing_to_proto
 from services.rpc.convert.tensors import tensor_ref_to_proto
 from services.rpc.stage_servicer import checked_identity, deadline_of
 from triptych.v1 import encoder_service_pb2, encoder_service_pb2_grpc
@@ -37,4 +37,5 @@ class EncoderServicer(encoder_service_pb2_grpc.EncoderServiceServicer):
             conditioning=tensor_ref_to_proto(encoded.conditioning),
             timing=timing_to_proto(encoded.timing),
             written_prompt=encoded.written_prompt,
+            conditioning_reuse=map(reuse_to_proto, encoded.conditioning_reuse),
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from triptych.channel import tls_credentials
     from triptych.client import Client
+    from triptych.conditioning_reuse import ConditioningReuse
     from triptych.errors import (
         ArtifactCorruptedError,
         CancelledError,
@@ -77,6 +78,7 @@ __all__ = [
     "CancelledError",
     "Client",
     "Completed",
+    "ConditioningReuse",
     "DeadlineExceededError",
     "Event",
     "Failure",
@@ -117,6 +119,7 @@ _HOMES = (
     "cache",
     "channel",
     "client",
+    "conditioning_reuse",
     "errors",
     "events",
     "family_options",

@@ -134,4 +134,5 @@ class EventReader:
             written_prompt=result.written_prompt if result.HasField("written_prompt") else None,
             parallel_degrees=wire.degrees_from_proto(result.parallel_degrees),
             tile_size=artifact.tile_size,
+            conditioning_reuse=tuple(map(wire.reuse_from_proto, result.conditioning_reuse)),
         )

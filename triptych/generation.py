@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from triptych.cache import Cache, CacheStatistics, NoCache
+from triptych.conditioning_reuse import ConditioningReuse
 from triptych.family_options import FamilyOptions
 from triptych.input_image import ImageDescription
 from triptych.parallel import ONE_RANK, ParallelDegrees
@@ -87,6 +88,8 @@ class Generation:
         parallel_degrees: how its denoising steps were spread over ranks.
         tile_size: side in pixels of the tiles that the VAE works in; 0 if it works in none.
             Pictures that are larger, input images among them, get other pixels than without.
+        conditioning_reuse: what was looked up in a conditioning cache, one of each kind; empty
+            without one.
     """
 
     job_id: str
@@ -104,6 +107,7 @@ class Generation:
     cache_statistics: CacheStatistics | None = None
     parallel_degrees: ParallelDegrees = ONE_RANK
     tile_size: int = 0
+    conditioning_reuse: tuple[ConditioningReuse, ...] = ()
 
     @property
     def seed(self) -> int:

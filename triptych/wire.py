@@ -5,6 +5,7 @@ from typing import Protocol
 from google.protobuf.duration_pb2 import Duration
 
 from triptych.cache_wire import cache_from_proto
+from triptych.conditioning_reuse import ConditioningReuse
 from triptych.family_options import GROUPS, FamilyOptions
 from triptych.generation import GenerationParameters, StageTiming
 from triptych.input_image import ImageDescription, UploadedImage
@@ -60,6 +61,15 @@ def timing_from_proto(message: generation_pb2.StageTiming) -> StageTiming:
         transfer_seconds=seconds_from_proto(message.transfer_duration),
         total_seconds=seconds_from_proto(message.total_duration),
         writing_seconds=seconds_from_proto(message.writing_duration),
+    )
+
+
+def reuse_from_proto(message: generation_pb2.ConditioningReuse) -> ConditioningReuse:
+    """What of one kind was not encoded."""
+    return ConditioningReuse(
+        part=_name(generation_pb2.ConditioningPart, message.part, "CONDITIONING_PART_"),
+        looked_up=message.looked_up,
+        reused=message.reused,
     )
 
 

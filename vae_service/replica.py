@@ -71,6 +71,7 @@ class VaeReplica(WorkerReplica):
             timing = replace(done.value.timing, queue_seconds=done.queue_seconds)
             tracked.time(timing)
             tracked.wrote(done.value.latents.size_bytes)
+            tracked.reused(done.value.conditioning_reuse)
             return replace(done.value, timing=timing)
 
     async def decode(

@@ -16,7 +16,7 @@ from services.domain.stages import (
     Vae,
 )
 from services.rpc.convert.generation import parameters_from_proto
-from services.rpc.convert.stages import artifact_to_proto, timing_to_proto
+from services.rpc.convert.stages import artifact_to_proto, reuse_to_proto, timing_to_proto
 from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
 from services.rpc.stage_servicer import checked_identity, deadline_of
 from triptych.v1 import vae_service_pb2, vae_service_pb2_grpc
@@ -44,7 +44,9 @@ class VaeServicer(vae_service_pb2_grpc.VaeServiceServicer):
         )
         encoded = await self._vae.encode_image(asked, deadline_of(context))
         return vae_service_pb2.EncodeImageResponse(
-            latents=tensor_ref_to_proto(encoded.latents), timing=timing_to_proto(encoded.timing)
+            latents=tensor_ref_to_proto(encoded.latents),
+            timing=timing_to_proto(encoded.timing),
+            conditioning_reuse=map(reuse_to_proto, encoded.conditioning_reuse),
         )
 
     async def Decode(  # noqa: N802 - gRPC's name

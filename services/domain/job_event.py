@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from services.domain.conditioning_reuse import ConditioningReuse
 from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
 from services.domain.parallel import ONE_RANK, ParallelDegrees
@@ -62,6 +63,8 @@ class JobCompleted:
         cache_statistics: what the request's cache did; None without one.
         degrees: how its steps were spread over ranks.
         written_prompt: what a language model made of the prompt, if it was asked to.
+        conditioning_reuse: what was looked up in a conditioning cache, one of each kind; empty
+            without one.
     """
 
     parameters: GenerationParameters
@@ -72,6 +75,7 @@ class JobCompleted:
     written_prompt: str | None = None
     cache_statistics: CacheStatistics | None = None
     degrees: ParallelDegrees = ONE_RANK
+    conditioning_reuse: tuple[ConditioningReuse, ...] = ()
 
 
 JobEvent = (

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from services.domain.conditioning_reuse import ConditioningReuse
 from services.domain.deadline import Deadline
 from services.domain.generation import GenerationParameters
 from services.domain.model import LoadedModel, MediaFormat, Stage
@@ -66,11 +67,13 @@ class Encoded:
 
     Attributes:
         written_prompt: what a language model made of the prompt, if it was asked to.
+        conditioning_reuse: what was looked up in a cache; empty without one.
     """
 
     conditioning: TensorRef
     timing: StageTiming
     written_prompt: str | None = None
+    conditioning_reuse: tuple[ConditioningReuse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +94,15 @@ class EncodeImageRequest:
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """The latents of an input image, for the caller to release."""
+    """The latents of an input image, for the caller to release.
+
+    Attributes:
+        conditioning_reuse: what was looked up in a cache; empty without one.
+    """
 
     latents: TensorRef
     timing: StageTiming
+    conditioning_reuse: tuple[ConditioningReuse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

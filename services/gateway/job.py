@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 
+from services.domain.conditioning_reuse import ConditioningReuse, summed
 from services.domain.deadline import Deadline
 from services.domain.errors import TriptychError
 from services.domain.generation import GenerationParameters
@@ -103,6 +104,7 @@ class Job:
             written_prompt=self._encoded.written_prompt,
             cache_statistics=self._denoised.cache_statistics,
             degrees=self._denoised.degrees,
+            conditioning_reuse=summed(self._reuse(self._encoded)),
         )
 
     async def _encode(self) -> AsyncGenerator[JobEvent, None]:
@@ -191,6 +193,11 @@ class Job:
         if timing is None or self._artifact is None or offset != self._artifact.size_bytes:
             raise TriptychError("the VAE ended before the artifact was complete")
         yield self._completed(timing, began)
+
+    def _reuse(self, encoded: Encoded) -> Iterator[ConditioningReuse]:
+        yield from encoded.conditioning_reuse
+        for image in self._image_latents:
+            yield from image.conditioning_reuse
 
     def _completed(self, timing: StageTiming, began: float) -> StageCompleted:
         whole = replace(timing, total_seconds=time.monotonic() - began)

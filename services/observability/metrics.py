@@ -307,3 +307,27 @@ STORE_LIMIT_BYTES: Final = Gauge(
     _BOUND,
     "How much of it there is; absent for a server without `maxmemory`.",
 )
+CONDITIONING_LOOKUPS: Final = Counter(
+    "triptych.conditioning.lookups",
+    "{lookup}",
+    ("stage", "model", "part", "outcome"),
+    "Prompts, negative prompts and images that were looked up in the conditioning cache.",
+)
+CONDITIONING_CACHE_ENTRIES: Final = Gauge(
+    "triptych.conditioning.cache.entries",
+    "{entry}",
+    ("store",),
+    "What the conditioning cache holds, of all processes that share it.",
+)
+CONDITIONING_CACHE_USED_BYTES: Final = Gauge(
+    "triptych.conditioning.cache.used",
+    BYTES,
+    ("store",),
+    "How large that is.",
+)
+CONDITIONING_CACHE_LIMIT_BYTES: Final = Gauge(
+    "triptych.conditioning.cache.limit",
+    BYTES,
+    ("store",),
+    "How large it may be.",
+)

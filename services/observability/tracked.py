@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self
 
 from opentelemetry.trace import SpanKind
 
+from services.domain.conditioning_reuse import ConditioningReuse
 from services.domain.errors import Cancelled, TriptychError
 from services.domain.stages import StageTask, StageTiming
 from services.observability import metrics, tracing
@@ -86,6 +88,16 @@ class Tracked:
     def read(self, size_bytes: int) -> None:
         """Tensors that came from the store."""
         metrics.TRANSFERRED_BYTES.add(size_bytes, **self._labels, direction="read")
+
+    def reused(self, reuse: Iterable[ConditioningReuse]) -> None:
+        """What was looked up in a conditioning cache; nothing without one."""
+        for each in reuse:
+            labels = {"stage": self._stage, "model": self._model, "part": str(each.part)}
+            # Also where it is none, so that a share of both can be taken from the first on.
+            metrics.CONDITIONING_LOOKUPS.add(each.reused, **labels, outcome="hit")
+            metrics.CONDITIONING_LOOKUPS.add(each.looked_up - each.reused, **labels, outcome="miss")
+            self.span.set_attribute(f"triptych.conditioning.{each.part}.looked_up", each.looked_up)
+            self.span.set_attribute(f"triptych.conditioning.{each.part}.reused", each.reused)
 
     def succeed(self) -> None:
         """All is done; a caller who leaves before the last word changes nothing."""

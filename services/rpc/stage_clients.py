@@ -35,6 +35,7 @@ from services.rpc.convert.stages import (
     artifact_from_proto,
     denoised_from_proto,
     preview_latents_from_proto,
+    reuse_from_proto,
     step_from_proto,
     timing_from_proto,
 )
@@ -131,6 +132,7 @@ class RemoteEncoder(RemoteReplica):
                 conditioning=tensor_ref_from_proto("conditioning", answer.conditioning),
                 timing=timing_from_proto(answer.timing),
                 written_prompt=answer.written_prompt if answer.HasField("written_prompt") else None,
+                conditioning_reuse=tuple(map(reuse_from_proto, answer.conditioning_reuse)),
             )
 
 
@@ -188,6 +190,7 @@ class RemoteVae(RemoteReplica):
             return EncodedImage(
                 latents=tensor_ref_from_proto("latents", answer.latents),
                 timing=timing_from_proto(answer.timing),
+                conditioning_reuse=tuple(map(reuse_from_proto, answer.conditioning_reuse)),
             )
 
     async def decode(

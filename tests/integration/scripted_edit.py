@@ -32,6 +32,7 @@ def layered_run() -> Iterator[messages.GenerateResponse]:
         stage_timings=timings(),
         total_duration=duration(2.5),
         written_prompt=WRITTEN,
+        conditioning_reuse=reuse(),
     )
     yield event(completed=job_pb2.JobCompleted(result=result))
 
@@ -60,6 +61,18 @@ def layered_parameters() -> generation_pb2.GenerationParameters:
     message.layered.resolution = 64
     message.layered.caption_image = True
     return message
+
+
+def reuse() -> list[generation_pb2.ConditioningReuse]:
+    """The prompt was there, and so was one of two encodings of the picture."""
+    return [
+        generation_pb2.ConditioningReuse(part=part, looked_up=looked_up, reused=reused)
+        for part, looked_up, reused in (
+            (generation_pb2.CONDITIONING_PART_PROMPT, 1, 1),
+            (generation_pb2.CONDITIONING_PART_NEGATIVE_PROMPT, 1, 0),
+            (generation_pb2.CONDITIONING_PART_IMAGE, 2, 1),
+        )
+    ]
 
 
 def timings() -> list[generation_pb2.StageTiming]:

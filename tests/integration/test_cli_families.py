@@ -165,7 +165,7 @@ async def test_the_report_tells_tasks_apart_and_what_was_written(tmp_path: Path)
     assert encoder == ["encoder", "250.0 ms", "1.00 s", "750.0 ms", "125.0 ms", "1.50 s"]
     assert [each[0] for each in (images, denoiser, vae)] == ["vae images", "denoiser", "vae"]
     assert request == ["request", "2.50 s"]
-    written, summary = ended.out.splitlines()[-2:]
+    written, _, summary = ended.out.splitlines()[-3:]
     assert written == f"prompt written by the model: {WRITTEN}"
     assert summary.startswith(f"{path}: 128x64 pixels, 3 layers, ")
 
@@ -177,6 +177,28 @@ async def test_a_report_without_a_language_model_does_not_speak_of_one(
         ended = await run("generate", "x", "-o", str(tmp_path / "a.png"), "--target", target)
     assert "writ" not in ended.out
     assert "frame" not in ended.out
+
+
+async def test_what_was_looked_up_is_told_to_people_and_to_scripts(tmp_path: Path) -> None:
+    asked = ("generate", "", "-o", str(tmp_path / "a.zip"), "--target")
+    async with serving(ScriptedGateway(playing(*layered_run()))) as target:
+        people = await run(*asked, target)
+        scripts = await run(*asked, target, "--json")
+    assert (
+        "conditioning: prompt from the cache, negative prompt encoded,"
+        " 1 of 2 images from the cache\n" in people.out
+    )
+    reuse = json.loads(scripts.out)["conditioning_reuse"]
+    assert reuse[1] == {"part": "negative_prompt", "looked_up": 1, "reused": 0}
+    assert [each["part"] for each in reuse] == ["prompt", "negative_prompt", "image"]
+
+
+async def test_a_report_without_a_conditioning_cache_does_not_speak_of_one(
+    gateway: ScriptedGateway, tmp_path: Path
+) -> None:
+    async with serving(gateway) as target:
+        ended = await run("generate", "x", "-o", str(tmp_path / "a.png"), "--target", target)
+    assert "conditioning" not in ended.out
 
 
 async def test_json_tells_all_of_it(tmp_path: Path) -> None:

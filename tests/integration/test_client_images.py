@@ -21,6 +21,7 @@ from tests.integration.scripted_edit import LAYERS, WRITTEN, layered_archive, la
 from triptych import (
     AsyncClient,
     BagelOptions,
+    ConditioningReuse,
     DeadlineExceededError,
     FieldViolation,
     FluxOptions,
@@ -288,6 +289,11 @@ async def test_an_edit_comes_back_with_all_that_is_known_of_it(flavour: Flavour)
     assert generation.data == layered_archive()
     assert generation.pictures() == list(LAYERS)
     assert generation.written_prompt == WRITTEN
+    assert generation.conditioning_reuse == (
+        ConditioningReuse(part="prompt", looked_up=1, reused=1),
+        ConditioningReuse(part="negative_prompt", looked_up=1, reused=0),
+        ConditioningReuse(part="image", looked_up=2, reused=1),
+    )
     assert generation.parameters.options == LayeredOptions(
         layers=3, resolution=64, caption_image=True
     )
@@ -326,3 +332,4 @@ async def test_a_plain_picture_is_one_frame_that_nobody_wrote_a_prompt_for(
     assert generation.pictures() == [generation.data]
     assert (generation.num_frames, generation.written_prompt) == (1, None)
     assert (generation.parameters.images, generation.parameters.options) == ((), None)
+    assert generation.conditioning_reuse == ()

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from triptych.cache import CacheStatistics
 from triptych.cli.stage_label import stage_label
+from triptych.conditioning_reuse import ConditioningReuse
 from triptych.family_options import LayeredOptions
 from triptych.generation import Generation
 from triptych.parallel import ParallelDegrees
@@ -21,6 +22,8 @@ def print_report(generation: Generation, path: Path) -> None:
     if generation.written_prompt is not None:
         written = f"prompt written by the model: {generation.written_prompt}"
         console.print(written, soft_wrap=True, markup=False)
+    if reuse := generation.conditioning_reuse:
+        console.print(f"conditioning: {', '.join(map(_reuse, reuse))}", soft_wrap=True)
     if (did := generation.cache_statistics) is not None:
         console.print(_cache_line(did), soft_wrap=True, markup=False)
     if (degrees := generation.parallel_degrees).ranks > 1:
@@ -50,6 +53,13 @@ def _timings(generation: Generation) -> Table:
     whole = _duration(generation.total_seconds)
     table.add_row("request", *[""] * (len(table.columns) - 2), whole, style="bold")
     return table
+
+
+def _reuse(reuse: ConditioningReuse) -> str:
+    name = reuse.part.replace("_", " ")
+    if reuse.looked_up == 1:
+        return f"{name} from the cache" if reuse.reused else f"{name} encoded"
+    return f"{reuse.reused} of {reuse.looked_up} {name}s from the cache"
 
 
 def _cache_line(did: CacheStatistics) -> str:
@@ -107,6 +117,7 @@ def json_report(generation: Generation, path: Path) -> str:
                 **asdict(generation.cache_statistics),
                 "reused_share": generation.cache_statistics.reused_share,
             },
+            "conditioning_reuse": [asdict(each) for each in generation.conditioning_reuse],
             "parallel_degrees": asdict(generation.parallel_degrees),
             "tile_size": generation.tile_size,
             "parameters": asdict(generation.parameters),

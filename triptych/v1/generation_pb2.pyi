@@ -33,6 +33,13 @@ class StageTask(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STAGE_TASK_ENCODE_IMAGES: _ClassVar[StageTask]
     STAGE_TASK_DENOISE: _ClassVar[StageTask]
     STAGE_TASK_DECODE: _ClassVar[StageTask]
+
+class ConditioningPart(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONDITIONING_PART_UNSPECIFIED: _ClassVar[ConditioningPart]
+    CONDITIONING_PART_PROMPT: _ClassVar[ConditioningPart]
+    CONDITIONING_PART_NEGATIVE_PROMPT: _ClassVar[ConditioningPart]
+    CONDITIONING_PART_IMAGE: _ClassVar[ConditioningPart]
 MEDIA_FORMAT_UNSPECIFIED: MediaFormat
 MEDIA_FORMAT_PNG: MediaFormat
 MEDIA_FORMAT_MP4: MediaFormat
@@ -46,6 +53,10 @@ STAGE_TASK_ENCODE_PROMPT: StageTask
 STAGE_TASK_ENCODE_IMAGES: StageTask
 STAGE_TASK_DENOISE: StageTask
 STAGE_TASK_DECODE: StageTask
+CONDITIONING_PART_UNSPECIFIED: ConditioningPart
+CONDITIONING_PART_PROMPT: ConditioningPart
+CONDITIONING_PART_NEGATIVE_PROMPT: ConditioningPart
+CONDITIONING_PART_IMAGE: ConditioningPart
 
 class GenerationParameters(_message.Message):
     __slots__ = ("model", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "dtype", "acceleration", "media_format", "images", "preview_every_steps", "video", "layered", "long_cat", "bagel", "flux")
@@ -189,8 +200,18 @@ class StageTiming(_message.Message):
     writing_duration: _duration_pb2.Duration
     def __init__(self, stage: _Optional[_Union[Stage, str]] = ..., queue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., run_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., transfer_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., task: _Optional[_Union[StageTask, str]] = ..., writing_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
+class ConditioningReuse(_message.Message):
+    __slots__ = ("part", "looked_up", "reused")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    LOOKED_UP_FIELD_NUMBER: _ClassVar[int]
+    REUSED_FIELD_NUMBER: _ClassVar[int]
+    part: ConditioningPart
+    looked_up: int
+    reused: int
+    def __init__(self, part: _Optional[_Union[ConditioningPart, str]] = ..., looked_up: _Optional[int] = ..., reused: _Optional[int] = ...) -> None: ...
+
 class GenerationResult(_message.Message):
-    __slots__ = ("parameters", "artifacts", "stage_timings", "cache_statistics", "latents_checksum_xxh3", "total_duration", "written_prompt", "parallel_degrees")
+    __slots__ = ("parameters", "artifacts", "stage_timings", "cache_statistics", "latents_checksum_xxh3", "total_duration", "written_prompt", "parallel_degrees", "conditioning_reuse")
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
     STAGE_TIMINGS_FIELD_NUMBER: _ClassVar[int]
@@ -199,6 +220,7 @@ class GenerationResult(_message.Message):
     TOTAL_DURATION_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_PROMPT_FIELD_NUMBER: _ClassVar[int]
     PARALLEL_DEGREES_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONING_REUSE_FIELD_NUMBER: _ClassVar[int]
     parameters: GenerationParameters
     artifacts: _containers.RepeatedCompositeFieldContainer[Artifact]
     stage_timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
@@ -207,4 +229,5 @@ class GenerationResult(_message.Message):
     total_duration: _duration_pb2.Duration
     written_prompt: str
     parallel_degrees: _acceleration_pb2.ParallelDegrees
-    def __init__(self, parameters: _Optional[_Union[GenerationParameters, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., stage_timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., cache_statistics: _Optional[_Union[_acceleration_pb2.CacheStatistics, _Mapping]] = ..., latents_checksum_xxh3: _Optional[int] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., written_prompt: _Optional[str] = ..., parallel_degrees: _Optional[_Union[_acceleration_pb2.ParallelDegrees, _Mapping]] = ...) -> None: ...
+    conditioning_reuse: _containers.RepeatedCompositeFieldContainer[ConditioningReuse]
+    def __init__(self, parameters: _Optional[_Union[GenerationParameters, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., stage_timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., cache_statistics: _Optional[_Union[_acceleration_pb2.CacheStatistics, _Mapping]] = ..., latents_checksum_xxh3: _Optional[int] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., written_prompt: _Optional[str] = ..., parallel_degrees: _Optional[_Union[_acceleration_pb2.ParallelDegrees, _Mapping]] = ..., conditioning_reuse: _Optional[_Iterable[_Union[ConditioningReuse, _Mapping]]] = ...) -> None: ...

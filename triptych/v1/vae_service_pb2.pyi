@@ -1,8 +1,9 @@
 from triptych.v1 import generation_pb2 as _generation_pb2
 from triptych.v1 import tensor_pb2 as _tensor_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -22,12 +23,14 @@ class EncodeImageRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., parameters: _Optional[_Union[_generation_pb2.GenerationParameters, _Mapping]] = ..., image: _Optional[_Union[_generation_pb2.InputImage, _Mapping]] = ..., image_index: _Optional[int] = ...) -> None: ...
 
 class EncodeImageResponse(_message.Message):
-    __slots__ = ("latents", "timing")
+    __slots__ = ("latents", "timing", "conditioning_reuse")
     LATENTS_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONING_REUSE_FIELD_NUMBER: _ClassVar[int]
     latents: _tensor_pb2.TensorRef
     timing: _generation_pb2.StageTiming
-    def __init__(self, latents: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., timing: _Optional[_Union[_generation_pb2.StageTiming, _Mapping]] = ...) -> None: ...
+    conditioning_reuse: _containers.RepeatedCompositeFieldContainer[_generation_pb2.ConditioningReuse]
+    def __init__(self, latents: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., timing: _Optional[_Union[_generation_pb2.StageTiming, _Mapping]] = ..., conditioning_reuse: _Optional[_Iterable[_Union[_generation_pb2.ConditioningReuse, _Mapping]]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("request_id", "tenant", "parameters", "latents")

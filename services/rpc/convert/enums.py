@@ -9,6 +9,7 @@ from services.domain.acceleration import (
     MaskPolicy,
     ReusePolicy,
 )
+from services.domain.conditioning_reuse import ConditioningPart
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
 from services.domain.family_options import OptionKind
@@ -77,6 +78,13 @@ STAGE_TASKS = EnumTable(
         StageTask.ENCODE_IMAGES: generation_pb2.STAGE_TASK_ENCODE_IMAGES,
         StageTask.DENOISE: generation_pb2.STAGE_TASK_DENOISE,
         StageTask.DECODE: generation_pb2.STAGE_TASK_DECODE,
+    }
+)
+CONDITIONING_PARTS = EnumTable(
+    {
+        ConditioningPart.PROMPT: generation_pb2.CONDITIONING_PART_PROMPT,
+        ConditioningPart.NEGATIVE_PROMPT: generation_pb2.CONDITIONING_PART_NEGATIVE_PROMPT,
+        ConditioningPart.IMAGE: generation_pb2.CONDITIONING_PART_IMAGE,
     }
 )
 MEDIA_FORMATS = EnumTable(

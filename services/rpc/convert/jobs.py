@@ -19,7 +19,12 @@ from services.rpc.convert.durations import duration_to_proto
 from services.rpc.convert.enums import STAGE_TASKS, STAGES
 from services.rpc.convert.generation import parameters_to_proto
 from services.rpc.convert.parallel import degrees_to_proto
-from services.rpc.convert.stages import artifact_to_proto, step_to_proto, timing_to_proto
+from services.rpc.convert.stages import (
+    artifact_to_proto,
+    reuse_to_proto,
+    step_to_proto,
+    timing_to_proto,
+)
 from triptych.v1 import generation_pb2, generation_service_pb2, job_pb2
 
 
@@ -102,5 +107,6 @@ def _(event: JobCompleted) -> job_pb2.JobEvent:
         written_prompt=event.written_prompt,
         cache_statistics=statistics_to_proto(event.cache_statistics),
         parallel_degrees=degrees_to_proto(event.degrees),
+        conditioning_reuse=map(reuse_to_proto, event.conditioning_reuse),
     )
     return job_pb2.JobEvent(completed=job_pb2.JobCompleted(result=result))

@@ -1,5 +1,6 @@
 """What stages report, on the wire."""
 
+from services.domain.conditioning_reuse import ConditioningReuse
 from services.domain.stages import (
     Artifact,
     Denoised,
@@ -14,7 +15,12 @@ from services.rpc.convert.acceleration import (
     statistics_to_proto,
 )
 from services.rpc.convert.durations import duration_to_proto, seconds_from_proto
-from services.rpc.convert.enums import MEDIA_FORMATS, STAGE_TASKS, STAGES
+from services.rpc.convert.enums import (
+    CONDITIONING_PARTS,
+    MEDIA_FORMATS,
+    STAGE_TASKS,
+    STAGES,
+)
 from services.rpc.convert.parallel import degrees_from_proto, degrees_to_proto
 from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
 from triptych.v1 import denoiser_service_pb2, generation_pb2, job_pb2
@@ -45,6 +51,24 @@ def timing_from_proto(message: generation_pb2.StageTiming) -> StageTiming:
         transfer_seconds=seconds_from_proto(message.transfer_duration),
         total_seconds=seconds_from_proto(message.total_duration),
         writing_seconds=seconds_from_proto(message.writing_duration),
+    )
+
+
+def reuse_to_proto(reuse: ConditioningReuse) -> generation_pb2.ConditioningReuse:
+    """What of one kind was not encoded."""
+    return generation_pb2.ConditioningReuse(
+        part=CONDITIONING_PARTS.to_wire(reuse.part),
+        looked_up=reuse.looked_up,
+        reused=reuse.reused,
+    )
+
+
+def reuse_from_proto(message: generation_pb2.ConditioningReuse) -> ConditioningReuse:
+    """What of one kind was not encoded."""
+    return ConditioningReuse(
+        part=CONDITIONING_PARTS.from_wire("conditioning_reuse.part", message.part),
+        looked_up=message.looked_up,
+        reused=message.reused,
     )
 
 

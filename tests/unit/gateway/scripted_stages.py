@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from services.domain.conditioning_reuse import ConditioningReuse
 from services.domain.deadline import Deadline
 from services.domain.errors import StageUnavailable
 from services.domain.model import Capabilities, Stage
@@ -103,11 +104,14 @@ class ScriptedEncoder(ScriptedStage):
         super().__init__(Stage.ENCODER, models or ("painter",))
         self.requests: list[EncodeRequest] = []
         self.written_prompt: str | None = None
+        self.conditioning_reuse: tuple[ConditioningReuse, ...] = ()
 
     async def encode(self, request: EncodeRequest, deadline: Deadline) -> Encoded:
         self.requests.append(request)
         await self._middle(deadline)
-        return Encoded(CONDITIONING, timing(Stage.ENCODER), self.written_prompt)
+        return Encoded(
+            CONDITIONING, timing(Stage.ENCODER), self.written_prompt, self.conditioning_reuse
+        )
 
 
 class ScriptedDenoiser(ScriptedStage):
@@ -144,6 +148,7 @@ class ScriptedVae(ScriptedStage):
         super().__init__(Stage.VAE, models or ("painter",))
         self.requests: list[DecodeRequest] = []
         self.image_requests: list[EncodeImageRequest] = []
+        self.conditioning_reuse: tuple[ConditioningReuse, ...] = ()
         self.media: tuple[bytes, ...] = MEDIA
         self.preview_requests: list[DrawPreviewRequest] = []
         self.on_preview: Callable[[DrawPreviewRequest], Awaitable[None]] = _at_once
@@ -152,7 +157,9 @@ class ScriptedVae(ScriptedStage):
         self.image_requests.append(request)
         await self._middle(deadline)
         return EncodedImage(
-            IMAGE_LATENTS[request.index], timing(Stage.VAE, StageTask.ENCODE_IMAGES)
+            IMAGE_LATENTS[request.index],
+            timing(Stage.VAE, StageTask.ENCODE_IMAGES),
+            self.conditioning_reuse,
         )
 
     async def decode(

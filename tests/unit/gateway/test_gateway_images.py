@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import xxhash
 
+from services.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
 from services.domain.family_options import OptionKind, OptionLimits, VideoOptions
 from services.gateway.received_images import MAX_IMAGES
 from services.pictures.input_picture import MAX_BYTES
@@ -100,6 +101,17 @@ async def test_what_is_accepted_describes_the_pictures_and_does_not_send_them_ba
     )
     assert [*events[0].accepted.parameters.images] == [described]
     assert events[-1].completed.result.parameters == events[0].accepted.parameters
+
+
+async def test_the_result_says_what_was_looked_up_in_a_conditioning_cache(tmp_path: Path) -> None:
+    async with _editor(tmp_path) as gateway:
+        gateway.cluster.vae.conditioning_reuse = (ConditioningReuse(ConditioningPart.IMAGE, 1, 1),)
+        images = [InputImage(data=PICTURE)] * 2
+        answers = [answer async for answer in gateway.generate(images=images)]
+    expected = generation_pb2.ConditioningReuse(
+        part=generation_pb2.CONDITIONING_PART_IMAGE, looked_up=2, reused=2
+    )
+    assert [*answers[-1].event.completed.result.conditioning_reuse] == [expected]
 
 
 async def test_the_tasks_of_a_request_with_pictures_are_told(tmp_path: Path) -> None:

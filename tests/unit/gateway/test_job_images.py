@@ -4,6 +4,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
+from services.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
 from services.domain.deadline import Deadline
 from services.domain.errors import QueueFull
 from services.domain.generation import GenerationRequest
@@ -120,6 +121,21 @@ async def test_a_written_prompt_is_told_at_the_end_and_changes_no_parameter() ->
     assert isinstance(completed, JobCompleted)
     assert completed.written_prompt == "a red circle, in oil"
     assert completed.parameters.prompt == "a red circle"
+
+
+async def test_what_encoder_and_vae_looked_up_is_summed_at_the_end() -> None:
+    async with _editor() as editor:
+        prompt = ConditioningReuse(ConditioningPart.PROMPT, 1, 1)
+        editor.cluster.encoder.conditioning_reuse = (
+            prompt,
+            ConditioningReuse(ConditioningPart.IMAGE, 2, 0),
+        )
+        editor.cluster.vae.conditioning_reuse = (ConditioningReuse(ConditioningPart.IMAGE, 1, 1),)
+        events = await editor.all_of()
+    completed = events[-1]
+    assert isinstance(completed, JobCompleted)
+    both = ConditioningReuse(ConditioningPart.IMAGE, 4, 2)
+    assert completed.conditioning_reuse == (prompt, both)
 
 
 async def test_prompt_and_pictures_are_encoded_at_the_same_time() -> None:

@@ -2,10 +2,15 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from services.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
 from services.domain.errors import Cancelled, QueueFull, RemoteFailure, StageUnavailable
 from services.domain.model import Stage
 from services.domain.stages import StageTask
+from services.observability import tracing
 from services.observability.tracked import Tracked
 from tests.unit.domain.examples import timing
 
@@ -90,3 +95,34 @@ async def test_a_caller_who_leaves_early_cancels_and_one_who_leaves_at_the_end_d
         dict(each)["outcome"]: n for each, n in recorded("triptych.requests.finished").items()
     }
     assert outcomes == {"cancelled": 1, "succeeded": 1}
+
+
+def test_what_was_looked_up_is_counted_and_stands_in_the_trace(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("test"))
+    with Tracked(Stage.ENCODER, StageTask.ENCODE_PROMPT) as tracked:
+        tracked.begin("painter")
+        tracked.reused(
+            (
+                ConditioningReuse(ConditioningPart.PROMPT, 1, 1),
+                ConditioningReuse(ConditioningPart.IMAGE, 3, 2),
+            )
+        )
+    here = {"stage": "encoder", "model": "painter"}
+    assert recorded("triptych.conditioning.lookups") == {
+        labels(**here, part="prompt", outcome="hit"): 1,
+        labels(**here, part="image", outcome="hit"): 2,
+        labels(**here, part="image", outcome="miss"): 1,
+    }
+    (span,) = spans.get_finished_spans()
+    assert span.attributes is not None
+    told = {key: span.attributes[key] for key in span.attributes if "conditioning" in key}
+    assert told == {
+        "triptych.conditioning.prompt.looked_up": 1,
+        "triptych.conditioning.prompt.reused": 1,
+        "triptych.conditioning.image.looked_up": 3,
+        "triptych.conditioning.image.reused": 2,
+    }

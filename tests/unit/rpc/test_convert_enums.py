@@ -5,6 +5,7 @@ import pytest
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from services.domain.acceleration import CacheMethod, CoefficientsSource, MaskPolicy, ReusePolicy
+from services.domain.conditioning_reuse import ConditioningPart
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest
 from services.domain.family_options import OptionKind
@@ -18,6 +19,7 @@ PAIRS = [
     (enums.ELEMENT_TYPES, ElementType, tensor_pb2.ElementType),
     (enums.STAGES, Stage, generation_pb2.Stage),
     (enums.STAGE_TASKS, StageTask, generation_pb2.StageTask),
+    (enums.CONDITIONING_PARTS, ConditioningPart, generation_pb2.ConditioningPart),
     (enums.MEDIA_FORMATS, MediaFormat, generation_pb2.MediaFormat),
     (enums.OPTION_KINDS, OptionKind, capabilities_pb2.OptionKind),
     (enums.CACHE_METHODS, CacheMethod, capabilities_pb2.CacheMethod),

@@ -10,6 +10,7 @@ from services.domain.acceleration import (
     CacheSupport,
     CoefficientsSource,
 )
+from services.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
 from services.domain.family_options import OptionKind, OptionLimits
 from services.domain.image_fit import ImageFit
 from services.domain.model import MediaFormat, Stage
@@ -39,6 +40,8 @@ from services.rpc.convert.stages import (
     denoised_to_proto,
     preview_latents_from_proto,
     preview_latents_to_proto,
+    reuse_from_proto,
+    reuse_to_proto,
     step_from_proto,
     step_to_proto,
     timing_from_proto,
@@ -85,6 +88,11 @@ def test_a_timing_survives_the_wire(each: StageTiming) -> None:
     for part in ("queue", "run", "transfer", "total", "writing"):
         field = f"{part}_seconds"
         assert getattr(back, field) == pytest.approx(getattr(each, field), abs=1e-9)
+
+
+@given(st.builds(ConditioningReuse, st.sampled_from(ConditioningPart), uint32, uint32))
+def test_what_was_looked_up_survives_the_wire(each: ConditioningReuse) -> None:
+    assert reuse_from_proto(reuse_to_proto(each)) == each
 
 
 @given(st.builds(StepCompleted, uint32, uint32, st.floats(allow_nan=False), st.just(0.5)))

@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 
 from denoiser_service.servicer import DenoiserServicer
 from encoder_service.servicer import EncoderServicer
+from services.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
 from services.domain.deadline import Deadline
 from services.domain.errors import NotFound, TriptychError
 from services.domain.input_image import InputImage
@@ -341,6 +342,22 @@ async def test_what_a_language_model_wrote_comes_back_over_the_wire(tmp_path: Pa
         panel.replica.written_prompt = "a red circle, in oil"
         encoded = await panel.remote.encode(ENCODE, SOON)
         assert encoded.written_prompt == "a red circle, in oil"
+
+
+async def test_what_was_looked_up_comes_back_over_the_wire(tmp_path: Path) -> None:
+    prompts = (
+        ConditioningReuse(ConditioningPart.PROMPT, 1, 1),
+        ConditioningReuse(ConditioningPart.NEGATIVE_PROMPT, 1, 0),
+    )
+    image = (ConditioningReuse(ConditioningPart.IMAGE, 1, 1),)
+    async with _encoder(tmp_path) as panel:
+        panel.replica.conditioning_reuse = prompts
+        encoded = await panel.remote.encode(ENCODE, SOON)
+        assert encoded.conditioning_reuse == prompts
+    async with _vae(tmp_path) as panel:
+        panel.replica.conditioning_reuse = image
+        encoded = await panel.remote.encode_image(ENCODE_IMAGE, SOON)
+        assert encoded.conditioning_reuse == image
 
 
 async def test_a_malformed_answer_is_the_stages_failure_and_not_the_requests(
