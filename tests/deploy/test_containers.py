@@ -15,6 +15,7 @@ DOCKER = ROOT / "deploy" / "docker"
 COMPOSE = (
     ROOT / "docker-compose.yml",
     DOCKER / "compose.gpu.yml",
+    DOCKER / "compose.manifest.yml",
     DOCKER / "compose.telemetry.yml",
 )
 
@@ -70,6 +71,14 @@ def test_every_process_pushes_to_the_collector_where_it_listens() -> None:
     for pipeline in config["service"]["pipelines"].values():
         for kind in ("receivers", "processors", "exporters"):
             assert set(pipeline[kind]) <= config[kind].keys()
+
+
+def test_every_stage_reads_the_manifest_where_it_is_mounted() -> None:
+    for name, each in services(DOCKER / "compose.manifest.yml").items():
+        (mount,) = each["volumes"]
+        assert each["environment"] == {f"TRIPTYCH_{name.upper()}_MODEL_MANIFEST": mount["target"]}
+        assert mount["source"] == "${TRIPTYCH_MODEL_MANIFEST:-./models/demo.sha256}"
+    assert (ROOT / "models" / "demo.sha256").is_file()
 
 
 def test_prometheus_scrapes_every_process_where_it_listens() -> None:

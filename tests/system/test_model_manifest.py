@@ -17,6 +17,9 @@ def triptych(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+MANIFEST = MODEL.with_suffix(".sha256")
+
+
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     file = tmp_path / "SHA256SUMS"
@@ -40,9 +43,15 @@ def test_a_manifest_inside_the_model_does_not_list_itself(tmp_path: Path) -> Non
         assert (tmp_path / "SHA256SUMS").read_text().split()[1:] == ["config.json"]
 
 
-def test_the_listed_model_draws(manifest: Path) -> None:
+def test_the_demo_model_is_the_one_that_its_manifest_lists() -> None:
+    assert triptych("manifest", MODEL).stdout == MANIFEST.read_text(), (
+        f"made again by: triptych manifest {MODEL} -o {MANIFEST}"
+    )
+
+
+def test_the_listed_model_draws() -> None:
     with (
-        running_cluster("--model-manifest", str(manifest)) as cluster,
+        running_cluster("--model-manifest", str(MANIFEST)) as cluster,
         cluster.client() as client,
     ):
         assert client.generate("a red circle", steps=2, seed=7).data.startswith(b"\x89PNG")
