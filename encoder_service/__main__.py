@@ -9,6 +9,7 @@ from encoder_service.stage import EncodeStage
 from services.domain.model import Stage
 from services.domain.tensor_ref import Seal
 from services.model_api.checksums import read_checksums
+from services.model_api.conditioning_encoder import conditioning_encoder
 from services.model_api.runtime import set_up_torch
 from services.model_families.loading import load_encoder
 from services.rpc.process import run_process
@@ -31,8 +32,13 @@ async def main(settings: EncoderSettings) -> None:
         settings.device,
         checksums=read_checksums(settings.model_manifest),
     )
+    cache = store.open_cache(
+        settings.conditioning_cache_bytes, settings.conditioning_cache_idle_seconds
+    )
+    encoder = await asyncio.to_thread(conditioning_encoder, cache, model, settings.device)
     worker = StageWorker(Stage.ENCODER, settings.max_queued_requests)
-    replica = EncoderReplica(EncodeStage(model, store), (model.loaded,), store, worker)
+    stage = EncodeStage(model, store, encoder)
+    replica = EncoderReplica(stage, (model.loaded,), store, worker)
     host = StageHost(settings, "triptych.v1.EncoderService", replica, store)
     servicer = EncoderServicer(replica)
     encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, host.server.grpc)

@@ -2,10 +2,10 @@
 
 from pydantic_settings import SettingsConfigDict
 
-from services.domain.settings import StageSettings
+from services.domain.settings import EncodingSettings, StageSettings
 
 
-class EncoderSettings(StageSettings):
+class EncoderSettings(StageSettings, EncodingSettings):
     """Flags, or TRIPTYCH_ENCODER_* in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TRIPTYCH_ENCODER_")

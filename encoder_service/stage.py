@@ -5,6 +5,7 @@ import time
 from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
 from services.domain.stages import Encoded, EncodeRequest, StageTask, StageTiming
+from services.model_api.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import EncoderModel, Images, PromptWriter
 from services.pictures.input_picture import decode_pictures
@@ -17,12 +18,19 @@ class EncodeStage:
     Args:
         model: what encodes.
         store: where the conditioning goes.
+        encoder: encodes, or remembers what it is asked to encode.
     """
 
-    def __init__(self, model: StageModel[EncoderModel], store: TensorStore) -> None:
+    def __init__(
+        self,
+        model: StageModel[EncoderModel],
+        store: TensorStore,
+        encoder: ConditioningEncoder = ENCODES_ALL,
+    ) -> None:
         self._loaded = model
         self._model = model.model
         self._store = store
+        self._encoder = encoder
 
     def encode(self, request: EncodeRequest) -> Encoded:
         """Encodes and stores, for the caller to release; the time in the queue is left at 0.
@@ -42,10 +50,9 @@ class EncodeStage:
         wrote = time.perf_counter()
         if written is not None:
             parameters = parameters.model_copy(update={"prompt": written})
-        # On the host, so that the time of a device that works on is not taken for transfer.
-        conditioning = {
-            name: tensor.cpu() for name, tensor in self._model.encode(parameters, images).items()
-        }
+        encodings = self._model.encodings(parameters, images)
+        pictures = dict(enumerate(request.images))
+        conditioning, reuse = self._encoder.encode(encodings, request.tenant, pictures)
         ran = time.perf_counter()
         ref = self._store.put(conditioning, tenant=request.tenant, request_id=request.request_id)
         timing = StageTiming(
@@ -56,7 +63,7 @@ class EncodeStage:
             transfer_seconds=time.perf_counter() - ran,
             writing_seconds=0.0 if written is None else wrote - looked,
         )
-        return Encoded(ref, timing, written)
+        return Encoded(ref, timing, written, reuse)
 
     def _write_prompt(self, parameters: GenerationParameters, images: Images) -> str | None:
         if isinstance(self._model, PromptWriter):

@@ -5,6 +5,7 @@ import asyncio
 from services.domain.model import Stage
 from services.domain.tensor_ref import Seal
 from services.model_api.checksums import read_checksums
+from services.model_api.conditioning_encoder import conditioning_encoder
 from services.model_api.runtime import set_up_torch
 from services.model_api.tiling import set_pieces
 from services.model_families.loading import load_vae
@@ -34,9 +35,15 @@ async def main(settings: VaeSettings) -> None:
         checksums=read_checksums(settings.model_manifest),
     )
     tile_size = set_pieces(model.model, settings.tiles, slicing=settings.slicing)
+    cache = store.open_cache(
+        settings.conditioning_cache_bytes, settings.conditioning_cache_idle_seconds
+    )
+    encoder = await asyncio.to_thread(
+        conditioning_encoder, cache, model, settings.device, settings.tiles, settings.slicing
+    )
     worker = StageWorker(Stage.VAE, settings.max_queued_requests)
     previews = PreviewStage(model, store)
-    stage = VaeStage(model, store, tile_size)
+    stage = VaeStage(model, store, tile_size, encoder)
     replica = VaeReplica(stage, previews, (model.loaded,), store, worker)
     host = StageHost(settings, "triptych.v1.VaeService", replica, store)
     servicer = VaeServicer(replica)

@@ -2,10 +2,10 @@
 
 from pydantic_settings import SettingsConfigDict
 
-from services.domain.settings import DecodingSettings, StageSettings
+from services.domain.settings import DecodingSettings, EncodingSettings, StageSettings
 
 
-class VaeSettings(StageSettings, DecodingSettings):
+class VaeSettings(StageSettings, DecodingSettings, EncodingSettings):
     """Flags, or TRIPTYCH_VAE_* in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TRIPTYCH_VAE_")

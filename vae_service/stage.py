@@ -19,6 +19,7 @@ from services.domain.stages import (
     StageTask,
     StageTiming,
 )
+from services.model_api.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import ImageEncodingVae, VaeModel
 from services.pictures.input_picture import decode_described
@@ -42,13 +43,21 @@ class VaeStage:
         model: what computes.
         store: where latents come from and go to.
         tile_size: side in pixels of the tiles that the model works in; 0 if it works in none.
+        encoder: encodes, or remembers what it is asked to encode.
     """
 
-    def __init__(self, model: StageModel[VaeModel], store: TensorStore, tile_size: int = 0) -> None:
+    def __init__(
+        self,
+        model: StageModel[VaeModel],
+        store: TensorStore,
+        tile_size: int = 0,
+        encoder: ConditioningEncoder = ENCODES_ALL,
+    ) -> None:
         self._loaded = model
         self._model = model.model
         self._store = store
         self._tile_size = tile_size
+        self._encoder = encoder
 
     def encode_image(self, request: EncodeImageRequest) -> EncodedImage:
         """Encodes and stores, for the caller to release; the time in the queue is left at 0.
@@ -67,12 +76,10 @@ class VaeStage:
             raise Unsupported(f"image_index: is {number}; images are {len(parameters.images)}")
         began = time.perf_counter()
         image = decode_described(number, parameters.images[number], request.image)
-        # On the host, so that the time of a device that works on is not taken for transfer.
-        latents = self._model.encode_image(parameters, number, image).cpu()
+        encoding = self._model.image_encoding(parameters, number, image)
+        latents, reuse = self._encoder.encode((encoding,), request.tenant, {number: request.image})
         ran = time.perf_counter()
-        ref = self._store.put(
-            {"latents": latents}, tenant=request.tenant, request_id=request.request_id
-        )
+        ref = self._store.put(latents, tenant=request.tenant, request_id=request.request_id)
         timing = StageTiming(
             stage=Stage.VAE,
             task=StageTask.ENCODE_IMAGES,
@@ -80,7 +87,7 @@ class VaeStage:
             run_seconds=ran - began,
             transfer_seconds=time.perf_counter() - ran,
         )
-        return EncodedImage(ref, timing)
+        return EncodedImage(ref, timing, reuse)
 
     def decode(self, request: DecodeRequest) -> DecodedMedia:
         """Decodes and compresses; the time in the queue is left at 0.

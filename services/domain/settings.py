@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
+    ByteSize,
     Field,
     SecretStr,
     ValidationError,
@@ -270,6 +271,19 @@ class DecodingSettings(ProcessSettings):
     def tiles(self) -> Tiling | None:
         """None to work on pictures whole."""
         return Tiling(self.tile_size, self.tile_overlap) if self.tiling else None
+
+
+class EncodingSettings(ProcessSettings):
+    """What every process that encodes prompts or pictures is told."""
+
+    conditioning_cache_bytes: Annotated[ByteSize, Field(ge=0)] = Field(
+        ByteSize(0),
+        description="what all who share the tensor store remember of encoded prompts and pictures,"
+        " for example 1GiB; 0 to remember nothing",
+    )
+    conditioning_cache_idle_seconds: Seconds = Field(
+        3600.0, description="how long they are remembered after they were last asked for"
+    )
 
 
 class StageSettings(ServerSettings, ComputeSettings):

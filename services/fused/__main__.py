@@ -25,6 +25,7 @@ from services.domain.tensor_ref import Seal
 from services.fused.settings import FusedSettings
 from services.gateway.app import GatewayApp
 from services.model_api.checksums import read_checksums
+from services.model_api.conditioning_encoder import conditioning_encoder
 from services.model_api.hub import open_model
 from services.model_api.kernels import set_kernels
 from services.model_api.runtime import set_up_torch
@@ -59,6 +60,7 @@ async def main(settings: FusedSettings) -> None:
     # Nobody outside this process ever sees a reference, so nobody else needs the secret.
     seal = Seal(SecretStr(secrets.token_hex(32)))
     store = open_store("memory:", seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
+    store.open_cache(settings.conditioning_cache_bytes, settings.conditioning_cache_idle_seconds)
     none = (None,) * len(settings.model)
     profiles, manifests = settings.cache_profile or none, settings.model_manifest or none
     models = [
@@ -101,6 +103,10 @@ def _load(
     encoder = load_encoder(*told, checksums=checksums)
     vae = load_vae(*told, checksums=checksums)
     tile_size = set_pieces(vae.model, settings.tiles, slicing=settings.slicing)
+    prompt_encoder = conditioning_encoder(store.cache, encoder, settings.device)
+    image_encoder = conditioning_encoder(
+        store.cache, vae, settings.device, settings.tiles, settings.slicing
+    )
     denoiser = load_denoiser(*told, cache_profile, checksums=checksums)
     set_kernels(
         denoiser.model.components, settings.attention_backend, compiled=settings.compile_blocks
@@ -121,11 +127,14 @@ def _load(
     )
     return _Model(
         EncoderReplica(
-            EncodeStage(encoder, store), (encoder.loaded,), store, StageWorker(Stage.ENCODER, queue)
+            EncodeStage(encoder, store, prompt_encoder),
+            (encoder.loaded,),
+            store,
+            StageWorker(Stage.ENCODER, queue),
         ),
         DenoiserReplica(scheduler, ranks, store),
         VaeReplica(
-            VaeStage(vae, store, tile_size),
+            VaeStage(vae, store, tile_size, image_encoder),
             PreviewStage(vae, store),
             (vae.loaded,),
             store,

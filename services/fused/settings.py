@@ -9,11 +9,11 @@ from pydantic_settings import SettingsConfigDict
 from denoiser_service.policy import Order
 from services.domain.element_type import ElementType
 from services.domain.model_source import HubModel, ModelSource, taken
-from services.domain.settings import DecodingSettings, Seconds
+from services.domain.settings import DecodingSettings, EncodingSettings, Seconds
 from services.gateway.settings import PipelineSettings
 
 
-class FusedSettings(PipelineSettings, DecodingSettings):
+class FusedSettings(PipelineSettings, DecodingSettings, EncodingSettings):
     """Flags, or TRIPTYCH_FUSED_* in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TRIPTYCH_FUSED_")

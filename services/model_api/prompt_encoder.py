@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import torch
 
 from services.domain.generation import GenerationParameters
+from services.model_api.encoding import Encoding, prompt_encodings
 from services.model_api.prompts import counted_prompts
-from services.model_api.stages import Images, Tensors
+from services.model_api.stages import Images
 
 
 class PromptEncoder(ABC):
@@ -27,15 +28,20 @@ class PromptEncoder(ABC):
         """The text encoder."""
         return {"text_encoder": self._text_encoder}
 
-    @torch.no_grad()
-    def encode(self, parameters: GenerationParameters, _: Images = (), /) -> Tensors:
-        """Returns `prompt_embeds` [1, tokens, width]; when guided, `negative_prompt_embeds` too.
+    def encodings(
+        self, parameters: GenerationParameters, _: Images = (), /
+    ) -> tuple[Encoding, ...]:
+        """To `prompt_embeds` [1, tokens, width]; when guided, `negative_prompt_embeds` too.
 
         Raises:
             InvalidRequest: a prompt has more tokens than the model reads.
         """
         prompts = counted_prompts(parameters, self.count, self._max_tokens)
-        return {f"{field}_embeds": self.embed(prompt) for field, prompt in prompts.items()}
+        return prompt_encodings(prompts, self.conditioning)
+
+    def conditioning(self, prompt: str) -> dict[str, torch.Tensor]:
+        """The tensors of a prompt that is not too long."""
+        return {"prompt_embeds": self.embed(prompt)}
 
     @abstractmethod
     def count(self, prompt: str) -> int:

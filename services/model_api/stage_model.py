@@ -1,6 +1,8 @@
 """A model as one stage holds it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from services.domain.errors import InvalidRequest, ModelNotFound
@@ -12,10 +14,15 @@ M = TypeVar("M")
 
 @dataclass(frozen=True, slots=True)
 class StageModel(Generic[M]):
-    """What is loaded, as others see it, and the object that computes."""
+    """What is loaded, as others see it, and the object that computes.
+
+    Attributes:
+        files: all that it was loaded from, by their names in the model's directory.
+    """
 
     loaded: LoadedModel
     model: M
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     def check(self, parameters: GenerationParameters) -> None:
         """Refuses parameters that were made for another model, type or set of limits.

@@ -13,6 +13,7 @@ from PIL import Image
 from services.domain.generation import GenerationParameters
 from services.model_api.acceleration import Acceleration, BlockLists
 from services.model_api.branches import BranchRunner
+from services.model_api.encoding import Encoding
 from services.model_api.rows import Rows
 
 Tensors = Mapping[str, torch.Tensor]
@@ -27,8 +28,12 @@ class EncoderModel(Protocol):
         """The loaded modules by their names in the model directory."""
         ...
 
-    def encode(self, parameters: GenerationParameters, images: Images = (), /) -> Tensors:
-        """The conditioning the same family's denoiser takes, one row per tensor.
+    def encodings(
+        self, parameters: GenerationParameters, images: Images = (), /
+    ) -> tuple[Encoding, ...]:
+        """What makes up the conditioning the same family's denoiser takes, one row per tensor.
+
+        Nothing is encoded yet, but all of it can be.
 
         Args:
             parameters: effective values.
@@ -207,10 +212,10 @@ class BatchDecodingVae(Protocol):
 class ImageEncodingVae(Protocol):
     """A VAE of an editing model."""
 
-    def encode_image(
+    def image_encoding(
         self, parameters: GenerationParameters, index: int, image: Image.Image
-    ) -> torch.Tensor:
-        """The latents the same family's denoiser takes for one of a request's pictures.
+    ) -> Encoding:
+        """To the `latents` the same family's denoiser takes for one of a request's pictures.
 
         Args:
             parameters: effective values.

@@ -136,12 +136,14 @@ def _load(
     source, name, dtype, device = told
     directory = open_model(source, lambda index: find_family(index).spec.patterns(stage))
     family = find_family(directory)
+    files = family.spec.loaded_files(directory, stage)
     if checksums is not None:
-        checksums.check(directory.path, family.spec.loaded_files(directory, stage))
+        checksums.check(directory.path, files)
     family.spec.check(directory, stage)
     denoises = stage is Stage.DENOISER
     profile = find_profile(directory, family.spec, cache_profile) if denoises else None
     described = describe_model(directory, family, name, dtype, profile)
     model = load(family, directory, torch_dtype(dtype), torch_device(device))
     loaded = LoadedModel(model=described, components=components_of(model.components))
-    return StageModel(loaded, model)
+    names = {file.relative_to(directory.path).as_posix(): file for file in files}
+    return StageModel(loaded, model, names)

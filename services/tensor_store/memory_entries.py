@@ -61,12 +61,10 @@ class MemoryEntries(EntryStore):
         check_entry_name(name)
         now = self._clock()
         with self._table.lock:
-            entries = self._table.entries
-            entry = entries.get(name)
+            entry = self._table.entries.pop(name, None)
             if entry is None or entry.used_time <= now - self._idle_seconds:
                 return None
-            entries[name] = _Entry(entry.data, now)
-            entries.move_to_end(name)
+            self._table.entries[name] = _Entry(entry.data, now)
             return entry.data
 
     def write(self, name: str, data: memoryview) -> bool:

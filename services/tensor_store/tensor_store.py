@@ -17,6 +17,7 @@ from services.observability.tracing import span
 from services.tensor_store import codec
 from services.tensor_store.blob_layout import BlobLayout
 from services.tensor_store.blob_store import BlobName, BlobStore
+from services.tensor_store.conditioning_cache import ConditioningCache
 from services.tensor_store.opening import open_blob_store
 
 INLINE = "inline:"
@@ -55,6 +56,7 @@ class TensorStore(StoreControl):
         self._ttl_seconds = ttl_seconds
         self._inline_bytes = inline_bytes
         self._clock = clock
+        self.cache: ConditioningCache | None = None
 
     @property
     def identity(self) -> str:
@@ -140,8 +142,22 @@ class TensorStore(StoreControl):
         """See StoreControl."""
         return self._blobs.release_request(tenant, request_id)
 
+    def open_cache(self, limit_bytes: int, idle_seconds: float) -> ConditioningCache | None:
+        """What all who share the store remember of prompts and pictures; swept with the store.
+
+        Args:
+            limit_bytes: of all entries together; 0 to remember nothing.
+            idle_seconds: entries that nobody asks for so long are forgotten.
+        """
+        if limit_bytes:
+            entries = self._blobs.entries(limit_bytes, idle_seconds)
+            self.cache = ConditioningCache(entries, self._seal)
+        return self.cache
+
     def sweep(self) -> SweepReport:
         """See StoreControl."""
+        if self.cache is not None:
+            self.cache.sweep()
         return self._blobs.sweep()
 
     def stats(self) -> StoreStats:

@@ -18,6 +18,7 @@ from services.domain.generation import GenerationParameters, GenerationRequest, 
 from services.domain.model import Stage
 from services.domain.stages import DecodeRequest, DenoiseRequest, EncodeImageRequest, EncodeRequest
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import encode_all
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import (
     DenoiserModel,
@@ -72,11 +73,13 @@ class Split:
     def conditioned(self, parameters: GenerationParameters) -> dict[str, torch.Tensor]:
         """All that the denoiser takes for a request, straight from the models."""
         pictures = pictures_of(parameters)
-        conditioning = dict(self.encoder.model.encode(parameters, pictures))
+        conditioning = dict(encode_all(self.encoder.model.encodings(parameters, pictures)))
         for index, picture in enumerate(pictures):
             vae = self.vae.model
             assert isinstance(vae, ImageEncodingVae)
-            conditioning[image_latents_name(index)] = vae.encode_image(parameters, index, picture)
+            conditioning[image_latents_name(index)] = vae.image_encoding(
+                parameters, index, picture
+            ).tensors()["latents"]
         return conditioning
 
     def decoded(self, parameters: GenerationParameters, finished: Finished) -> Drawn:

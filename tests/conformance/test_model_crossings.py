@@ -9,6 +9,7 @@ from services.domain.errors import InvalidRequest
 from services.domain.generation import GenerationParameters
 from services.model_api.crossings import Crossings
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import encode_all
 from services.model_api.stages import Tensors, image_latents_name
 from services.model_families import find_family
 from tests.conformance.gallery import Gallery
@@ -75,7 +76,9 @@ def test_the_longest_prompts_have_the_bytes_that_the_family_says(
     for length in range(limits.max_prompt_tokens, 0, -1):
         parameters = split.parameters(**asked, **dict.fromkeys(fields, "7" * length))
         try:
-            conditioning = split.encoder.model.encode(parameters, pictures_of(parameters))
+            conditioning = encode_all(
+                split.encoder.model.encodings(parameters, pictures_of(parameters))
+            )
         except InvalidRequest:
             continue
         break

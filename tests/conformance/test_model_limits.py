@@ -8,6 +8,7 @@ import torch
 from services.domain.element_type import ElementType
 from services.domain.errors import InvalidRequest, TriptychError
 from services.domain.generation import GenerationParameters
+from services.model_api.encoding import encode_all
 from services.model_api.stages import Tensors
 from tests.conformance.gallery import Gallery
 from tests.conformance.pictures import pictures_of
@@ -33,7 +34,7 @@ def parameters(split: Split, reference: Reference) -> GenerationParameters:
 
 def encoded(split: Split, asked: Mapping[str, object], **changed: object) -> Tensors:
     parameters = split.parameters(**{**asked, **changed})
-    return split.encoder.model.encode(parameters, pictures_of(parameters))
+    return encode_all(split.encoder.model.encodings(parameters, pictures_of(parameters)))
 
 
 def accepts(split: Split, asked: Mapping[str, object], digits: int) -> bool:

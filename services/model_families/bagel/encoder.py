@@ -1,17 +1,21 @@
 """BAGEL's encoder: embeds a prompt, and looks at the picture that is to be edited."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
+from PIL import Image
 from torch import nn
 from transformers import Qwen2Tokenizer
 
+from services.domain.conditioning_reuse import ConditioningPart
 from services.domain.errors import ConfigurationError
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import Encoding, prompt_encodings
 from services.model_api.modules import load_part
 from services.model_api.prompts import counted_prompts
-from services.model_api.stages import Images, Tensors
+from services.model_api.stages import Images
 from services.model_families.bagel.checkpoint import (
     language_model_config,
     load_published,
@@ -60,9 +64,10 @@ class BagelEncoder:
         """The table of tokens, and the vision tower with its connector."""
         return {"embed_tokens": self._tokens, "vit_model": self._tower}
 
-    @torch.no_grad()
-    def encode(self, parameters: GenerationParameters, images: Images = (), /) -> Tensors:
-        """Returns what the language model reads, each of its own width.
+    def encodings(
+        self, parameters: GenerationParameters, images: Images = (), /
+    ) -> tuple[Encoding, ...]:
+        """To what the language model reads, each of its own width.
 
         `prompt_embeds` [1, tokens, width] are the prompt between its markers, `marker_embeds`
         [1, 2, width] those of a picture, and with an image `image_embeds` [1, patches, width] what
@@ -74,13 +79,20 @@ class BagelEncoder:
         prompts = counted_prompts(
             parameters, lambda prompt: len(self._prompt_ids(prompt)), MAX_PROMPT_TOKENS
         )
-        conditioning = {
-            "prompt_embeds": self._tokens(self._prompt_ids(prompts["prompt"])),
+        seen = [
+            Encoding(ConditioningPart.IMAGE, (), partial(self._look_at, image), (number,))
+            for number, image in enumerate(images)
+        ]
+        return (*prompt_encodings(prompts, self._embed), *seen)
+
+    def _embed(self, prompt: str) -> dict[str, torch.Tensor]:
+        return {
+            "prompt_embeds": self._tokens(self._prompt_ids(prompt)),
             "marker_embeds": self._tokens(self._ids(_PICTURE_MARKERS)),
         }
-        for image in images:
-            conditioning["image_embeds"] = self._tower(vision_pixels(image).to(self._device))
-        return conditioning
+
+    def _look_at(self, image: Image.Image) -> dict[str, torch.Tensor]:
+        return {"image_embeds": self._tower(vision_pixels(image).to(self._device))}
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         start, end = self._ids(_PROMPT_MARKERS)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from services.domain.errors import ConfigurationError
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import Encoding, image_encoding
 from services.model_api.image_vae import ImageVae
 from services.model_families.bagel.checkpoint import fill
 from services.model_families.bagel.input_picture import vae_pixels
@@ -28,11 +29,10 @@ _BLOCK = re.compile(r"encoder\.down\.(\d+)\.block\.(\d+)\.conv2\.weight")
 class BagelVae(ImageVae):
     """Also samples the latents of input images."""
 
-    @torch.no_grad()
-    def encode_image(
+    def image_encoding(
         self, parameters: GenerationParameters, index: int, image: Image.Image
-    ) -> torch.Tensor:
-        """Latents [1, C, height / 8, width / 8] of one image, normalised for the denoiser.
+    ) -> Encoding:
+        """To latents [1, C, height / 8, width / 8] of one image, normalised for the denoiser.
 
         They are drawn from what the VAE finds likely. The request's seed decides them: of its
         stream of random numbers they take the beginning, and the denoiser's noise what follows.
@@ -42,9 +42,13 @@ class BagelVae(ImageVae):
             index: which of parameters.images it is; there is one at most.
             image: the picture, the right way up, in the mode its file has.
         """
+        seed = parameters.seed
+        return image_encoding(index, lambda: self._sampled(image, seed), seed)
+
+    def _sampled(self, image: Image.Image, seed: int) -> torch.Tensor:
         pixels = vae_pixels(image).to(self._device, self._vae.dtype)
         posterior = self._vae.encode(pixels).latent_dist
-        generator = torch.Generator("cpu").manual_seed(parameters.seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
         sample = posterior.mean + posterior.std * noise
         config = self._vae.config

@@ -8,9 +8,10 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import Encoding, prompt_encodings
 from services.model_api.modules import load_module, load_part
 from services.model_api.prompts import counted_prompts
-from services.model_api.stages import Images, Tensors
+from services.model_api.stages import Images
 from services.model_families.flux.spec import PROMPT_TOKENS
 
 
@@ -32,9 +33,10 @@ class FluxEncoder:
             "text_encoder_2": self._pipeline.text_encoder_2,
         }
 
-    @torch.no_grad()
-    def encode(self, parameters: GenerationParameters, _: Images = (), /) -> Tensors:
-        """Returns `prompt_embeds` [1, PROMPT_TOKENS, width], `pooled_prompt_embeds` [1, width].
+    def encodings(
+        self, parameters: GenerationParameters, _: Images = (), /
+    ) -> tuple[Encoding, ...]:
+        """To `prompt_embeds` [1, PROMPT_TOKENS, width], `pooled_prompt_embeds` [1, width].
 
         With true guidance also both of the negative prompt, `negative_` before their names.
 
@@ -42,14 +44,13 @@ class FluxEncoder:
             InvalidRequest: a prompt has more tokens than T5 reads.
         """
         prompts = counted_prompts(parameters, self._count, PROMPT_TOKENS)
-        encoded: dict[str, torch.Tensor] = {}
-        for field, prompt in prompts.items():
-            embeds, pooled, _ = self._pipeline.encode_prompt(
-                prompt=prompt, device=self._device, max_sequence_length=PROMPT_TOKENS
-            )
-            branch = field.removesuffix("prompt")
-            encoded |= {f"{branch}prompt_embeds": embeds, f"{branch}pooled_prompt_embeds": pooled}
-        return encoded
+        return prompt_encodings(prompts, self._embed)
+
+    def _embed(self, prompt: str) -> dict[str, torch.Tensor]:
+        embeds, pooled, _ = self._pipeline.encode_prompt(
+            prompt=prompt, device=self._device, max_sequence_length=PROMPT_TOKENS
+        )
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
     def _count(self, prompt: str) -> int:
         return len(self._pipeline.tokenizer_2(prompt).input_ids)

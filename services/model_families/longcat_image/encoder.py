@@ -11,10 +11,11 @@ from services.domain.errors import ConfigurationError, InvalidRequest
 from services.domain.family_options import LongCatOptions
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import Encoding, prompt_encodings
 from services.model_api.longcat_prompts import check_placeholders, checked_prompts, is_garbled
 from services.model_api.modules import load_module, load_part
 from services.model_api.seeding import seeded
-from services.model_api.stages import Images, Tensors
+from services.model_api.stages import Images
 from services.model_api.still_image_processor import load_processor
 
 _APOSTROPHE_INSIDE_A_WORD = re.compile(r"(?<=[a-zA-Z])'(?=[a-zA-Z])")
@@ -37,15 +38,16 @@ class LongCatImageEncoder:
         """The text encoder."""
         return {"text_encoder": self._pipeline.text_encoder}
 
-    @torch.no_grad()
-    def encode(self, parameters: GenerationParameters, _: Images = (), /) -> Tensors:
-        """Returns `prompt_embeds` [1, tokens, width]; when guided, `negative_prompt_embeds` too.
+    def encodings(
+        self, parameters: GenerationParameters, _: Images = (), /
+    ) -> tuple[Encoding, ...]:
+        """To `prompt_embeds` [1, tokens, width]; when guided, `negative_prompt_embeds` too.
 
         Raises:
             InvalidRequest: a prompt has more tokens than the model reads, or would be garbled.
         """
         prompts = checked_prompts(parameters, self._pipeline.tokenizer)
-        return {f"{field}_embeds": self._embed(prompt) for field, prompt in prompts.items()}
+        return prompt_encodings(prompts, self._embed)
 
     @torch.no_grad()
     def write_prompt(self, parameters: GenerationParameters, _: Images, /) -> str | None:
@@ -83,10 +85,9 @@ class LongCatImageEncoder:
         except InvalidRequest as error:
             raise _unusable(error.violations[0].description) from error
 
-    def _embed(self, prompt: str) -> torch.Tensor:
+    def _embed(self, prompt: str) -> dict[str, torch.Tensor]:
         embeds, _ = self._pipeline.encode_prompt(prompt)
-        assert isinstance(embeds, torch.Tensor)
-        return embeds
+        return {"prompt_embeds": embeds}
 
 
 def _unusable(why: str) -> InvalidRequest:

@@ -9,9 +9,10 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import Encoding, prompt_encodings
 from services.model_api.longcat_prompts import check_placeholders, checked_prompts
 from services.model_api.modules import load_module, load_part
-from services.model_api.stages import Images, Tensors
+from services.model_api.stages import Images
 from services.model_api.still_image_processor import load_processor
 
 
@@ -30,9 +31,10 @@ class LongCatImageEditEncoder:
         """The text encoder."""
         return {"text_encoder": self._pipeline.text_encoder}
 
-    @torch.no_grad()
-    def encode(self, parameters: GenerationParameters, images: Images = (), /) -> Tensors:
-        """Returns `prompt_embeds` [1, tokens, width]; when guided, `negative_prompt_embeds` too.
+    def encodings(
+        self, parameters: GenerationParameters, images: Images = (), /
+    ) -> tuple[Encoding, ...]:
+        """To `prompt_embeds` [1, tokens, width]; when guided, `negative_prompt_embeds` too.
 
         The picture's tokens are before the prompt's, in both.
 
@@ -44,8 +46,10 @@ class LongCatImageEditEncoder:
         for field, prompt in prompts.items():
             check_placeholders(field, prompt, (self._pipeline.image_token,))
         (image,) = images
-        scaled = self._scaled(image, parameters.width, parameters.height)
-        return {f"{field}_embeds": self._embed(prompt, scaled) for field, prompt in prompts.items()}
+        size = (parameters.width, parameters.height)
+        return prompt_encodings(
+            prompts, lambda prompt: self._embed(prompt, image, *size), *size, pictures=(0,)
+        )
 
     def _scaled(self, image: Image.Image, width: int, height: int) -> Image.Image:
         resize = self._pipeline.image_processor.resize
@@ -54,10 +58,11 @@ class LongCatImageEditEncoder:
         assert isinstance(half, Image.Image)
         return half
 
-    def _embed(self, prompt: str, image: Image.Image) -> torch.Tensor:
-        embeds, _ = self._pipeline.encode_prompt(prompt, image)
-        assert isinstance(embeds, torch.Tensor)
-        return embeds
+    def _embed(
+        self, prompt: str, image: Image.Image, width: int, height: int
+    ) -> dict[str, torch.Tensor]:
+        embeds, _ = self._pipeline.encode_prompt(prompt, self._scaled(image, width, height))
+        return {"prompt_embeds": embeds}
 
 
 def load(

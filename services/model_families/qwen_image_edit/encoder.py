@@ -11,10 +11,11 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from services.domain.generation import GenerationParameters
 from services.domain.image_fit import ImageFit
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import Encoding, prompt_encodings
 from services.model_api.modules import load_module, load_part
 from services.model_api.prompts import counted_prompts
 from services.model_api.qwen_image_encoder import prompt_tokens, unpadded
-from services.model_api.stages import Images, Tensors
+from services.model_api.stages import Images
 from services.model_api.still_image_processor import load_processor
 from services.model_families.qwen_image_edit.spec import (
     CONDITION_FITS,
@@ -48,9 +49,10 @@ class QwenImageEditEncoder:
         """The text encoder."""
         return {"text_encoder": self._pipeline.text_encoder}
 
-    @torch.no_grad()
-    def encode(self, parameters: GenerationParameters, images: Images = (), /) -> Tensors:
-        """Returns `prompt_embeds` [1, tokens, width]; when guided, `negative_prompt_embeds` too.
+    def encodings(
+        self, parameters: GenerationParameters, images: Images = (), /
+    ) -> tuple[Encoding, ...]:
+        """To `prompt_embeds` [1, tokens, width]; when guided, `negative_prompt_embeds` too.
 
         The pictures' tokens are among them, in both.
 
@@ -60,8 +62,9 @@ class QwenImageEditEncoder:
         prompts = counted_prompts(
             parameters, lambda prompt: prompt_tokens(self._pipeline, prompt), MAX_PROMPT_TOKENS
         )
-        scaled = [self._scaled(image) for image in images]
-        return {f"{field}_embeds": self._embed(prompt, scaled) for field, prompt in prompts.items()}
+        return prompt_encodings(
+            prompts, lambda prompt: self._embed(prompt, images), pictures=range(len(images))
+        )
 
     def _scaled(self, image: Image.Image) -> Image.Image:
         width, height = self._fit.size(*image.size)
@@ -69,11 +72,14 @@ class QwenImageEditEncoder:
         assert isinstance(scaled, Image.Image)
         return scaled
 
-    def _embed(self, prompt: str, images: list[Image.Image]) -> torch.Tensor:
+    def _embed(self, prompt: str, images: Images) -> dict[str, torch.Tensor]:
         embeds, mask = self._pipeline.encode_prompt(
-            prompt=prompt, image=images, device=self._device, max_sequence_length=MAX_PROMPT_TOKENS
+            prompt=prompt,
+            image=[self._scaled(image) for image in images],
+            device=self._device,
+            max_sequence_length=MAX_PROMPT_TOKENS,
         )
-        return unpadded(embeds, mask)
+        return {"prompt_embeds": unpadded(embeds, mask)}
 
 
 def load(

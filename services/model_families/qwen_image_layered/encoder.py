@@ -8,12 +8,13 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from services.domain.family_options import LayeredOptions
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import Encoding, prompt_encodings
 from services.model_api.modules import load_module, load_part
 from services.model_api.prompts import counted_prompts
 from services.model_api.qwen_image import MAX_PROMPT_TOKENS
 from services.model_api.qwen_image_encoder import QwenImageEncoder
 from services.model_api.seeding import seeded
-from services.model_api.stages import Images, Tensors
+from services.model_api.stages import Images
 from services.model_api.still_image_processor import load_processor
 from services.model_families.qwen_image_layered.spec import picture_fit
 
@@ -21,9 +22,10 @@ from services.model_families.qwen_image_layered.spec import picture_fit
 class QwenImageLayeredEncoder(QwenImageEncoder):
     """Does not show the picture to the text encoder unless it is to be captioned."""
 
-    @torch.no_grad()
-    def encode(self, parameters: GenerationParameters, _: Images = (), /) -> Tensors:
-        """As QwenImageEncoder.encode; of a caption that is too long the beginning is read.
+    def encodings(
+        self, parameters: GenerationParameters, _: Images = (), /
+    ) -> tuple[Encoding, ...]:
+        """As QwenImageEncoder.encodings; of a caption that is too long the beginning is read.
 
         Raises:
             InvalidRequest: a prompt has more tokens than the model reads.
@@ -31,7 +33,7 @@ class QwenImageLayeredEncoder(QwenImageEncoder):
         counted = parameters.model_copy(update={"prompt": ""} if _captioned(parameters) else {})
         prompts = counted_prompts(counted, self.count, MAX_PROMPT_TOKENS)
         prompts["prompt"] = parameters.prompt
-        return {f"{field}_embeds": self.embed(prompt) for field, prompt in prompts.items()}
+        return prompt_encodings(prompts, self.conditioning)
 
     @torch.no_grad()
     def write_prompt(self, parameters: GenerationParameters, images: Images, /) -> str | None:

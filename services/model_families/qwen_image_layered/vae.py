@@ -7,6 +7,7 @@ from PIL import Image
 from services.domain.errors import ConfigurationError
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import Encoding, image_encoding
 from services.model_api.modules import load_module
 from services.model_api.pictures import picture_of, take_latents
 from services.model_api.qwen_image import vae_scale_factor
@@ -22,12 +23,14 @@ class QwenImageLayeredVae(QwenImageVae):
 
     decodes_batches = True
 
-    def encode_image(
+    def image_encoding(
         self, parameters: GenerationParameters, index: int, image: Image.Image
-    ) -> torch.Tensor:
-        """Latents [1, C, 1, H, W] of the picture, scaled to the request's resolution."""
+    ) -> Encoding:
+        """To latents [1, C, 1, H, W] of the picture, scaled to the request's resolution."""
         size = picture_fit(parameters).size(*image.size)
-        return self.encode_picture(image.convert("RGBA"), size)
+        return image_encoding(
+            index, lambda: self.encode_picture(image.convert("RGBA"), size), *size
+        )
 
     @torch.no_grad()
     def decode(self, parameters: GenerationParameters, latents: Tensors) -> list[Image.Image]:

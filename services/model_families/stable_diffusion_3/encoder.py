@@ -13,17 +13,11 @@ from transformers import (
 
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import Encoding, prompt_encodings
 from services.model_api.modules import load_module, load_part
 from services.model_api.prompts import counted_prompts
-from services.model_api.stages import Images, Tensors
+from services.model_api.stages import Images
 from services.model_families.stable_diffusion_3.spec import MAX_PROMPT_TOKENS
-
-_TENSORS = (
-    "prompt_embeds",
-    "negative_prompt_embeds",
-    "pooled_prompt_embeds",
-    "negative_pooled_prompt_embeds",
-)
 
 
 class StableDiffusion3Encoder:
@@ -46,28 +40,29 @@ class StableDiffusion3Encoder:
             "text_encoder_3": self._pipeline.text_encoder_3,
         }
 
-    @torch.no_grad()
-    def encode(self, parameters: GenerationParameters, _: Images = (), /) -> Tensors:
-        """Returns `prompt_embeds` [1, 333, width] and `pooled_prompt_embeds` [1, pooled width].
+    def encodings(
+        self, parameters: GenerationParameters, _: Images = (), /
+    ) -> tuple[Encoding, ...]:
+        """To `prompt_embeds` [1, 333, width] and `pooled_prompt_embeds` [1, pooled width].
 
         When guided, both exist a second time with `negative_` before their names.
 
         Raises:
             InvalidRequest: a prompt has more tokens than T5 reads.
         """
-        encoded = self._pipeline.encode_prompt(
-            **counted_prompts(parameters, self._count, MAX_PROMPT_TOKENS),
+        prompts = counted_prompts(parameters, self._count, MAX_PROMPT_TOKENS)
+        return prompt_encodings(prompts, self._embed)
+
+    def _embed(self, prompt: str) -> dict[str, torch.Tensor]:
+        embeds, _, pooled, _ = self._pipeline.encode_prompt(
+            prompt=prompt,
             prompt_2=None,
             prompt_3=None,
-            do_classifier_free_guidance=parameters.guided,
+            do_classifier_free_guidance=False,
             device=self._device,
             max_sequence_length=MAX_PROMPT_TOKENS,
         )
-        return {
-            name: tensor
-            for name, tensor in zip(_TENSORS, encoded, strict=True)
-            if tensor is not None
-        }
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
     def _count(self, prompt: str) -> int:
         return len(self._pipeline.tokenizer_3(prompt).input_ids)

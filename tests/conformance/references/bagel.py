@@ -9,6 +9,7 @@ import torch
 from services.domain.family_options import BagelOptions
 from services.domain.generation import GenerationParameters
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import encode_all
 from services.model_families.bagel import denoiser, encoder, vae
 from services.model_families.bagel.context import Context
 from services.model_families.bagel.flow_transformer import FlowTransformer
@@ -39,13 +40,13 @@ class BagelInOneProcess:
     @torch.no_grad()
     def __call__(self, parameters: GenerationParameters) -> Drawn:
         pictures = pictures_of(parameters)
-        read = self.encoder.encode(parameters, pictures)
+        read = encode_all(self.encoder.encodings(parameters, pictures))
         prompt, markers = read["prompt_embeds"], read["marker_embeds"]
         # One stream of random numbers: what the image's latents take, the noise does not have.
         stream = torch.Generator().manual_seed(parameters.seed)
         start = Context()
         for picture in pictures:
-            latents = self.vae.encode_image(parameters, 0, picture)
+            latents = self.vae.image_encoding(parameters, 0, picture).tensors()["latents"]
             torch.randn(latents.shape, generator=stream)
             rows, columns = latents.shape[2] // 2, latents.shape[3] // 2
             tokens = torch.nn.functional.unfold(latents, 2, stride=2)

@@ -13,6 +13,7 @@ from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
 from services.domain.stages import EncodeRequest, StageTask
 from services.domain.tensor_ref import Seal
+from services.model_api.encoding import Encoding, prompt_encodings
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import Images, Tensors
 from services.tensor_store.tensor_store import TensorStore, open_store
@@ -34,9 +35,18 @@ class Reader:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, Images]] = []
 
-    def encode(self, parameters: GenerationParameters, images: Images = (), /) -> Tensors:
-        self.seen.append(("encode", parameters.prompt, images))
-        return {"length": torch.tensor([len(parameters.prompt)])}
+    def encodings(
+        self, parameters: GenerationParameters, images: Images = (), /
+    ) -> tuple[Encoding, ...]:
+        return prompt_encodings(
+            {"prompt": parameters.prompt},
+            lambda prompt: self._encode(prompt, images),
+            pictures=range(len(images)),
+        )
+
+    def _encode(self, prompt: str, images: Images) -> Tensors:
+        self.seen.append(("encode", prompt, images))
+        return {"length": torch.tensor([len(prompt)])}
 
 
 class Writer(Reader):

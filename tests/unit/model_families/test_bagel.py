@@ -14,6 +14,7 @@ from services.domain.generation import GenerationParameters, GenerationRequest, 
 from services.domain.input_image import InputImage
 from services.domain.model import GenerationDefaults, Stage
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import encode_all
 from services.model_api.stage_model import StageModel
 from services.model_families import find_family
 from services.model_families.bagel.context import Context
@@ -92,7 +93,7 @@ def test_49_steps_go_through_the_50_published_time_steps(
     loaded: StageModel[BagelDenoiser], encoder: BagelEncoder, ask: Ask
 ) -> None:
     parameters = ask(width=32, height=32, steps=49, guidance_scale=1.0)
-    state = loaded.model.prepare(parameters, encoder.encode(parameters))
+    state = loaded.model.prepare(parameters, encode_all(encoder.encodings(parameters)))
     sigmas = [state.sigma]
     while state.completed_steps < state.total_steps:
         loaded.model.step(state)
@@ -180,7 +181,7 @@ def test_noise_is_what_the_seed_draws_first_and_after_an_images_latents(
     stream.manual_seed(7)
     posterior = vae.components["vae"].encode(picture_pixels()).latent_dist
     sample = posterior.mean + posterior.std * torch.randn(1, 16, 64, 64, generator=stream)
-    latents = vae.encode_image(edited, 0, PICTURE)
+    latents = vae.image_encoding(edited, 0, PICTURE).tensors()["latents"]
     torch.testing.assert_close(latents, 0.3611 * (sample - 0.1159))
     state = loaded.model.prepare(edited, conditioning(edited))
     assert torch.equal(state.latents, torch.randn(1, 16, 64, generator=stream))
@@ -196,16 +197,16 @@ def test_a_prompt_stands_between_the_markers_of_a_message(encoder: BagelEncoder,
     tokenizer = encoder._tokenizer
     text = "<|im_start|>a circle<|im_end|><|vision_start|><|vision_end|>"
     ids = tokenizer(text).input_ids
-    given = encoder.encode(ask(), [])
+    given = encode_all(encoder.encodings(ask(), []))
     assert given.keys() == {"prompt_embeds", "marker_embeds"}
     assert torch.equal(given["prompt_embeds"][0], table[ids[:-2]])
     assert torch.equal(given["marker_embeds"][0], table[ids[-2:]])
 
 
 def test_too_long_a_prompt_counts_with_its_markers(encoder: BagelEncoder, ask: Ask) -> None:
-    encoder.encode(ask(prompt="7" * 1022))
+    encode_all(encoder.encodings(ask(prompt="7" * 1022)))
     with pytest.raises(InvalidRequest, match="prompt: has 1025 tokens; allowed are at most 1024"):
-        encoder.encode(ask(prompt="7" * 1023))
+        encode_all(encoder.encodings(ask(prompt="7" * 1023)))
 
 
 def test_the_vae_is_the_published_one(vae: BagelVae, whole: Path) -> None:
@@ -319,5 +320,5 @@ def test_a_tokenizer_without_the_markers_is_refused(path: Path) -> None:
 def test_pixels_of_an_input_image_are_in_the_model_type(whole: Path, ask: Ask) -> None:
     vae = load_vae(whole, None, ElementType.BFLOAT16, "cpu").model
     assert isinstance(vae, BagelVae)
-    latents = vae.encode_image(ask(images=(DESCRIBED,)), 0, PICTURE)
+    latents = vae.image_encoding(ask(images=(DESCRIBED,)), 0, PICTURE).tensors()["latents"]
     assert (latents.dtype, latents.shape) == (torch.bfloat16, (1, 16, 64, 64))

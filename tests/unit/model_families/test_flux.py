@@ -12,6 +12,7 @@ from services.domain.family_options import FluxOptions
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
 from services.domain.model import GenerationDefaults, Model
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import encode_all
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import EncoderModel
 from services.model_families.flux.spec import SPEC
@@ -107,6 +108,6 @@ def test_clip_summarises_the_beginning_of_a_prompt_that_t5_reads_whole(
     encoder: StageModel[EncoderModel], ask: Ask
 ) -> None:
     long = "7" * 400
-    first, second = (encoder.model.encode(ask(prompt=long + last)) for last in "78")
+    first, second = (encode_all(encoder.model.encodings(ask(prompt=long + last))) for last in "78")
     assert torch.equal(first["pooled_prompt_embeds"], second["pooled_prompt_embeds"])
     assert not torch.equal(first["prompt_embeds"], second["prompt_embeds"])

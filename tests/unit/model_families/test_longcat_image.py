@@ -12,6 +12,7 @@ from services.domain.errors import ConfigurationError, InvalidRequest
 from services.domain.family_options import LongCatOptions
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
 from services.domain.model import GenerationDefaults, Stage
+from services.model_api.encoding import encode_all
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import EncoderModel
 from services.model_families.loading import load_denoiser, load_encoder
@@ -71,7 +72,7 @@ def drawn(
     directory: Path, dtype: ElementType, parameters: GenerationParameters, prompt: str
 ) -> torch.Tensor:
     told = parameters.model_copy(update={"prompt": prompt})
-    conditioning = load_encoder(directory, None, dtype, "cpu").model.encode(told)
+    conditioning = encode_all(load_encoder(directory, None, dtype, "cpu").model.encodings(told))
     denoiser = load_denoiser(directory, None, dtype, "cpu").model
     state = denoiser.prepare(parameters, conditioning)
     for _ in range(state.total_steps):
@@ -120,20 +121,20 @@ def test_quoted_characters_count_one_by_one(
 ) -> None:
     # One token a word outside quotes; inside, one for the space and five for its letters.
     words = " image" * 100
-    encoder.model.encode(ask(prompt=words))
+    encode_all(encoder.model.encodings(ask(prompt=words)))
     with pytest.raises(
         InvalidRequest, match=f"^prompt: has {tokens} tokens; allowed are at most 512$"
     ):
-        encoder.model.encode(ask(prompt=quotes[0] + words + quotes[1]))
+        encode_all(encoder.model.encodings(ask(prompt=quotes[0] + words + quotes[1])))
 
 
 @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
 def test_words_that_the_model_would_take_for_one_another_are_refused(
     encoder: StageModel[EncoderModel], ask: Ask, field: str
 ) -> None:
-    encoder.model.encode(ask(**{field: "it's a dog, isn\u2019t it? it's 'me'"}))
+    encode_all(encoder.model.encodings(ask(**{field: "it's a dog, isn\u2019t it? it's 'me'"})))
     with pytest.raises(InvalidRequest, match=rf"^{field}: contains different words with ' inside"):
-        encoder.model.encode(ask(**{field: "it's a dog, isn't it?"}))
+        encode_all(encoder.model.encodings(ask(**{field: "it's a dog, isn't it?"})))
 
 
 def test_a_prompt_is_drawn_as_it_was_written_unless_a_request_says_otherwise(
@@ -210,7 +211,7 @@ def test_a_rewritten_prompt_that_would_be_garbled_gets_other_apostrophes(
     writes("the dog's bone isn't 'old'")
     written = rewrite()
     assert written == "the dog\u2019s bone isn\u2019t 'old'"
-    encoder.model.encode(ask(prompt=written))
+    encode_all(encoder.model.encodings(ask(prompt=written)))
 
 
 def test_a_rewritten_prompt_that_is_read_as_it_is_keeps_its_apostrophes(
@@ -232,7 +233,7 @@ def test_a_prompt_that_the_language_model_would_take_for_a_picture_is_not_rewrit
     with pytest.raises(InvalidRequest) as refused:
         rewrite(prompt=prompt)
     assert str(refused.value) == refusal
-    encoder.model.encode(ask(prompt=prompt))
+    encode_all(encoder.model.encodings(ask(prompt=prompt)))
 
 
 def test_a_model_that_cannot_hold_a_conversation_is_not_loaded(tmp_path: Path) -> None:

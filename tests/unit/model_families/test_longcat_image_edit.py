@@ -13,6 +13,7 @@ from services.domain.errors import ConfigurationError, InvalidRequest
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
 from services.domain.input_image import InputImage
 from services.domain.model import GenerationDefaults, Stage
+from services.model_api.encoding import encode_all
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import (
     DenoiserModel,
@@ -145,7 +146,7 @@ def test_a_prompt_that_would_be_read_as_something_else_is_refused(
 ) -> None:
     parameters = ask(**{field: text})
     with pytest.raises(InvalidRequest, match=f"^{field}: {refusal}"):
-        encoder.model.encode(parameters, [picture((90, 60))])
+        encode_all(encoder.model.encodings(parameters, [picture((90, 60))]))
 
 
 @pytest.mark.usefixtures("_small_areas")
@@ -175,8 +176,8 @@ def test_pictures_of_all_kinds_and_sizes_are_edited_as_the_published_pipeline_ed
     parameters = ask(size, steps=2)
     assert isinstance(vae.model, ImageEncodingVae)
     conditioning = {
-        **encoder.model.encode(parameters, [image]),
-        image_latents_name(0): vae.model.encode_image(parameters, 0, image),
+        **encode_all(encoder.model.encodings(parameters, [image])),
+        image_latents_name(0): vae.model.image_encoding(parameters, 0, image).tensors()["latents"],
     }
     state = denoiser.model.prepare(parameters, conditioning)
     for _ in range(parameters.steps):

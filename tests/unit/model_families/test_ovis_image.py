@@ -5,6 +5,7 @@ import pytest
 from services.domain.element_type import ElementType
 from services.domain.generation import GenerationRequest, resolve
 from services.domain.model import GenerationDefaults
+from services.model_api.encoding import encode_all
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import EncoderModel
 from services.model_families.loading import load_encoder
@@ -32,6 +33,6 @@ def test_guidance_above_one_runs_a_second_branch(
 ) -> None:
     request = GenerationRequest(prompt="a circle", guidance_scale=scale)
     parameters = resolve(request, encoder.loaded.model, draw_seed=lambda: 0)
-    tensors = encoder.model.encode(parameters)
+    tensors = encode_all(encoder.model.encodings(parameters))
     assert tensors.keys() == names
     assert {tensor.shape[:2] for tensor in tensors.values()} == {(1, 256)}

@@ -13,6 +13,7 @@ from services.domain.errors import ConfigurationError, InvalidRequest
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
 from services.domain.input_image import InputImage
 from services.domain.model import GenerationDefaults, MediaFormat, Stage
+from services.model_api.encoding import encode_all
 from services.model_api.stages import ImageEncodingVae
 from services.model_families.loading import load_encoder, load_vae
 from services.model_families.qwen_image_layered.encoder import QwenImageLayeredEncoder
@@ -89,7 +90,7 @@ def encoded_caption(
     encoder: QwenImageLayeredEncoder, parameters: GenerationParameters, caption: str
 ) -> torch.Tensor:
     written = parameters.model_copy(update={"prompt": caption})
-    return encoder.encode(written)["prompt_embeds"]
+    return encode_all(encoder.encodings(written))["prompt_embeds"]
 
 
 def test_what_a_request_leaves_out_is_as_published(ask: Ask, directory: Path) -> None:
@@ -238,7 +239,7 @@ def test_pictures_of_all_kinds_are_encoded_as_the_published_pipeline_encodes_the
     )
     with torch.no_grad():
         published = stock._encode_vae_image(pixels.unsqueeze(2), torch.Generator())
-    assert torch.equal(vae.encode_image(parameters, 0, converted), published)
+    assert torch.equal(vae.image_encoding(parameters, 0, converted).tensors()["latents"], published)
 
 
 def test_what_is_transparent_decides_the_latents(
@@ -246,7 +247,7 @@ def test_what_is_transparent_decides_the_latents(
 ) -> None:
     opaque = picture.copy()
     opaque.putalpha(255)
-    seen = [vae.encode_image(ask(), 0, each) for each in (picture, opaque)]
+    seen = [vae.image_encoding(ask(), 0, each).tensors()["latents"] for each in (picture, opaque)]
     assert not torch.equal(*seen)
 
 

@@ -13,6 +13,7 @@ from services.domain.errors import ConfigurationError, InvalidRequest, TriptychE
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
 from services.domain.model import Capabilities, GenerationDefaults
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import encode_all
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import DenoiserModel, EncoderModel
 from services.model_families.loading import load_denoiser, load_encoder
@@ -127,7 +128,7 @@ def test_t5_reads_what_is_beyond_the_clips(
     opening = "7" * 100
     clip = CLIPTokenizer.from_pretrained(whole / "tokenizer", local_files_only=True)
     assert len(clip(opening).input_ids) > CLIP_TOKENS
-    one, other = (encoder.model.encode(ask(prompt=opening + end)) for end in "12")
+    one, other = (encode_all(encoder.model.encodings(ask(prompt=opening + end))) for end in "12")
     rows_one, rows_other = one["prompt_embeds"][0], other["prompt_embeds"][0]
     assert torch.equal(rows_one[:CLIP_TOKENS], rows_other[:CLIP_TOKENS])
     assert not torch.equal(rows_one[CLIP_TOKENS:], rows_other[CLIP_TOKENS:])
@@ -137,8 +138,8 @@ def test_an_unguided_request_has_no_second_conditioning(
     encoder: StageModel[EncoderModel], ask: Callable[..., GenerationParameters]
 ) -> None:
     plain = {"prompt_embeds", "pooled_prompt_embeds"}
-    assert encoder.model.encode(ask(guidance_scale=1.0)).keys() == plain
-    guided = encoder.model.encode(ask())
+    assert encode_all(encoder.model.encodings(ask(guidance_scale=1.0))).keys() == plain
+    guided = encode_all(encoder.model.encodings(ask()))
     assert {name: tensor.shape for name, tensor in guided.items()} == {
         name: tensor.shape for name, tensor in CONDITIONING.items()
     }
@@ -162,7 +163,7 @@ def test_a_schedule_that_follows_the_size_is_the_published_one(
     configure(directory / "scheduler" / "scheduler_config.json", use_dynamic_shifting=True)
     dynamic = load_denoiser(directory, None, FLOAT32, "cpu").model
     parameters = ask()
-    conditioning = encoder.model.encode(parameters)
+    conditioning = encode_all(encoder.model.encodings(parameters))
     drawn = []
     for model in (dynamic, denoiser.model):
         state = model.prepare(parameters, conditioning)

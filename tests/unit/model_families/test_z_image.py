@@ -12,6 +12,7 @@ from services.domain.errors import ConfigurationError, InvalidRequest
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
 from services.domain.model import GenerationDefaults
 from services.model_api.directory import ModelDirectory
+from services.model_api.encoding import encode_all
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import DenoiserModel, EncoderModel
 from services.model_families.loading import load_denoiser, load_encoder
@@ -79,8 +80,10 @@ def test_a_directory_of_few_steps_says_so_in_its_manifest(directory: Path) -> No
 def test_any_guidance_above_zero_runs_both_branches(
     encoder: StageModel[EncoderModel], ask: Callable[..., GenerationParameters]
 ) -> None:
-    assert encoder.model.encode(ask(guidance_scale=0.5)).keys() == CONDITIONING.keys()
-    assert encoder.model.encode(ask(guidance_scale=0.0)).keys() == {"prompt_embeds"}
+    assert (
+        encode_all(encoder.model.encodings(ask(guidance_scale=0.5))).keys() == CONDITIONING.keys()
+    )
+    assert encode_all(encoder.model.encodings(ask(guidance_scale=0.0))).keys() == {"prompt_embeds"}
     with pytest.raises(InvalidRequest, match=r"negative_prompt: has no effect unless .* above 0"):
         ask(guidance_scale=0.0, negative_prompt="grey")
 
@@ -102,7 +105,7 @@ def test_a_schedule_that_follows_the_size_is_the_published_one(
     pipeline = ZImagePipeline.from_pretrained(directory, vae=None, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     parameters = ask(steps=3)
-    state = model.model.prepare(parameters, encoder.model.encode(parameters))
+    state = model.model.prepare(parameters, encode_all(encoder.model.encodings(parameters)))
     sigmas = []
     for _ in range(parameters.steps):
         sigmas.append(state.sigma)

@@ -11,6 +11,7 @@ from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
 from services.domain.stages import EncodeImageRequest, StageTask
 from services.domain.tensor_ref import Seal
+from services.model_api.encoding import Encoding, image_encoding
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import Tensors, VaeModel
 from services.tensor_store.tensor_store import TensorStore, open_store
@@ -38,9 +39,12 @@ class MeasuringVae(DrawingVae):
     def __init__(self) -> None:
         self.seen: list[Image.Image] = []
 
-    def encode_image(
+    def image_encoding(
         self, parameters: GenerationParameters, index: int, image: Image.Image
-    ) -> torch.Tensor:
+    ) -> Encoding:
+        return image_encoding(index, lambda: self._encode(index, image))
+
+    def _encode(self, index: int, image: Image.Image) -> torch.Tensor:
         self.seen.append(image)
         return torch.tensor([index, *image.size])
 
