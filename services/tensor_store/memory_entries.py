@@ -61,10 +61,12 @@ class MemoryEntries(EntryStore):
         check_entry_name(name)
         now = self._clock()
         with self._table.lock:
-            entry = self._table.entries.pop(name, None)
+            entries = self._table.entries
+            entry = entries.get(name)
             if entry is None or entry.used_time <= now - self._idle_seconds:
                 return None
-            self._table.entries[name] = _Entry(entry.data, now)
+            entries[name] = _Entry(entry.data, now)
+            entries.move_to_end(name)
             return entry.data
 
     def write(self, name: str, data: memoryview) -> bool:

@@ -1,11 +1,11 @@
 """The part of a shared-memory store that one process writes to."""
 
-import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from services.tensor_store import flat_directory
 from services.tensor_store.blob_store import BlobName
 
 _LOCK = "lock"
@@ -57,8 +57,8 @@ class OwnerDirectory:
     def remove(self) -> int:
         """Removes the directory; returns how many segments were in it."""
         # The pool comes after what is live: others may move files from there to it meanwhile.
-        removed = sum(_remove_files(self._path / each) for each in (_LIVE, _WRITING, _POOL))
-        _remove_files(self._path)
+        removed = sum(flat_directory.remove(self._path / each) for each in (_LIVE, _WRITING, _POOL))
+        flat_directory.remove(self._path)
         if self._lock_descriptor is not None:
             os.close(self._lock_descriptor)
             self._lock_descriptor = None
@@ -78,11 +78,11 @@ class OwnerDirectory:
 
     def live(self) -> Iterator[os.stat_result]:
         """The files of published blobs."""
-        return (status for _, status in _files(self._path / _LIVE))
+        return (status for _, status in flat_directory.files(self._path / _LIVE))
 
     def pooled(self) -> Iterator[tuple[str, os.stat_result]]:
         """Keys and files of released segments."""
-        return _files(self._path / _POOL)
+        return flat_directory.files(self._path / _POOL)
 
     def release(self, name: BlobName) -> bool:
         """Moves a blob to the pool; False if it is not live."""
@@ -91,12 +91,14 @@ class OwnerDirectory:
     def release_request(self, tenant: str, request_id: str) -> int:
         """Moves all of a request's blobs to the pool."""
         prefix = f"{tenant}.{request_id}."
-        names = [name for name, _ in _files(self._path / _LIVE) if name.startswith(prefix)]
+        names = [
+            name for name, _ in flat_directory.files(self._path / _LIVE) if name.startswith(prefix)
+        ]
         return sum(map(self._move_to_pool, names))
 
     def release_expired(self, now: float) -> int:
         """Moves what is past its time, in seconds since the epoch, to the pool."""
-        live = _files(self._path / _LIVE)
+        live = flat_directory.files(self._path / _LIVE)
         names = [name for name, status in live if status.st_mtime <= now]
         return sum(map(self._move_to_pool, names))
 
@@ -111,42 +113,3 @@ class OwnerDirectory:
 
 def _file_name(name: BlobName) -> str:
     return f"{name.tenant}.{name.request_id}.{name.key}"
-
-
-def _files(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Names and states; what disappears meanwhile is left out."""
-    try:
-        with os.scandir(directory) as opened:
-            entries = list(opened)
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        yield entry.name, status
-
-
-def _remove_files(directory: Path) -> int:
-    """Removes a directory of files, those that come meanwhile included; returns how many."""
-    removed = 0
-    while True:
-        for name, _ in _files(directory):
-            (directory / name).unlink(missing_ok=True)
-            removed += 1
-        if _remove_directory(directory):
-            return removed
-
-
-def _remove_directory(directory: Path) -> bool:
-    """Whether it is gone; False if a file has come into it."""
-    try:
-        directory.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno == errno.ENOTEMPTY:
-            return False
-        raise
-    return True

@@ -6,9 +6,9 @@ import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
 class NoRoom(OSError):
@@ -58,7 +58,7 @@ class Segment:
                 path.unlink(missing_ok=True)
                 raise
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise NoRoom(error.errno, error.strerror) from error
             raise
         return cls(path, capacity_bytes, mapping, descriptor)

@@ -5,10 +5,13 @@ import mmap
 import os
 import secrets
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from services.domain.errors import StoreFull, Unavailable
 from services.tensor_store.blob_store import BlobName
+from services.tensor_store.entry_directory import EntryDirectory
 from services.tensor_store.owner_directory import OwnerDirectory
 from services.tensor_store.segment import NoRoom, Segment, lock_for_writing
 
@@ -28,11 +31,14 @@ class SegmentPool:
     """Hands out segments to write to: released ones again before new ones. Thread-safe.
 
     A segment that was mapped before costs no page faults, which take most of the time of writing
-    into a new one.
+    into a new one. When the file system is full, the entries of the cache make room.
     """
 
-    def __init__(self, directory: OwnerDirectory, quota_bytes: int) -> None:
+    def __init__(
+        self, directory: OwnerDirectory, entries: EntryDirectory, quota_bytes: int
+    ) -> None:
         self._directory = directory
+        self._entries = entries
         self._quota_bytes = quota_bytes
         # Held while names and numbers change, never while bytes are moved or allocated.
         self._lock = threading.Lock()
@@ -127,19 +133,23 @@ class SegmentPool:
 
     def _create(self, capacity_bytes: int) -> Segment:
         path = self._directory.writing_path(secrets.token_hex(16))
-        try:
-            return Segment.create(path, capacity_bytes)
-        except NoRoom:
-            # Pooled memory is the only room that this process can make.
-            self.trim(math.inf)
-        except FileNotFoundError as error:
-            raise Unavailable("tensor store: its directory was removed") from error
-        try:
-            return Segment.create(path, capacity_bytes)
-        except NoRoom as error:
-            raise StoreFull(
-                f"tensor store: cannot allocate {capacity_bytes} bytes: {error.strerror}"
-            ) from error
+        # A request's tensors come before what is only kept in case it is wanted again.
+        for making_room in (nullcontext(), self._without_pooled(), self._entries.emptied()):
+            with making_room:
+                try:
+                    return Segment.create(path, capacity_bytes)
+                except NoRoom as error:
+                    refusal = error
+                except FileNotFoundError as error:
+                    raise Unavailable("tensor store: its directory was removed") from error
+        raise StoreFull(
+            f"tensor store: cannot allocate {capacity_bytes} bytes: {refusal.strerror}"
+        ) from refusal
+
+    @contextmanager
+    def _without_pooled(self) -> Iterator[None]:
+        self.trim(math.inf)
+        yield
 
     def _pooled(self) -> list[tuple[str, os.stat_result]]:
         return [each for each in self._directory.pooled() if each[0] in self._held]

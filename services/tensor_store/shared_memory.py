@@ -13,6 +13,7 @@ from services.domain.store_control import Bound, Fullness, StoreStats, SweepRepo
 from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, check_request
 from services.tensor_store.segment import map_for_reading
 from services.tensor_store.segment_pool import SegmentPool
+from services.tensor_store.shared_memory_entries import SharedMemoryEntries
 from services.tensor_store.store_root import StoreRoot
 from services.tensor_store.store_url import LocalOptions, StoreUrl
 
@@ -49,7 +50,7 @@ class SharedMemoryBlobStore(BlobStore):
         self._clock = clock
         self._root = StoreRoot(path)
         self._directory = self._root.add_owner()
-        self._pool = SegmentPool(self._directory, options.quota_bytes)
+        self._pool = SegmentPool(self._directory, self._root.entries, options.quota_bytes)
         self._closed = False
 
     @classmethod
@@ -103,6 +104,10 @@ class SharedMemoryBlobStore(BlobStore):
         """See BlobStore."""
         return self._root.owner(name.owner).release(name)
 
+    def entries(self, limit_bytes: int, idle_seconds: float) -> SharedMemoryEntries:
+        """See BlobStore. They are gone when the last process has left."""
+        return SharedMemoryEntries(self._root.entries, limit_bytes, idle_seconds, clock=self._clock)
+
     def release_request(self, tenant: str, request_id: str) -> int:
         """See StoreControl."""
         check_request(tenant, request_id)
@@ -144,3 +149,4 @@ class SharedMemoryBlobStore(BlobStore):
             self._closed = True
             self._pool.close()
             self._directory.remove()
+            self._root.remove_unused_entries()

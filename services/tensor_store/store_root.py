@@ -5,11 +5,12 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from services.domain.errors import ConfigurationError
 from services.domain.tensor_ref import IDENTIFIER
+from services.tensor_store.entry_directory import EntryDirectory
 from services.tensor_store.owner_directory import OwnerDirectory
 
 MIN_FILE_SYSTEM_BYTES = 16 << 20
@@ -17,7 +18,7 @@ MIN_FILE_SYSTEM_BYTES = 16 << 20
 
 
 class StoreRoot:
-    """A private directory with one directory per process in it, and a file `id`.
+    """A private directory with one directory per process, one for all, and a file `id`.
 
     `id` holds the store's identity and serialises those who add or remove directories. It stays
     when the last process leaves, so that a store keeps its identity while its processes restart.
@@ -26,6 +27,7 @@ class StoreRoot:
     def __init__(self, path: Path) -> None:
         self._path = path
         _create(path)
+        self.entries = EntryDirectory(path)
         self._id = path / "id"
         with self._locked():
             self.identity = self._read_or_write_identity()
@@ -36,6 +38,7 @@ class StoreRoot:
         # The lock keeps sweepers from seeing a directory that is not locked yet.
         with self._locked():
             try:
+                self.entries.create()
                 directory.create()
             except OSError as error:
                 raise ConfigurationError(
@@ -56,6 +59,13 @@ class StoreRoot:
         """Removes what processes that are gone left behind; returns how many files of tensors."""
         with self._locked():
             return sum(owner.remove() for owner in self.owners() if owner.is_dead())
+
+    def remove_unused_entries(self) -> None:
+        """Removes the directory of the cache if no process is left to use it."""
+        # Under the lock nobody comes; who comes later makes it anew.
+        with suppress(FileNotFoundError), self._locked():
+            if all(owner.is_dead() for owner in self.owners()):
+                self.entries.remove()
 
     def file_system_bytes(self) -> tuple[int, int]:
         """What is used of the file system, whoever uses it, and its size."""

@@ -13,7 +13,7 @@ from tests.conformance.store_backends import STORING, Backend
 LIMIT_BYTES = 100_000
 IDLE_SECONDS = 300.0
 A, B, C, D = (digit * 64 for digit in "abcd")
-WITH_ENTRIES = ("memory",)
+WITH_ENTRIES = ("memory", "shm")
 
 
 @pytest.fixture(params=[each for each in STORING if each in WITH_ENTRIES])

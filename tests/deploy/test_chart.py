@@ -76,6 +76,9 @@ def test_every_manifest_holds_against_the_strict_schema(
             ",denoiser.replicas=5",
             "maxReplicas is 4; denoiser.replicas, the least, is 5",
         ),
+        ("model.manifest.secret=s,model.manifest.configMap=c", "exclude one another"),
+        ("model.manifest.path=/model/SHA256SUMS", "a file of the volume model.existingClaim"),
+        ("model.manifest.path=/tmp/m,model.existingClaim=c", "inside /model"),
         (
             "topology=disaggregated,store.redis.host=r,store.redis.username=u",
             "needs store.redis.existingSecret",
@@ -147,6 +150,25 @@ def test_an_autoscaler_has_the_denoisers_to_itself_and_the_gateway_knows_all_it_
     assert len(json.loads(gateway_environment(*REDIS, *scaling)["TRIPTYCH_GATEWAY_DENOISER"])) == 4
     (metric,) = (each for each in METRICS if each.exposed_name in json.dumps(scaler))
     assert metric.kind == "gauge"
+
+
+@pytest.mark.parametrize("where", ["configMap", "secret", "path"])
+def test_every_stage_finds_the_models_manifest_where_it_is_told_to_look(where: str) -> None:
+    values = f"model.existingClaim=models,model.manifest.{where}=/model/demo.sha256"
+    manifests = rendered("--set", values)
+    (pod,) = (
+        each["spec"]["template"]["spec"] for each in manifests if each["kind"] == "StatefulSet"
+    )
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    for container in pod["containers"]:
+        variable = f"TRIPTYCH_{container['name'].upper()}_MODEL_MANIFEST"
+        (file,) = (Path(each["value"]) for each in container["env"] if each["name"] == variable)
+        (mount,) = (
+            each for each in container["volumeMounts"] if file.is_relative_to(each["mountPath"])
+        )
+        assert mount["readOnly"]
+        kind = "persistentVolumeClaim" if where == "path" else where
+        assert kind in volumes[mount["name"]]
 
 
 @each_example

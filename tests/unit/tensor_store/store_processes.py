@@ -4,6 +4,7 @@ One helper process without torch and threads forks a child for every process a t
 child obeys commands, one line of JSON each, and answers with one line.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -16,9 +17,13 @@ from typing import Any, Self, TextIO
 
 from services.domain.errors import TriptychError
 from services.tensor_store.blob_store import BlobName
+from services.tensor_store.entry_store import EntryStore
 from services.tensor_store.opening import open_blob_store
+from services.tensor_store.shared_memory import SharedMemoryBlobStore
 
 REPOSITORY = Path(__file__).parents[3]
+ENTRIES_LIMIT_BYTES = 4 << 20
+ENTRIES_IDLE_SECONDS = 600.0
 
 
 class StoreProcess:
@@ -55,6 +60,23 @@ class StoreProcess:
         expired, orphaned = self._tell("sweep")
         return expired, orphaned
 
+    def write_entry(self, name: str, size_bytes: int, fill: int) -> bool:
+        """Writes an entry whose bytes are all equal."""
+        return bool(self._tell("write_entry", name, size_bytes, fill))
+
+    def write_entries_forever(self, size_bytes: int) -> None:
+        """Begins to write entries, each of bytes that are all equal, until it is killed."""
+        self._processes.begin(["tell", self._pid, ["write_entries_forever", size_bytes]])
+
+    def stop_while_it_writes_an_entry(self) -> None:
+        """Stops it, by SIGSTOP, while no other may write entries."""
+        self._tell("begin_to_write_entries")
+        os.kill(self._pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Continues what was stopped."""
+        os.kill(self._pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """Kills it with SIGKILL; it is gone when this returns."""
         self._processes.ask(["kill", self._pid])
@@ -86,12 +108,16 @@ class StoreProcesses:
         """Starts a process that has the store open."""
         return StoreProcess(self, self.ask(["start", url]))
 
-    def ask(self, command: object) -> Any:
-        """Sends one command to the helper and returns the answer."""
+    def begin(self, command: object) -> None:
+        """Sends one command to the helper, which will not answer."""
         assert self._helper.stdin
-        assert self._helper.stdout
         self._helper.stdin.write(json.dumps(command) + "\n")
         self._helper.stdin.flush()
+
+    def ask(self, command: object) -> Any:
+        """Sends one command to the helper and returns the answer."""
+        self.begin(command)
+        assert self._helper.stdout
         answer = json.loads(self._helper.stdout.readline())
         assert "error" not in answer, answer["error"]
         return answer["result"]
@@ -133,6 +159,22 @@ class _Child:
     def sweep(self) -> tuple[int, int]:
         report = self._store.sweep()
         return report.expired, report.orphaned
+
+    def write_entry(self, name: str, size: int, fill: int) -> bool:
+        return self._entries().write(name, memoryview(bytes([fill]) * size))
+
+    def write_entries_forever(self, size: int) -> None:
+        entries = self._entries()
+        for turn in itertools.count():
+            fill = turn % 251
+            entries.write(f"{fill:064x}", memoryview(bytes([fill]) * size))
+
+    def begin_to_write_entries(self) -> None:
+        assert isinstance(self._store, SharedMemoryBlobStore)
+        assert self._held.enter_context(self._store._root.entries.locked())
+
+    def _entries(self) -> EntryStore:
+        return self._store.entries(ENTRIES_LIMIT_BYTES, ENTRIES_IDLE_SECONDS)
 
 
 def _obey(url: str, commands: TextIO) -> None:

@@ -1,6 +1,5 @@
 import os
 import stat
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -246,21 +245,6 @@ def test_a_damaged_identity_is_refused(shm_root: Path) -> None:
     (shm_root / "id").write_text("damaged")
     with pytest.raises(ConfigurationError, match="'damaged', which is not 32"):
         opened(shm_root)
-
-
-@pytest.fixture
-def small_tmpfs(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    size_bytes: int = request.param
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    options = f"size={size_bytes},mode=0755"
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(tmp_path)]
-    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount here: {mounted.stderr.strip()}")
-    yield tmp_path / "store"
-    # Lazily: a view that a failed test still holds must not keep the mount.
-    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
 @pytest.mark.parametrize("small_tmpfs", [16 * MIB], indirect=True)

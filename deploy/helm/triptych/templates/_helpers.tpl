@@ -34,6 +34,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and $redis.username (not $redis.existingSecret) -}}
 {{- fail "store.redis.username needs store.redis.existingSecret with its password" -}}
 {{- end -}}
+{{- $manifest := .Values.model.manifest -}}
+{{- if gt (len (compact (list $manifest.configMap $manifest.secret $manifest.path))) 1 -}}
+{{- fail "model.manifest: configMap, secret and path exclude one another" -}}
+{{- end -}}
+{{- if and $manifest.path (not (and .Values.model.existingClaim (hasPrefix (printf "%s/" .Values.model.mountPath) $manifest.path))) -}}
+{{- fail (printf "model.manifest.path is %s; allowed is a file of the volume model.existingClaim, inside %s" $manifest.path .Values.model.mountPath) -}}
+{{- end -}}
 {{- $ranks := include "triptych.ranks" . | int -}}
 {{- if and (gt $ranks 1) (contains ":" .Values.denoiser.device) -}}
 {{- fail (printf "denoiser: %d ranks need a device without a number, such as cuda: each rank takes the next" $ranks) -}}
@@ -73,6 +80,12 @@ shm:///dev/shm/triptych
 {{- if $redis.existingSecret -}}{{- $options = append $options "password_file=/run/redis/password" -}}{{- end -}}
 {{ ternary "rediss" "redis" $redis.tls }}://{{ $redis.host }}:{{ $redis.port }}{{ if $options }}?{{ join "&" $options }}{{ end }}
 {{- end -}}
+{{- end -}}
+
+{{/* Where the model's manifest is; nothing if there is none. */}}
+{{- define "triptych.manifest" -}}
+{{- $manifest := .Values.model.manifest -}}
+{{- ternary "/run/manifest/model.sha256" $manifest.path (not (and (empty $manifest.configMap) (empty $manifest.secret))) -}}
 {{- end -}}
 
 {{- define "triptych.podSecurity" -}}
@@ -142,6 +155,9 @@ capabilities: {drop: [ALL]}
     {{- with $root.Values.model.name }}
     - {name: {{ $prefix }}_MODEL_NAME, value: {{ . | quote }}}
     {{- end }}
+    {{- with include "triptych.manifest" $root }}
+    - {name: {{ $prefix }}_MODEL_MANIFEST, value: {{ . | quote }}}
+    {{- end }}
     - {name: {{ $prefix }}_OFFLINE, value: {{ $root.Values.model.offline | quote }}}
     - {name: {{ $prefix }}_DTYPE, value: {{ $root.Values.model.dtype }}}
     - {name: {{ $prefix }}_DEVICE, value: {{ $values.device | quote }}}
@@ -190,6 +206,9 @@ capabilities: {drop: [ALL]}
     {{- if $root.Values.model.cacheClaim }}
     - {name: hub, mountPath: /hub}
     {{- end }}
+    {{- if or $root.Values.model.manifest.configMap $root.Values.model.manifest.secret }}
+    - {name: manifest, mountPath: /run/manifest, readOnly: true}
+    {{- end }}
     {{- if $root.Values.store.redis.existingSecret }}
     - {name: redis, mountPath: /run/redis, readOnly: true}
     {{- end }}
@@ -208,6 +227,14 @@ capabilities: {drop: [ALL]}
 {{- if .Values.model.cacheClaim }}
 - name: hub
   persistentVolumeClaim: {claimName: {{ .Values.model.cacheClaim }}}
+{{- end }}
+{{- with .Values.model.manifest.configMap }}
+- name: manifest
+  configMap: {name: {{ . }}}
+{{- end }}
+{{- with .Values.model.manifest.secret }}
+- name: manifest
+  secret: {secretName: {{ . }}, defaultMode: 0440}
 {{- end }}
 {{- if .Values.store.redis.existingSecret }}
 - name: redis
