@@ -170,8 +170,8 @@ and bfloat16 on a CPU, on tiny random checkpoints in the published layouts. BAGE
 does not have, is compared with its own parts, run in one process. The bytes that cross are tested
 to be those that the families say, on the same checkpoints. Every cell of the table of caches and
 ranks is tested against one process, on real rank processes with token counts that no rank count
-divides, in float32 on a CPU: latents agree to 1e-5 of their largest, decisions of caches are the
-same. Published weights and a GPU were not at
+divides, on a CPU: latents agree to 1e-5 of their largest in float32 and to 1e-12 in float64,
+decisions of caches are the same. Published weights and a GPU were not at
 hand.
 """
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from denoiser_service.parallel.mesh import Axis
 from services.model_api.branches import Velocity
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _MAX_DIMENSIONS = 8
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ def write_directory(
     components: Mapping[str, Any],
     *,
     published_classes: Mapping[str, str] | None = None,
+    unsharpened: Container[str] = (),
     **settings: float,
 ) -> None:
     """Draws the weights of all components and writes them with their model_index.json.
@@ -34,6 +35,7 @@ def write_directory(
         pipeline_class: `_class_name` of model_index.json.
         components: models, tokenizers, processors and schedulers by subfolder.
         published_classes: by subfolder, the published class name where it is not the Python one.
+        unsharpened: components whose attention is not made sharper than usual.
         settings: further entries of model_index.json.
     """
     index: dict[str, Any] = {
@@ -47,14 +49,14 @@ def write_directory(
         library = "diffusers" if hasattr(diffusers, class_name) else "transformers"
         index[subfolder] = [library, class_name]
         if isinstance(component, nn.Module):
-            draw_weights(component, f"{name}/{subfolder}")
+            draw_weights(component, f"{name}/{subfolder}", sharp=subfolder not in unsharpened)
         component.save_pretrained(directory / subfolder)
     text = json.dumps(index, indent=2, sort_keys=True)
     (directory / "model_index.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 @torch.no_grad()
-def draw_weights(module: nn.Module, seed: str) -> None:
+def draw_weights(module: nn.Module, seed: str, *, sharp: bool = True) -> None:
     """Draws every parameter so that signals keep their size from layer to layer.
 
     Libraries start near the identity: small weights, closed gates, zero tokens. A comparison of
@@ -63,17 +65,18 @@ def draw_weights(module: nn.Module, seed: str) -> None:
     Args:
         module: whose float32 parameters are overwritten.
         seed: the same text gives the same values in every process.
+        sharp: whether weights that make queries and keys are twice as large.
     """
     digest = hashlib.sha256(seed.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:_SEED_BYTES], "big"))
     for path, parameter in module.named_parameters():
         owner = module.get_submodule(path.rpartition(".")[0])
         noise = torch.randn(parameter.shape, generator=generator)
-        parameter.copy_(_scaled(owner, path, noise))
+        size = 2.0 if sharp and _QUERY_OR_KEY.search(path) else 1.0
+        parameter.copy_(_scaled(owner, path, noise, size))
 
 
-def _scaled(owner: nn.Module, path: str, noise: torch.Tensor) -> torch.Tensor:
-    size = 2.0 if _QUERY_OR_KEY.search(path) else 1.0
+def _scaled(owner: nn.Module, path: str, noise: torch.Tensor, size: float) -> torch.Tensor:
     if path.endswith(".bias"):
         return 0.1 * noise
     if path.endswith(".gamma") or (path.endswith(".weight") and noise.ndim == 1):

@@ -4,7 +4,7 @@ python -m tests.conformance.rank_process RANK PORT
 """
 
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from services.model_api.stage_model import StageModel
 from services.model_api.stages import DenoiserModel, image_latents_name
 from services.model_families.loading import load_denoiser
 from services.tensor_store.tensor_store import TensorStore, open_store
+from tests.conformance.double_precision import DoublePrecision, widened, widened_tensors
 from tests.conformance.small_areas import shrink_areas
 
 TIMEOUT = timedelta(minutes=5)
@@ -39,6 +40,7 @@ class Task(BaseModel):
         directory: of the model.
         conditioning: file with what the denoiser takes.
         latents: file that the first rank writes them to.
+        double: whether to compute in float64.
     """
 
     group: int
@@ -47,6 +49,7 @@ class Task(BaseModel):
     parameters: GenerationParameters
     conditioning: Path
     latents: Path
+    double: bool
 
 
 class Report(BaseModel):
@@ -68,16 +71,18 @@ class Rank:
         self._number, self._port, self._store = number, port, store
         self._mesh: RankMesh | None = None
         self._group = -1
-        self._models: dict[Path, StageModel[DenoiserModel]] = {}
-        self._stages: dict[Path, DenoiseStage] = {}
+        self._models: dict[tuple[Path, bool], StageModel[DenoiserModel]] = {}
+        self._stages: dict[tuple[Path, bool], DenoiseStage] = {}
 
     def denoise(self, task: Task) -> Report:
-        """Denoises together with the other ranks."""
-        self._join(task.degrees, task.group)
-        stage, request = self._stage(task.directory), self._request(task)
-        prepared = stage.prepare(request)
-        decisions = [list(stage.step(REQUEST).decisions) for _ in range(prepared.total_steps)]
-        finished = stage.finish(REQUEST)
+        """Denoises together with the other ranks; alone, as a process that is no rank."""
+        if task.degrees.ranks > 1:
+            self._join(task.degrees, task.group)
+        stage, request = self._stage(task), self._request(task)
+        with DoublePrecision() if task.double else nullcontext():
+            prepared = stage.prepare(request)
+            decisions = [list(stage.step(REQUEST).decisions) for _ in range(prepared.total_steps)]
+            finished = stage.finish(REQUEST)
         assert finished.latents is not None
         if self._number == 0:
             with self._store.get(finished.latents, tenant=TENANT, request_id=REQUEST) as tensors:
@@ -105,17 +110,21 @@ class Rank:
         self._mesh = RankMesh.build(degrees, TIMEOUT)
         self._group, self._stages = group, {}
 
-    def _stage(self, directory: Path) -> DenoiseStage:
-        if directory not in self._models:
-            self._models[directory] = load_denoiser(directory, None, ElementType.FLOAT32, "cpu")
-        if directory not in self._stages:
-            self._stages[directory] = DenoiseStage(
-                self._models[directory], self._store, mesh=self._mesh
-            )
-        return self._stages[directory]
+    def _stage(self, task: Task) -> DenoiseStage:
+        key = task.directory, task.double
+        if key not in self._models:
+            model = load_denoiser(task.directory, None, ElementType.FLOAT32, "cpu")
+            self._models[key] = widened(model) if task.double else model
+        if task.degrees.ranks == 1:
+            return DenoiseStage(self._models[key], self._store)
+        if key not in self._stages:
+            self._stages[key] = DenoiseStage(self._models[key], self._store, mesh=self._mesh)
+        return self._stages[key]
 
     def _request(self, task: Task) -> DenoiseRequest:
         tensors = load_file(task.conditioning)
+        if task.double:
+            tensors = widened_tensors(tensors)
         images = [
             self._store.put(
                 {"latents": tensors.pop(image_latents_name(index))},

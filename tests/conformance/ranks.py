@@ -67,9 +67,19 @@ class Ranks:
         degrees: ParallelDegrees,
         parameters: GenerationParameters,
         conditioning: dict[str, torch.Tensor],
+        *,
+        double: bool = False,
     ) -> Together:
-        """Denoises a request on the first ranks."""
-        if degrees != self._degrees:
+        """Denoises a request on the first ranks.
+
+        Args:
+            directory: of the model.
+            degrees: of ONE_RANK there is one process without others, not a group.
+            parameters: effective values.
+            conditioning: all that the denoiser takes.
+            double: whether to compute in float64.
+        """
+        if degrees.ranks > 1 and degrees != self._degrees:
             self._degrees, self._group = degrees, self._group + 1
         given, made = (self._folder / f"{name}.safetensors" for name in ("given", "made"))
         save_file({name: each.contiguous() for name, each in conditioning.items()}, given)
@@ -80,6 +90,7 @@ class Ranks:
             parameters=parameters,
             conditioning=given,
             latents=made,
+            double=double,
         )
         group = self._processes[: degrees.ranks]
         for each in group:
