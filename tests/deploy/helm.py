@@ -49,8 +49,19 @@ def rendered(*arguments: str) -> list[dict[str, Any]]:
     return [each for each in yaml.safe_load_all(made.stdout) if each]
 
 
-def containers(manifests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def pod_templates(manifests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Those of everything that makes pods, a lone pod's own included."""
     for each in manifests:
-        template = each["spec"].get("template", {}) if "spec" in each else {}
-        spec = template.get("spec") or (each["spec"] if each["kind"] == "Pod" else {})
-        yield from spec.get("containers", [])
+        spec = each.get("spec", {})
+        if each["kind"] == "Pod":
+            yield each
+        elif each["kind"] == "LeaderWorkerSet":
+            group = spec["leaderWorkerTemplate"]
+            yield from (group["leaderTemplate"], group["workerTemplate"])
+        elif "template" in spec:
+            yield spec["template"]
+
+
+def containers(manifests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for each in pod_templates(manifests):
+        yield from each["spec"]["containers"]

@@ -10,10 +10,10 @@ import yaml
 
 from services.observability.metrics import METRICS
 from tests.deploy.environment import known_variables
-from tests.deploy.helm import CHART, EXAMPLES, containers, helm, rendered
+from tests.deploy.helm import CHART, EXAMPLES, containers, helm, pod_templates, rendered
 
 pytestmark = pytest.mark.deploy
-OPERATORS = ("ServiceMonitor", "PrometheusRule", "ScaledObject")
+OPERATORS = ("ServiceMonitor", "PrometheusRule", "ScaledObject", "LeaderWorkerSet")
 VERSIONS = ("1.27", "1.32", "1.37")
 REDIS = ("--set", "topology=disaggregated,store.redis.host=redis")
 each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each.stem)
@@ -34,9 +34,15 @@ def test_every_example_is_lint_free(example: Path) -> None:
 def test_every_manifest_holds_against_the_strict_schema(
     example: Path, version: str, tmp_path: Path
 ) -> None:
-    # The operator's own kinds are in none of Kubernetes' schemas.
-    manifests = [each for each in rendered(*flags(example)) if each["kind"] not in OPERATORS]
+    everything = rendered(*flags(example))
+    # The operators' own kinds are in none of Kubernetes' schemas.
+    manifests = [each for each in everything if each["kind"] not in OPERATORS]
     assert len(manifests) > 5
+    groups = [each for each in everything if each["kind"] == "LeaderWorkerSet"]
+    manifests += [
+        {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": each}
+        for each in pod_templates(groups)
+    ]
     for number, each in enumerate(manifests):
         (tmp_path / f"{number}.json").write_text(json.dumps(each))
     checked = subprocess.run(
@@ -61,6 +67,17 @@ def test_every_manifest_holds_against_the_strict_schema(
         ("denoiser.ulysses=0", "ulysses"),
         ("denoiser.device=tpu", "device"),
         ("encoder.replica=2", "replica"),
+        ("denoiser.nodes=2,denoiser.cfg=2", "which no other pod reaches: allowed is 1"),
+        (
+            "topology=disaggregated,store.redis.host=r,denoiser.nodes=3,denoiser.ulysses=4",
+            "denoiser.nodes is 3; the 4 ranks (ulysses x ring x cfg) cannot be spread",
+        ),
+        (
+            "topology=disaggregated,store.redis.host=r,denoiser.nodes=2,denoiser.ulysses=4"
+            r",denoiser.resources.limits.nvidia\.com/gpu=1",
+            "nvidia.com/gpu is 1; a pod has 2 ranks",
+        ),
+        ("topology=disaggregated,store.redis.host=127.0.0.1", "each pod reaches only itself"),
         ("model.dtype=int8", "dtype"),
         ("gateway.port=70000", "port"),
         ("telemetry.otlpEndpoint=collector:4317", "otlpEndpoint"),
@@ -184,16 +201,17 @@ def test_no_container_may_more_than_it_must(example: Path) -> None:
 @each_example
 def test_selectors_choose_the_pods_they_mean(example: Path) -> None:
     manifests = rendered(*flags(example))
-    pods = [
-        each["spec"]["template"]["metadata"]["labels"]
-        for each in manifests
-        if each["kind"] in ("Deployment", "StatefulSet")
-    ]
+    # The pods of a group have the same.
+    pods = {
+        frozenset(each["metadata"]["labels"].items())
+        for each in pod_templates(manifests)
+        if each.get("kind") != "Pod"
+    }
     for each in manifests:
         selector = each.get("spec", {}).get("selector")
         if each["kind"] in ("Service", "PodDisruptionBudget"):
             wanted = selector.get("matchLabels", selector)
-            chosen = [pod for pod in pods if wanted.items() <= pod.items()]
+            chosen = [pod for pod in pods if wanted.items() <= pod]
             assert len(chosen) == 1, each["metadata"]["name"]
 
 

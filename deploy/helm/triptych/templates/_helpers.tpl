@@ -31,6 +31,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and (eq .Values.topology "colocated") $redis.host -}}
 {{- fail "topology colocated keeps tensors in each pod's memory; leave store.redis.host empty, or use disaggregated" -}}
 {{- end -}}
+{{- if or (eq $redis.host "localhost" "::1") (hasPrefix "127." $redis.host) -}}
+{{- fail (printf "store.redis.host is %s, where each pod reaches only itself; allowed is a host that all pods reach" $redis.host) -}}
+{{- end -}}
 {{- if and $redis.username (not $redis.existingSecret) -}}
 {{- fail "store.redis.username needs store.redis.existingSecret with its password" -}}
 {{- end -}}
@@ -45,6 +48,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and (gt $ranks 1) (contains ":" .Values.denoiser.device) -}}
 {{- fail (printf "denoiser: %d ranks need a device without a number, such as cuda: each rank takes the next" $ranks) -}}
 {{- end -}}
+{{- include "triptych.checkNodes" . -}}
 {{- $scaling := .Values.denoiser.autoscaling -}}
 {{- if ne $scaling.by "none" -}}
 {{- if eq .Values.topology "colocated" -}}
@@ -66,8 +70,32 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{- define "triptych.checkNodes" -}}
+{{- $ranks := include "triptych.ranks" . | int -}}{{- $nodes := int .Values.denoiser.nodes -}}
+{{- if and (include "triptych.grouped" .) (eq .Values.topology "colocated") -}}
+{{- fail (printf "denoiser.nodes is %d; a colocated cluster keeps tensors in each pod's memory, which no other pod reaches: allowed is 1, or use disaggregated" $nodes) -}}
+{{- end -}}
+{{- if mod $ranks $nodes -}}
+{{- fail (printf "denoiser.nodes is %d; the %d ranks (ulysses x ring x cfg) cannot be spread over so many pods in equal numbers" $nodes $ranks) -}}
+{{- end -}}
+{{- $gpus := get (.Values.denoiser.resources.limits | default dict) "nvidia.com/gpu" -}}
+{{- $own := include "triptych.ranksPerPod" . | int -}}
+{{- if and $gpus (lt (int $gpus) $own) -}}
+{{- fail (printf "denoiser.resources.limits: nvidia.com/gpu is %d; a pod has %d ranks, each with a GPU of its own" (int $gpus) $own) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "triptych.ranks" -}}
 {{- mul .Values.denoiser.ulysses .Values.denoiser.ring .Values.denoiser.cfg -}}
+{{- end -}}
+
+{{- define "triptych.ranksPerPod" -}}
+{{- div (include "triptych.ranks" .) .Values.denoiser.nodes -}}
+{{- end -}}
+
+{{/* Whether a replica of the denoiser is a group of pods; nothing if it is one. */}}
+{{- define "triptych.grouped" -}}
+{{- if gt (int .Values.denoiser.nodes) 1 -}}true{{- end -}}
 {{- end -}}
 
 {{- define "triptych.storeUrl" -}}
@@ -139,105 +167,6 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 {{- end -}}
 
-{{/* One stage's container. */}}
-{{- define "triptych.stageContainer" -}}
-{{- $root := .root -}}{{- $stage := .stage -}}{{- $values := index $root.Values $stage -}}
-{{- $prefix := printf "TRIPTYCH_%s" (upper $stage) -}}{{- $port := include "triptych.stagePort" . -}}
-- name: {{ $stage }}
-  image: {{ include "triptych.image" (dict "root" $root "image" $root.Values.image.stage) }}
-  imagePullPolicy: {{ $root.Values.image.stage.pullPolicy }}
-  args: ["{{ $stage }}_service"]
-  env:
-    - {name: {{ $prefix }}_LISTEN, value: "0.0.0.0:{{ $port }}"}
-    - {name: {{ $prefix }}_METRICS_LISTEN, value: "0.0.0.0:{{ include "triptych.metricsPort" . }}"}
-    {{- include "triptych.telemetry" (dict "root" $root "prefix" $prefix) | nindent 4 }}
-    - {name: {{ $prefix }}_MODEL, value: {{ $root.Values.model.source | quote }}}
-    {{- with $root.Values.model.name }}
-    - {name: {{ $prefix }}_MODEL_NAME, value: {{ . | quote }}}
-    {{- end }}
-    {{- with include "triptych.manifest" $root }}
-    - {name: {{ $prefix }}_MODEL_MANIFEST, value: {{ . | quote }}}
-    {{- end }}
-    - {name: {{ $prefix }}_OFFLINE, value: {{ $root.Values.model.offline | quote }}}
-    - {name: {{ $prefix }}_DTYPE, value: {{ $root.Values.model.dtype }}}
-    - {name: {{ $prefix }}_DEVICE, value: {{ $values.device | quote }}}
-    - {name: {{ $prefix }}_THREADS, value: {{ $values.threads | quote }}}
-    - {name: {{ $prefix }}_STORE, value: {{ include "triptych.storeUrl" $root | quote }}}
-    - {name: {{ $prefix }}_CLUSTER_SECRET_FILE, value: /run/cluster/secret}
-    - {name: {{ $prefix }}_DRAIN_SECONDS, value: {{ $root.Values.drainSeconds | quote }}}
-    - {name: {{ $prefix }}_REFLECTION, value: "false"}
-    {{- if eq $stage "denoiser" }}
-    - {name: {{ $prefix }}_ULYSSES, value: {{ $values.ulysses | quote }}}
-    - {name: {{ $prefix }}_RING, value: {{ $values.ring | quote }}}
-    - {name: {{ $prefix }}_CFG, value: {{ $values.cfg | quote }}}
-    {{- end }}
-    {{- if $root.Values.model.cacheClaim }}
-    - {name: HF_HOME, value: /hub}
-    {{- end }}
-    {{- range $key, $value := $values.env }}
-    - {name: {{ $key }}, value: {{ $value | quote }}}
-    {{- end }}
-  ports:
-    - {name: {{ $stage }}, containerPort: {{ $port }}}
-    - {name: {{ $stage }}-metrics, containerPort: {{ include "triptych.metricsPort" . }}}
-  startupProbe:
-    grpc: {port: {{ $port }}}
-    periodSeconds: 10
-    failureThreshold: {{ div (add $root.Values.startSeconds 9) 10 }}
-  # Not the readiness: a denoiser that rebuilds its ranks is alive.
-  livenessProbe:
-    tcpSocket: {port: {{ $port }}}
-    periodSeconds: 10
-    failureThreshold: 3
-  readinessProbe:
-    grpc: {port: {{ $port }}}
-    periodSeconds: 5
-  resources:
-    {{- toYaml $values.resources | nindent 4 }}
-  securityContext:
-    {{- include "triptych.containerSecurity" $root | nindent 4 }}
-  volumeMounts:
-    - {name: cluster-secret, mountPath: /run/cluster, readOnly: true}
-    - {name: tmp, mountPath: /tmp}
-    - {name: shm, mountPath: /dev/shm}
-    {{- if $root.Values.model.existingClaim }}
-    - {name: model, mountPath: {{ $root.Values.model.mountPath }}, readOnly: true}
-    {{- end }}
-    {{- if $root.Values.model.cacheClaim }}
-    - {name: hub, mountPath: /hub}
-    {{- end }}
-    {{- if or $root.Values.model.manifest.configMap $root.Values.model.manifest.secret }}
-    - {name: manifest, mountPath: /run/manifest, readOnly: true}
-    {{- end }}
-    {{- if $root.Values.store.redis.existingSecret }}
-    - {name: redis, mountPath: /run/redis, readOnly: true}
-    {{- end }}
-{{- end -}}
-
-{{- define "triptych.stageVolumes" -}}
-- name: cluster-secret
-  secret: {secretName: {{ include "triptych.secretName" . }}, defaultMode: 0440}
-- {name: tmp, emptyDir: {}}
-- name: shm
-  emptyDir: {medium: Memory, sizeLimit: {{ .Values.store.shm.sizeLimit }}}
-{{- if .Values.model.existingClaim }}
-- name: model
-  persistentVolumeClaim: {claimName: {{ .Values.model.existingClaim }}, readOnly: true}
-{{- end }}
-{{- if .Values.model.cacheClaim }}
-- name: hub
-  persistentVolumeClaim: {claimName: {{ .Values.model.cacheClaim }}}
-{{- end }}
-{{- with .Values.model.manifest.configMap }}
-- name: manifest
-  configMap: {name: {{ . }}}
-{{- end }}
-{{- with .Values.model.manifest.secret }}
-- name: manifest
-  secret: {secretName: {{ . }}, defaultMode: 0440}
-{{- end }}
-{{- if .Values.store.redis.existingSecret }}
-- name: redis
-  secret: {secretName: {{ .Values.store.redis.existingSecret }}, defaultMode: 0440}
-{{- end }}
-{{- end -}}
+{{/* Of the first pod of a group: where ranks connect to their denoiser, and where they find one another. */}}
+{{- define "triptych.rankPort" -}}7900{{- end -}}
+{{- define "triptych.rendezvousPort" -}}7901{{- end -}}
