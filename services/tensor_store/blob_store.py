@@ -5,7 +5,7 @@ from abc import abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from services.domain.errors import TensorRefused, Unsupported
+from services.domain.errors import TensorRefused
 from services.domain.store_control import StoreControl
 from services.domain.tensor_ref import IDENTIFIER
 from services.tensor_store.entry_store import EntryStore
@@ -104,8 +104,9 @@ class BlobStore(StoreControl):
     def release(self, name: BlobName) -> bool:
         """Ends a blob's life, whoever wrote it; False if it had ended already."""
 
+    @abstractmethod
     def entries(self, limit_bytes: int, idle_seconds: float) -> EntryStore:
-        """Bytes for a cache, beside the blobs; they count in no quota.
+        """Bytes for a cache, beside the blobs: they count in no quota, and make room for blobs.
 
         All who share the store share them. They outlive the process that wrote them.
 
@@ -114,6 +115,5 @@ class BlobStore(StoreControl):
             idle_seconds: what nobody used for so long is forgotten.
 
         Raises:
-            Unsupported: the store keeps none.
+            ConfigurationError: the store does not let this process keep any.
         """
-        raise Unsupported(f"tensor store: {self.identity} keeps no entries")

@@ -61,7 +61,7 @@ class EntryStore(ABC):
 
     @abstractmethod
     def usage(self) -> EntryUsage:
-        """How full it is."""
+        """How full it is; what comes and goes meanwhile may be counted, or not."""
 
 
 def check_entry_name(name: str) -> None:

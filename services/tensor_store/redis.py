@@ -26,12 +26,10 @@ from services.domain.errors import (
 )
 from services.domain.store_control import Bound, Fullness, StoreStats, SweepReport
 from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, check_request
-from services.tensor_store.redis_server import RedisOptions, RedisServer
+from services.tensor_store.redis_entries import RedisEntries
+from services.tensor_store.redis_server import CHUNK_BYTES, RedisOptions, RedisServer
 from services.tensor_store.store_url import StoreUrl
 
-CHUNK_BYTES: Final = 4 << 20
-"""The server drops a connection that sends a value of more than 512 MiB, and is fastest far below
-it."""
 _REMEMBERED_RUNS: Final = 8
 # All who share the store must notice a restart before they can work together again.
 _LOOK_SECONDS: Final = 1.0
@@ -112,12 +110,8 @@ class RedisBlobStore(BlobStore):
         # A mapping begins at a page, as the blobs of all stores do.
         buffer = memoryview(mmap.mmap(-1, size_bytes))
         yield Reservation(name, buffer)
-        try:
-            with self._server.translated():
-                self._write(name, buffer, expire_time)
-        except StoreFull:
-            self.release(name)
-            raise
+        while not self._written(name, buffer, expire_time):
+            pass
         self._remember(name, expire_time)
 
     @contextmanager
@@ -148,6 +142,16 @@ class RedisBlobStore(BlobStore):
             commands.hdel(self._request_key(name.tenant, name.request_id), _entry(name))
             deleted, _ = commands.execute()
         return bool(deleted)
+
+    def entries(self, limit_bytes: int, idle_seconds: float) -> RedisEntries:
+        """See BlobStore. The server forgets them when nobody uses them.
+
+        Raises:
+            ConfigurationError: this process may not do what it has to.
+        """
+        entries = self._entries(limit_bytes, idle_seconds)
+        entries.try_out()
+        return entries
 
     def release_request(self, tenant: str, request_id: str) -> int:
         """See StoreControl."""
@@ -213,6 +217,25 @@ class RedisBlobStore(BlobStore):
             self.release_request("start", request_id)
         except Unavailable as error:
             raise ConfigurationError(f"store: cannot be used: {error}") from error
+
+    def _entries(self, limit_bytes: int, idle_seconds: float) -> RedisEntries:
+        return RedisEntries(
+            self._server, self._prefix, limit_bytes, idle_seconds, clock=self._clock
+        )
+
+    def _written(self, name: BlobName, buffer: memoryview, expire_time: float) -> bool:
+        """False if there was no room for it, but now there may be."""
+        try:
+            with self._server.translated():
+                self._write(name, buffer, expire_time)
+        except StoreFull:
+            # A request's tensors come before what is only kept in case it is wanted again.
+            with suppress(Unavailable):
+                if self._entries(0, 0).clear():
+                    return False
+            self.release(name)
+            raise
+        return True
 
     def _write(self, name: BlobName, buffer: memoryview, expire_time: float) -> None:
         blob, request = self._blob_key(name), self._request_key(name.tenant, name.request_id)

@@ -24,6 +24,9 @@ from services.tensor_store.store_url import StoreOptions, StoreUrl
 
 DEFAULT_PORT: Final = 6379
 MIN_VERSION: Final = (7, 0)
+CHUNK_BYTES: Final = 4 << 20
+"""The server drops a connection that sends a value of more than 512 MiB, and is fastest far below
+it."""
 # A server that restarts is back within seconds; a request that waits longer had better be repeated.
 _RETRIES: Final = 4
 _LONGEST_PAUSE_SECONDS: Final = 1.0

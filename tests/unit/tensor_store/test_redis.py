@@ -18,7 +18,7 @@ from services.domain.errors import (
 from services.domain.store_control import Bound, Fullness
 from services.domain.tensor_ref import Seal
 from services.tensor_store.opening import open_blob_store
-from services.tensor_store.redis import CHUNK_BYTES
+from services.tensor_store.redis_server import CHUNK_BYTES
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.system.running_cluster import until
 from tests.valkey_server import DEBIANS, KeyValueServer, key_value_server
@@ -28,7 +28,7 @@ SCOPE = {"tenant": TENANT, "request_id": REQUEST}
 # As docs/operations.md has it.
 RIGHTS = (
     "resetchannels ~triptych:* -@all +hset +hget +hgetall +hkeys +hdel +del +exists +pexpire"
-    " +scan +info +ping +multi +exec"
+    " +scan +info +ping +multi +exec +watch +unwatch +set +zadd +zrange +zrem"
 )
 
 
