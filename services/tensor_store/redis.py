@@ -33,6 +33,7 @@ from services.tensor_store.store_url import StoreUrl
 _REMEMBERED_RUNS: Final = 8
 # All who share the store must notice a restart before they can work together again.
 _LOOK_SECONDS: Final = 1.0
+_FOREVER_SECONDS: Final = 2.0**31
 
 
 class RedisBlobStore(BlobStore):
@@ -54,6 +55,7 @@ class RedisBlobStore(BlobStore):
         self._client = server.client
         self._prefix = options.key_prefix
         self._clock = clock
+        self._entries = RedisEntries(server, self._prefix, 0, _FOREVER_SECONDS, clock=clock)
         self._owner = secrets.token_hex(16)
         self._lock = threading.Lock()
         self._runs = deque([server.run_identity()], maxlen=_REMEMBERED_RUNS)
@@ -149,7 +151,9 @@ class RedisBlobStore(BlobStore):
         Raises:
             ConfigurationError: this process may not do what it has to.
         """
-        entries = self._entries(limit_bytes, idle_seconds)
+        entries = RedisEntries(
+            self._server, self._prefix, limit_bytes, idle_seconds, clock=self._clock
+        )
         entries.try_out()
         return entries
 
@@ -195,7 +199,7 @@ class RedisBlobStore(BlobStore):
         )
 
     def fullness(self) -> Sequence[Fullness]:
-        """See StoreControl. Nothing while the server is not reached."""
+        """See StoreControl. Nothing while the server is not reached. The cache takes no room."""
         return self._fullness
 
     def close(self) -> None:
@@ -218,11 +222,6 @@ class RedisBlobStore(BlobStore):
         except Unavailable as error:
             raise ConfigurationError(f"store: cannot be used: {error}") from error
 
-    def _entries(self, limit_bytes: int, idle_seconds: float) -> RedisEntries:
-        return RedisEntries(
-            self._server, self._prefix, limit_bytes, idle_seconds, clock=self._clock
-        )
-
     def _written(self, name: BlobName, buffer: memoryview, expire_time: float) -> bool:
         """False if there was no room for it, but now there may be."""
         try:
@@ -231,7 +230,7 @@ class RedisBlobStore(BlobStore):
         except StoreFull:
             # A request's tensors come before what is only kept in case it is wanted again.
             with suppress(Unavailable):
-                if self._entries(0, 0).clear():
+                if self._entries.clear():
                     return False
             self.release(name)
             raise
@@ -268,10 +267,18 @@ class RedisBlobStore(BlobStore):
             try:
                 self._look_again()
                 used_bytes, limit_bytes = self._server.memory_bytes()
+                used_bytes = max(0, used_bytes - self._cached_bytes())
             except Unavailable:
                 self._fullness = ()
             else:
                 self._fullness = (Fullness(Bound.SERVER, used_bytes, limit_bytes or None),)
+
+    def _cached_bytes(self) -> int:
+        """What the cache would give up; 0 where this process may not ask it to."""
+        try:
+            return self._entries.usage().size_bytes
+        except Unavailable:
+            return 0
 
     def _missing(self, name: BlobName) -> TriptychError:
         if self._look_again():

@@ -135,12 +135,16 @@ class SharedMemoryBlobStore(BlobStore):
         )
 
     def fullness(self) -> Sequence[Fullness]:
-        """See StoreControl. Memory that is kept for the next tensors is not free for others'."""
+        """See StoreControl. Memory that is kept for the next tensors is not free for others'.
+
+        What the cache takes is.
+        """
         held = (sum(each.st_size for each in owner.live()) for owner in self._root.owners())
+        cached_bytes = sum(each.size_bytes for each in self._root.entries.files())
         used_bytes, size_bytes = self._root.file_system_bytes()
         return (
             Fullness(Bound.QUOTA, max(held, default=0), self._options.quota_bytes),
-            Fullness(Bound.FILE_SYSTEM, used_bytes, size_bytes),
+            Fullness(Bound.FILE_SYSTEM, max(0, used_bytes - cached_bytes), size_bytes),
         )
 
     def close(self) -> None:

@@ -157,6 +157,16 @@ def test_entries_make_room_for_a_requests_tensors(server: KeyValueServer) -> Non
         assert other.stats().stored_bytes == 18 * MIB
 
 
+def test_a_server_is_not_full_of_what_makes_room(server: KeyValueServer) -> None:
+    with closing(opened(server)) as store:
+        entries = entries_of(store)
+        assert entries.write(A, filled(48 * MIB))
+        put(store, 8 * MIB)
+        assert until(lambda: any(each.used_bytes > 8 * MIB for each in store.fullness()))
+        (found,) = store.fullness()
+        assert found.used_bytes < 40 * MIB
+
+
 def test_a_server_that_is_gone_is_unavailable_and_one_that_is_back_keeps_new_entries(
     entries: RedisEntries, server: KeyValueServer
 ) -> None:

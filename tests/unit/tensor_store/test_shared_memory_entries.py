@@ -208,6 +208,14 @@ def test_entries_make_room_for_a_requests_tensors(small_tmpfs: Path) -> None:
             pass
 
 
+@pytest.mark.parametrize("small_tmpfs", [16 * MIB], indirect=True)
+def test_a_file_system_is_not_full_of_what_makes_room(small_tmpfs: Path) -> None:
+    with closing(opened(small_tmpfs)) as store:
+        before = store.fullness()
+        assert entries_of(store).write(A, filled(2 * MIB))
+        assert store.fullness() == before
+
+
 def test_a_full_quota_costs_no_entry(shm_root: Path) -> None:
     with closing(open_blob_store(f"shm://{shm_root}?quota_bytes=4096")) as store:
         entries = store.entries(MIB, ENTRIES_IDLE_SECONDS)
