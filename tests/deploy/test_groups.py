@@ -13,7 +13,7 @@ from tests.deploy.helm import CHART, containers, rendered
 
 pytestmark = pytest.mark.deploy
 EXAMPLE = ("--values", str(CHART / "examples" / "multi-node-gpu.yaml"))
-NAME = "release-triptych-denoiser"
+NAME = "release-triptych-denoiser-group"
 GROUPS, PODS, RANKS = 2, 2, 16
 PRIVATE_PORTS = (7900, 7901, 40000)
 """Where ranks connect, where they meet, and one of those that torch.distributed chooses."""
@@ -69,6 +69,15 @@ def test_ranks_are_told_what_their_denoiser_is_told() -> None:
     assert [denoiser[theirs] for theirs, _ in shared] == [rank.get(own) for _, own in shared]
     port = denoiser["TRIPTYCH_DENOISER_RANK_LISTEN"].rpartition(":")[2]
     assert rank["TRIPTYCH_RANK_SUPERVISOR"] == f"$(LWS_LEADER_ADDRESS):{port}"
+
+
+def test_one_pod_for_a_replica_can_become_several_and_one_again() -> None:
+    # Helm takes over nothing that a controller made.
+    one = r"denoiser.nodes=1,denoiser.resources.limits.nvidia\.com/gpu=16"
+    single = rendered(*EXAMPLE, "--set", one)
+    sets = {each["metadata"]["name"] for each in single if each["kind"] == "StatefulSet"}
+    assert len(sets) == 3
+    assert group()["metadata"]["name"] not in sets
 
 
 def test_the_gateway_is_told_of_the_first_pod_of_each_group() -> None:

@@ -24,7 +24,7 @@ VALUES = {
     "denoiser.cfg": "2",
     "denoiser.env.GLOO_SOCKET_IFNAME": "lo",
 }
-LEADER = "release-triptych-denoiser-0"
+LEADER = "release-triptych-denoiser-group-0"
 WORKER = f"{LEADER}-1"
 
 

@@ -130,10 +130,17 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/* The name of what makes a component's pods, and of their service: root, component. A group's own is
+another, since its controller makes a StatefulSet of that name, which Helm would not take over. */}}
+{{- define "triptych.setName" -}}
+{{- include "triptych.name" .root }}-{{ .component }}
+{{- if and (eq .component "denoiser") (include "triptych.grouped" .root) -}}-group{{- end -}}
+{{- end -}}
+
 {{/* The addresses of a stage's replicas, as the gateway is told. */}}
 {{- define "triptych.targets" -}}
-{{- $root := .root -}}{{- $stage := .stage -}}{{- $name := include "triptych.name" $root -}}
-{{- $set := ternary "stages" $stage (eq $root.Values.topology "colocated") -}}
+{{- $root := .root -}}{{- $stage := .stage -}}
+{{- $name := include "triptych.setName" (dict "root" $root "component" (ternary "stages" $stage (eq $root.Values.topology "colocated"))) -}}
 {{- $replicas := int (ternary $root.Values.colocated.replicas (index $root.Values $stage "replicas") (eq $root.Values.topology "colocated")) -}}
 {{- $scaling := $root.Values.denoiser.autoscaling -}}
 {{- if and (eq $stage "denoiser") (ne $scaling.by "none") -}}
@@ -142,7 +149,7 @@ capabilities: {drop: [ALL]}
 {{- $port := include "triptych.stagePort" . -}}
 {{- $targets := list -}}
 {{- range $number := until $replicas -}}
-{{- $targets = append $targets (printf "%s-%s-%d.%s-%s:%s" $name $set $number $name $set $port) -}}
+{{- $targets = append $targets (printf "%s-%d.%s:%s" $name $number $name $port) -}}
 {{- end -}}
 {{- $targets | toJson -}}
 {{- end -}}
