@@ -55,6 +55,7 @@ protos: setup ## Regenerate triptych/v1 from protos/.
 bench: setup ## Run the benchmarks and rewrite their results.
 	$(PIP_INSTALL) --editable '.[benchmarks]'
 	$(BIN)/python -m benchmarks.tensor_store
+	$(BIN)/python -m benchmarks.conditioning_cache
 	$(BIN)/python -m benchmarks.hop_overhead
 	$(BIN)/python -m benchmarks.cache_quality
 	$(BIN)/python -m benchmarks.previews

@@ -65,17 +65,18 @@ class EntryDirectory:
         return sorted(found, key=lambda each: each.used_time)
 
     def read(self, name: str, now: float, used_after: float) -> memoryview | None:
-        """A copy of an entry that was used after a time; from now on it was used now."""
+        """An entry that was used after a time, as it stays when it goes; it was used now."""
         try:
             descriptor = os.open(self._path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
+            try:
                 status = os.fstat(descriptor)
                 if not status.st_size or status.st_mtime <= used_after:
                     return None
                 os.utime(descriptor, (now, now))
-                # A mapping begins at a page, as the blobs of all stores do.
-                copy = memoryview(mmap.mmap(-1, status.st_size))
-                return copy if file.readinto(copy) == status.st_size else None
+                # Not copied: nobody writes into a file that is whole, and its bytes are read once.
+                return memoryview(mmap.mmap(descriptor, status.st_size, prot=mmap.PROT_READ))
+            finally:
+                os.close(descriptor)
         except OSError as error:
             # What is not there, or cannot be opened now, has to be made again; nothing is lost.
             if error.errno in {errno.ENOENT, errno.ELOOP, *NO_ROOM}:

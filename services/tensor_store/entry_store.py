@@ -36,7 +36,10 @@ class EntryStore(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes | memoryview | None:
-        """An entry's bytes, None if it is not there (any more). Counts as a use."""
+        """An entry's bytes, not to be written to; None if it is not there (any more).
+
+        Counts as a use.
+        """
 
     @abstractmethod
     def write(self, name: str, data: memoryview) -> bool:
