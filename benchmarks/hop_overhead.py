@@ -122,7 +122,8 @@ def row_of(workload: Workload, drawn: Sequence[tuple[Generation, Generation]]) -
 
 async def measure(model: Path, pairs: int) -> list[Row]:
     """Starts both clusters and times every workload."""
-    options = ModelOptions((model,))
+    # What is remembered is not computed, and cannot be told apart from the hops.
+    options = ModelOptions((model,), conditioning_cache="0")
     any_port = Address("127.0.0.1", 0)
     spec = ClusterSpec(topology=SplitTopology(options), address=any_port)
     async with AsyncExitStack() as exits:

@@ -277,7 +277,7 @@ class EncodingSettings(ProcessSettings):
     """What every process that encodes prompts or pictures is told."""
 
     conditioning_cache_bytes: Annotated[ByteSize, Field(ge=0)] = Field(
-        ByteSize(0),
+        ByteSize(256 << 20),
         description="what all who share the tensor store remember of encoded prompts and pictures,"
         " for example 1GiB; 0 to remember nothing",
     )

@@ -47,6 +47,21 @@ class Fullness:
 
 
 @dataclass(frozen=True, slots=True)
+class EntryUsage:
+    """How full a cache is.
+
+    Attributes:
+        count: entries, whoever wrote them.
+        size_bytes: of all of them.
+        limit_bytes: what this process keeps them within.
+    """
+
+    count: int
+    size_bytes: int
+    limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SweepReport:
     """What a sweep removed: tensors past their time, and files of processes that are gone."""
 
@@ -77,6 +92,10 @@ class StoreControl(Protocol):
     def fullness(self) -> Sequence[Fullness]:
         """How near it is to each of its limits, as last seen: waits for no other host."""
         ...
+
+    def cache_usage(self) -> EntryUsage | None:
+        """How full the cache beside the tensors was at the last sweep; None if nobody knows."""
+        return None
 
     def close(self) -> None:
         """Releases all this process stored and gives its memory back."""

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from pydantic import TypeAdapter
 
-from services.domain.errors import TriptychError, Unavailable
+from services.domain.errors import TriptychError
+from services.domain.store_control import EntryUsage
 from services.domain.tensor_ref import Seal, TensorSpec
 from services.observability.logs import get_logger
 from services.tensor_store import codec
 from services.tensor_store.blob_layout import DATA_ALIGNMENT_BYTES, BlobLayout
-from services.tensor_store.entry_store import EntryStore, EntryUsage
+from services.tensor_store.entry_store import EntryStore
 
 Key = Sequence[object]
 """All that decides an entry's tensors, as JSON values."""
@@ -40,7 +41,8 @@ class ConditioningCache:
     def __init__(self, entries: EntryStore, seal: Seal) -> None:
         self._entries = entries
         self._seal = seal
-        self._usage: EntryUsage | None = None
+        self.usage: EntryUsage | None = None
+        """As of the last sweep; None before the first, and while the store is not reached."""
 
     def get(self, key: Key) -> dict[str, torch.Tensor] | None:
         """Tensors on the CPU that are the caller's own, or None."""
@@ -68,20 +70,10 @@ class ConditioningCache:
         """Forgets what nobody asked for in a while, and looks how much there is."""
         try:
             self._entries.sweep()
-            self._usage = self._entries.usage()
+            self.usage = self._entries.usage()
         except TriptychError as error:
             _log.warning("conditioning cache not swept", cause=str(error))
-            self._usage = None
-
-    def usage(self) -> EntryUsage:
-        """How much there was at the last sweep.
-
-        Raises:
-            Unavailable: there was none yet, or the store was not reached.
-        """
-        if self._usage is None:
-            raise Unavailable("conditioning cache: nobody has looked at it yet")
-        return self._usage
+            self.usage = None
 
     def _name(self, key: Key) -> str:
         return self._seal.tag(b"conditioning", json.dumps(key).encode()).hex()

@@ -2,25 +2,11 @@
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Final
 
+from services.domain.store_control import EntryUsage
+
 ENTRY_NAME: Final = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class EntryUsage:
-    """How full a cache is.
-
-    Attributes:
-        count: entries, whoever wrote them.
-        size_bytes: of all of them.
-        limit_bytes: what this process keeps them within.
-    """
-
-    count: int
-    size_bytes: int
-    limit_bytes: int
 
 
 class EntryStore(ABC):

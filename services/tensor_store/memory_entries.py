@@ -5,7 +5,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.tensor_store.entry_store import EntryStore, EntryUsage, check_entry_name
+from services.domain.store_control import EntryUsage
+from services.tensor_store.entry_store import EntryStore, check_entry_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from redis import WatchError
 from redis.client import Pipeline
 
 from services.domain.errors import ConfigurationError, StoreFull, Unavailable
-from services.tensor_store.entry_store import EntryStore, EntryUsage, check_entry_name
+from services.domain.store_control import EntryUsage
+from services.tensor_store.entry_store import EntryStore, check_entry_name
 from services.tensor_store.redis_server import CHUNK_BYTES, RedisServer
 
 _TRIES: Final = 5

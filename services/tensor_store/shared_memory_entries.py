@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+from services.domain.store_control import EntryUsage
 from services.tensor_store.entry_directory import EntryDirectory
-from services.tensor_store.entry_store import EntryStore, EntryUsage, check_entry_name
+from services.tensor_store.entry_store import EntryStore, check_entry_name
 
 
 class SharedMemoryEntries(EntryStore):

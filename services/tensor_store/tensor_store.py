@@ -11,7 +11,13 @@ import torch
 import xxhash
 
 from services.domain.errors import TensorCorrupted, TensorNotFound, TensorRefused
-from services.domain.store_control import Fullness, StoreControl, StoreStats, SweepReport
+from services.domain.store_control import (
+    EntryUsage,
+    Fullness,
+    StoreControl,
+    StoreStats,
+    SweepReport,
+)
 from services.domain.tensor_ref import Seal, TensorRef
 from services.observability.tracing import span
 from services.tensor_store import codec
@@ -167,6 +173,10 @@ class TensorStore(StoreControl):
     def fullness(self) -> Sequence[Fullness]:
         """See StoreControl."""
         return self._blobs.fullness()
+
+    def cache_usage(self) -> EntryUsage | None:
+        """See StoreControl."""
+        return None if self.cache is None else self.cache.usage
 
     def close(self) -> None:
         """See StoreControl."""

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from services.tensor_store.entry_store import EntryStore, EntryUsage
+from services.domain.store_control import EntryUsage
+from services.tensor_store.entry_store import EntryStore
 from tests.conformance.store_backends import LOCAL, STORING, Backend
 
 LIMIT_BYTES = 100_000

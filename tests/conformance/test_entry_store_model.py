@@ -14,7 +14,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from services.tensor_store.entry_store import EntryUsage
+from services.domain.store_control import EntryUsage
 from tests.conformance.store_backends import LOCAL, STORING
 
 NAMES = st.sampled_from([digit * 64 for digit in "abcdef"])

@@ -334,6 +334,17 @@ async def test_option_without_effect_is_refused(tmp_path: Path) -> None:
     assert (ended.code, "--store" in ended.err) == (2, True)
 
 
+async def test_a_size_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for size in ("much", "-1"):
+        ended = await run(
+            *("up", "--model", "model", "--conditioning-cache", size), directory=tmp_path
+        )
+        assert ended.code == 2
+        said = " ".join(ended.err.replace("│", " ").split())
+        assert f"is '{size}'; allowed is a number of bytes" in said
+
+
 async def test_port_in_use_is_explained(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -186,9 +186,8 @@ def test_what_is_exposed_is_what_is_declared_and_says_nothing_of_prompts(
     assert until(lambda: previewed_request(split_metrics))
     scraped = Scraped(split_metrics)
     ours = {name: kind for name, kind in scraped.families.items() if name.startswith("triptych_")}
-    # The parser takes the ending of counters off; this cluster has no conditioning cache.
-    declared = [each for each in METRICS if not each.name.startswith("triptych.conditioning.")]
-    assert ours == {each.exposed_name.removesuffix("_total"): each.kind for each in declared}
+    # The parser takes the ending of counters off.
+    assert ours == {each.exposed_name.removesuffix("_total"): each.kind for each in METRICS}
     values = {value for _, labels, _ in scraped.samples for value in labels.values()}
     assert not [each for each in values if "circle" in each or "confidential" in each]
 

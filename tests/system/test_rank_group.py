@@ -60,7 +60,7 @@ def hurt_in_a_step(client: Client, rank: psutil.Process, sent: signal.Signals) -
 
 def owners(cluster: RunningCluster) -> int:
     """Directories of processes in the tensor store; those of dead ones are swept."""
-    return sum(1 for each in cluster.store.iterdir() if each.is_dir())
+    return len([each for each in cluster.store.iterdir() if len(each.name) == 32])
 
 
 @contextmanager

@@ -4,8 +4,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from triptych.cli.local_cluster import DTypeName, TopologyName
+
+_SIZE = TypeAdapter(Annotated[ByteSize, Field(ge=0)])
+
+
+def _checked_size(size: str | None) -> str | None:
+    if size is not None:
+        try:
+            _SIZE.validate_python(size)
+        except ValidationError as error:
+            raise typer.BadParameter(
+                f"is {size!r}; allowed is a number of bytes, or one with a unit as in 512MiB"
+            ) from error
+    return size
+
 
 ModelDirectories = Annotated[
     list[str] | None,
@@ -74,6 +89,15 @@ ModelManifests = Annotated[
         dir_okay=False,
         help="SHA-256 of a model's files, made by triptych manifest; a model with other files is"
         " refused. With several models, one for each, in their order.",
+    ),
+]
+ConditioningCache = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        callback=_checked_size,
+        help="What is remembered of encoded prompts and pictures, for example 1GiB; 0 to encode"
+        " everything anew; 256MiB by default.",
     ),
 ]
 Ulysses = Annotated[

@@ -38,6 +38,7 @@ def up(
     offline: Offline = False,
     model_manifests: options.ModelManifests = None,
     cache_profiles: options.CacheProfiles = None,
+    conditioning_cache: options.ConditioningCache = None,
     ulysses: options.Ulysses = 1,
     ring: options.Ring = 1,
     cfg: options.Cfg = 1,
@@ -63,7 +64,7 @@ def up(
         profiles = _one_for_each("--cache-profile", cache_profiles, len(served))
         manifests = _one_for_each("--model-manifest", model_manifests, len(served))
         told = (served, dtype, device, threads, offline, profiles, manifests, degrees)
-        model_options = ModelOptions(*told)
+        model_options = ModelOptions(*told, conditioning_cache)
         for name in model_options.fetched:
             typer.echo(f"hub       {name}: what is not in the cache yet is fetched first")
         spec = ClusterSpec(

@@ -57,6 +57,8 @@ class ModelOptions:
         manifests: files, one for each model in their order, with the SHA-256 of its files; none to
             take the models as they are.
         degrees: of each model's denoiser: how many ranks it has, and how they share steps.
+        conditioning_cache: what is remembered of encoded prompts and pictures, for example "1GiB"
+            or "0"; the encoders' own default if None.
     """
 
     models: tuple[Path | str, ...]
@@ -67,6 +69,7 @@ class ModelOptions:
     cache_profiles: tuple[Path, ...] = ()
     manifests: tuple[Path, ...] = ()
     degrees: ParallelDegrees = ONE_RANK
+    conditioning_cache: str | None = None
 
     @property
     def fetched(self) -> tuple[str, ...]:
@@ -86,6 +89,13 @@ class ModelOptions:
     def manifest_flags(self, number: int) -> tuple[str, ...]:
         """Further ones of each process that loads one of the models, counted from 0."""
         return _file_flags("--model-manifest", self.manifests[number : number + 1])
+
+    @property
+    def encoding_flags(self) -> tuple[str, ...]:
+        """Further ones of each process that encodes."""
+        if self.conditioning_cache is None:
+            return ()
+        return ("--conditioning-cache-bytes", self.conditioning_cache)
 
     def denoiser_flags(self, number: int) -> tuple[str, ...]:
         """Further ones of the process that denoises for one of the models, counted from 0."""
@@ -119,6 +129,8 @@ class SplitTopology:
                 flags = self.options.flags(model) + self.options.manifest_flags(number - 1)
                 if stage == "denoiser":
                     flags += self.options.denoiser_flags(number - 1)
+                else:
+                    flags += self.options.encoding_flags
                 stages.append(ProcessSpec(name, (*command, *flags, *shared, *common)))
                 doors += [f"--{stage}", place.socket(name)]
         # Ready means all of it: a user who is told so may ask for any of the models.
@@ -139,6 +151,7 @@ class FusedTopology:
         command = (
             *_python("services.fused", "--listen", str(address)),
             *self.options.flags(*self.options.models),
+            *self.options.encoding_flags,
             *_file_flags("--model-manifest", self.options.manifests),
             *_file_flags("--cache-profile", self.options.cache_profiles),
             *_common_flags(drain_seconds),

@@ -1,9 +1,7 @@
 from collections.abc import Callable
 
-from services.domain.errors import Unavailable
-from services.domain.store_control import Bound, Fullness
-from services.observability.fullness import watched_entries, watched_fullness
-from services.tensor_store.entry_store import EntryUsage
+from services.domain.store_control import Bound, EntryUsage, Fullness
+from services.observability.fullness import watched_fullness
 from tests.unit.rpc.scripted_store import ScriptedStore
 
 Recorded = Callable[[str], dict[frozenset[tuple[str, str]], float]]
@@ -25,24 +23,20 @@ def test_a_store_is_watched_against_each_of_its_limits_and_what_has_none_has_no_
 
 
 def test_what_a_conditioning_cache_holds_is_watched_as_it_changes(recorded: Recorded) -> None:
-    usage = EntryUsage(count=2, size_bytes=3, limit_bytes=8)
+    store = ScriptedStore()
+    store.cached = EntryUsage(count=2, size_bytes=3, limit_bytes=8)
     here = frozenset({("store", "shm")})
-    with watched_entries(ScriptedStore(), lambda: usage):
+    with watched_fullness(store):
         assert recorded("triptych.conditioning.cache.entries") == {here: 2}
         assert recorded("triptych.conditioning.cache.used") == {here: 3}
         assert recorded("triptych.conditioning.cache.limit") == {here: 8}
-        usage = EntryUsage(count=1, size_bytes=2, limit_bytes=8)
+        store.cached = EntryUsage(count=1, size_bytes=2, limit_bytes=8)
         assert recorded("triptych.conditioning.cache.entries") == {here: 1}
     assert recorded("triptych.conditioning.cache.used") == {}
 
 
-def test_of_a_conditioning_cache_that_is_not_reached_nothing_is_said(recorded: Recorded) -> None:
-    store = ScriptedStore()
-    store.full = (Fullness(Bound.QUOTA, 3, 8),)
-
-    def unreached() -> EntryUsage:
-        raise Unavailable("the server is down")
-
-    with watched_fullness(store), watched_entries(store, unreached):
+def test_of_a_conditioning_cache_that_nobody_has_looked_at_nothing_is_said(
+    recorded: Recorded,
+) -> None:
+    with watched_fullness(ScriptedStore()):
         assert recorded("triptych.conditioning.cache.entries") == {}
-        assert recorded("triptych.store.used") == {bound("quota"): 3}

@@ -1,6 +1,6 @@
 """A tensor store that holds nothing and remembers what it was told."""
 
-from services.domain.store_control import Fullness, StoreStats, SweepReport
+from services.domain.store_control import EntryUsage, Fullness, StoreStats, SweepReport
 from tests.unit.domain.examples import STORE
 
 STATS = StoreStats(STORE, stored_count=1, stored_bytes=2, pooled_bytes=3, quota_bytes=2**40)
@@ -13,12 +13,14 @@ class ScriptedStore:
         told: what it was told, in order.
         sweep_fails: raised by the next sweep.
         full: how near it is to its limits.
+        cached: how full its cache is.
     """
 
     def __init__(self) -> None:
         self.told: list[str] = []
         self.sweep_fails: BaseException | None = None
         self.full: tuple[Fullness, ...] = ()
+        self.cached: EntryUsage | None = None
 
     @property
     def identity(self) -> str:
@@ -40,6 +42,9 @@ class ScriptedStore:
 
     def fullness(self) -> tuple[Fullness, ...]:
         return self.full
+
+    def cache_usage(self) -> EntryUsage | None:
+        return self.cached
 
     def close(self) -> None:
         self.told.append("close")

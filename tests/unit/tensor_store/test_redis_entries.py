@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.domain.errors import ConfigurationError, StoreFull, Unavailable
-from services.tensor_store.entry_store import EntryUsage
+from services.domain.store_control import EntryUsage
 from services.tensor_store.opening import open_blob_store
 from services.tensor_store.redis import RedisBlobStore
 from services.tensor_store.redis_entries import RedisEntries

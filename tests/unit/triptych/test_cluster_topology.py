@@ -58,6 +58,17 @@ def test_only_denoisers_have_ranks() -> None:
     assert not {"--ulysses", "--cfg"} & {*told["encoder"], *told["vae"]}
 
 
+def test_all_that_encode_are_told_what_to_remember() -> None:
+    options = ModelOptions((Path("/models/demo"),), conditioning_cache="1GiB")
+    split = SplitTopology(options).processes(ADDRESS, PLACE, drain_seconds=5)
+    fused = FusedTopology(options).processes(ADDRESS, PLACE, drain_seconds=5)
+    told = {
+        each.name: flags(each).get("--conditioning-cache-bytes")
+        for each in (*split.stages, fused.gateway)
+    }
+    assert told == {"encoder": "1GiB", "denoiser": None, "vae": "1GiB", "fused": "1GiB"}
+
+
 def test_every_process_ends_with_its_parent() -> None:
     split = SplitTopology(OPTIONS).processes(ADDRESS, PLACE, drain_seconds=2.5)
     fused = FusedTopology(OPTIONS).processes(ADDRESS, PLACE, drain_seconds=2.5)

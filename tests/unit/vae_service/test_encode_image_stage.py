@@ -1,5 +1,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
 from services.domain.stages import EncodeImageRequest, StageTask
 from services.domain.tensor_ref import Seal
+from services.model_api.conditioning_encoder import ConditioningEncoder
 from services.model_api.encoding import Encoding, image_encoding
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import Tensors, VaeModel
@@ -77,6 +79,23 @@ def test_the_latents_of_a_picture_are_stored_for_its_request(
             "latents": [index, *size]
         }
     assert [each.mode for each in vae.seen] == [mode]
+
+
+def test_latents_that_are_remembered_are_stored_for_the_next_request_too(
+    store: TensorStore,
+) -> None:
+    vae = MeasuringVae()
+    remembers = ConditioningEncoder(store.open_cache(1 << 20, 60))
+    encodes = VaeStage(StageModel(EDITING, vae), store, encoder=remembers)
+    reused = []
+    for digit in "12":
+        request = replace(asked(0), request_id=digit * 32)
+        made = encodes.encode_image(request)
+        with store.get(made.latents, tenant=TENANT, request_id=request.request_id) as tensors:
+            assert tensors["latents"].tolist() == [0, 40, 24]
+        reused += [each.reused for each in made.conditioning_reuse]
+    assert reused == [0, 1]
+    assert len(vae.seen) == 1
 
 
 def test_the_time_is_told_for_pictures(store: TensorStore) -> None:
