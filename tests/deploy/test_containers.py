@@ -18,6 +18,7 @@ COMPOSE = (
     DOCKER / "compose.manifest.yml",
     DOCKER / "compose.telemetry.yml",
 )
+TRIAL = ROOT / "tests" / "deploy" / "debian.yml"
 
 
 def checked(*command: object) -> None:
@@ -36,7 +37,7 @@ def test_the_recipe_is_lint_free() -> None:
     checked("hadolint", ROOT / "deploy" / "docker" / "Dockerfile")
 
 
-@pytest.mark.parametrize("file", COMPOSE, ids=lambda each: each.name)
+@pytest.mark.parametrize("file", [*COMPOSE, TRIAL], ids=lambda each: each.name)
 def test_compose_files_hold_against_the_specification(file: Path) -> None:
     checked("check-jsonschema", "--builtin-schema", "vendor.compose-spec", file)
 

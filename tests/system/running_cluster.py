@@ -154,14 +154,14 @@ def _outage_and_recovery(health: Iterator[bool]) -> None:
     next(serving for serving in health if serving)
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 30, pausing: float = 0.02) -> bool:
     """Looks again and again; for what announces itself to nobody. False if it never came true."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while not condition():
         if time.monotonic() > deadline:
             return False
-        pause.wait(0.02)
+        pause.wait(pausing)
     return True
 
 
