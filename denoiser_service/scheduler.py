@@ -41,6 +41,7 @@ from services.domain.stages import (
     StageTiming,
     StepCompleted,
 )
+from services.model_api.stage_model import check_parameters
 from services.observability.logs import get_logger
 from services.rpc.process import run_until_first_ends
 
@@ -127,7 +128,8 @@ class StepScheduler:
 
         Raises:
             StageUnavailable: draining.
-            InvalidRequest: it would not fit if it had the ranks for itself.
+            ModelNotFound, InvalidRequest: not this model's, outside its limits, or it would not fit
+                if it had the ranks for itself.
             QueueFull: too many wait already.
             RanksLost: a rank died under the request.
             DeadlineExceeded, Cancelled, TriptychError: as they say.
@@ -180,6 +182,7 @@ class StepScheduler:
             raise StageUnavailable("the denoiser is draining; repeat the request elsewhere")
         if request.request_id in self._entries:
             raise InvalidRequest.of("request_id", "is being denoised already")
+        self._check(request)
         residency = self._estimate(request)
         if self.room.size_bytes is not None:
             check_fits(request, residency, self.room.size_bytes)
@@ -192,6 +195,12 @@ class StepScheduler:
         self._entries[request.request_id] = entry
         self._changed.set()
         return entry
+
+    def _check(self, request: DenoiseRequest) -> None:
+        """Refuses here what every rank would; its model's limits once they are known."""
+        request.check_images()
+        if self._ranks.ready is not None:
+            check_parameters(request.parameters, self._ranks.ready.loaded.model)
 
     def _check_room(self, newcomer: Entry) -> None:
         candidates = [each.candidate() for each in (*self._entries.values(), newcomer)]
@@ -236,8 +245,10 @@ class StepScheduler:
         assert self._ranks.ready is not None
         model = self._ranks.ready.loaded.model
         entry.begin(self._ranks.generation, model.capabilities.cache_support)
-        entry.events.put_nowait(DenoiseStarted())
         request = entry.request
+        # It may have come while the ranks were being rebuilt.
+        self._check(request)
+        entry.events.put_nowait(DenoiseStarted())
         prepared = await self._ranks.execute(
             Prepare(
                 request_id=request.request_id,

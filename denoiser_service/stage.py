@@ -127,12 +127,7 @@ class DenoiseStage:
 
     def _read(self, request: DenoiseRequest, stored: ExitStack) -> Tensors:
         """What was made of the prompt and of the pictures, readable until `stored` is left."""
-        if len(request.image_latents) != len(request.parameters.images):
-            raise InvalidRequest.of(
-                "image_latents",
-                f"are {len(request.image_latents)};"
-                f" the request has {len(request.parameters.images)} images",
-            )
+        request.check_images()
         identity = {"tenant": request.tenant, "request_id": request.request_id}
         conditioning = dict(stored.enter_context(self._store.get(request.conditioning, **identity)))
         for number, ref in enumerate(request.image_latents):

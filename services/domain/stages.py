@@ -11,6 +11,7 @@ from typing import Protocol
 
 from services.domain.conditioning_reuse import ConditioningReuse
 from services.domain.deadline import Deadline
+from services.domain.errors import InvalidRequest
 from services.domain.generation import GenerationParameters
 from services.domain.model import LoadedModel, MediaFormat, Stage
 from services.domain.parallel import ONE_RANK, ParallelDegrees
@@ -118,6 +119,14 @@ class DenoiseRequest:
     parameters: GenerationParameters
     conditioning: TensorRef
     image_latents: tuple[TensorRef, ...] = ()
+
+    def check_images(self) -> None:
+        """Raises InvalidRequest unless there are latents of each image."""
+        given, wanted = len(self.image_latents), len(self.parameters.images)
+        if given != wanted:
+            raise InvalidRequest.of(
+                "image_latents", f"are {given}; the request has {wanted} images"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ Identifier = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
 MAX_RANK = 8
 MAX_TENSORS = 64
+MAX_INLINE_BYTES = 1024 * 1024
 
 
 def _to_microseconds(seconds: float) -> float:
@@ -73,8 +74,8 @@ class TensorRef(BaseModel):
     ]
     tenant: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     request_id: Identifier
-    mac: bytes = b""
-    inline_blob: bytes = b""
+    mac: Annotated[bytes, Field(max_length=32)] = b""
+    inline_blob: Annotated[bytes, Field(max_length=MAX_INLINE_BYTES)] = b""
 
 
 class Seal:

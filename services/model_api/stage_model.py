@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from services.domain.errors import InvalidRequest, ModelNotFound
 from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.model import LoadedModel
+from services.domain.model import LoadedModel, Model
 
 M = TypeVar("M")
 
@@ -33,22 +33,26 @@ class StageModel(Generic[M]):
             ModelNotFound: another model's.
             InvalidRequest: outside this model's limits, or not all effective values.
         """
-        served = self.loaded.model
-        if parameters.model != served.name:
-            raise ModelNotFound(parameters.model, [served.name])
-        request = GenerationRequest.model_validate(parameters.model_dump())
-        effective = resolve(request, served, draw_seed=lambda: parameters.seed)
-        if effective.negative_prompt != parameters.negative_prompt:
-            raise InvalidRequest.of(
-                "negative_prompt",
-                f"is missing, which does not go with guidance_scale {parameters.guidance_scale:g}",
-            )
-        if effective.cache != parameters.cache:
-            raise InvalidRequest.of(
-                "acceleration.tea_cache.coefficients",
-                "are missing; between stages all values are given",
-            )
-        if effective.options is not None and effective.options != parameters.options:
-            raise InvalidRequest.of(
-                effective.options.kind, "lacks values; between stages all of them are given"
-            )
+        check_parameters(parameters, self.loaded.model)
+
+
+def check_parameters(parameters: GenerationParameters, served: Model) -> None:
+    """See StageModel.check; for whoever has no model loaded, but knows which there is."""
+    if parameters.model != served.name:
+        raise ModelNotFound(parameters.model, [served.name])
+    request = GenerationRequest.model_validate(parameters.model_dump())
+    effective = resolve(request, served, draw_seed=lambda: parameters.seed)
+    if effective.negative_prompt != parameters.negative_prompt:
+        raise InvalidRequest.of(
+            "negative_prompt",
+            f"is missing, which does not go with guidance_scale {parameters.guidance_scale:g}",
+        )
+    if effective.cache != parameters.cache:
+        raise InvalidRequest.of(
+            "acceleration.tea_cache.coefficients",
+            "are missing; between stages all values are given",
+        )
+    if effective.options is not None and effective.options != parameters.options:
+        raise InvalidRequest.of(
+            effective.options.kind, "lacks values; between stages all of them are given"
+        )

@@ -54,7 +54,8 @@ class TensorStore(StoreControl):
             blobs: where the bytes are kept.
             seal: the cluster's; signs references and checks them.
             ttl_seconds: life of tensors that nobody releases.
-            inline_bytes: blobs up to this size travel inside their reference.
+            inline_bytes: blobs up to this size, MAX_INLINE_BYTES at most, travel inside their
+                reference.
             clock: seconds since the epoch.
         """
         self._blobs = blobs

@@ -3,10 +3,14 @@
 import math
 from typing import Any
 
+import grpc
 import pytest
 
+from denoiser_service.channel import MAX_FRAME_BYTES
+from tests.fuzz.calls import Callers, SoundRequests
 from tests.system.running_cluster import RunningCluster
 from triptych import InvalidRequestError, ModelNotFoundError
+from triptych.status import failure_of
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("prompt", {"prompt": ""}, "empty"),
@@ -78,3 +82,28 @@ def test_the_fused_cluster_refuses_in_the_same_words(
         said.append(refusal.value.violations)
 
     assert said[0] == said[1]
+
+
+def test_a_prompt_longer_than_what_ranks_are_told_is_refused_by_every_stage(
+    split_cluster: RunningCluster,
+) -> None:
+    length = MAX_FRAME_BYTES + 1
+    with Callers(split_cluster) as callers:
+        sound = SoundRequests(callers)
+        for service, method, request in (
+            ("EncoderService", "Encode", sound.encode),
+            ("VaeService", "EncodeImage", sound.encode_image),
+            ("DenoiserService", "Denoise", sound.denoise),
+            ("VaeService", "Decode", sound.decode),
+            ("VaeService", "DrawPreview", sound.draw_preview),
+        ):
+            request.parameters.prompt = "a" * length
+            with pytest.raises(grpc.RpcError) as refused:
+                callers.ask(service.removesuffix("Service").lower(), service, method, request, None)
+            failure = failure_of(refused.value)
+            assert failure.status == "INVALID_ARGUMENT", method
+            (violation,) = failure.violations
+            assert violation.field == "prompt"
+            assert violation.description == f"has {length} characters; allowed are at most 4096"
+        callers.release()
+        assert callers.busy() == dict.fromkeys(callers.stages, (0, 0, 0))

@@ -42,8 +42,10 @@ class Scheduling:
         steps: int = 3,
         deadline: Deadline | None = None,
         cache: Cache = NO_CACHE,
+        **changes: object,
     ) -> AsyncGenerator[DenoiseEvent, None]:
-        parameters = PARAMETERS.model_copy(update={"steps": steps, "cache": cache})
+        changes |= {"steps": steps, "cache": cache}
+        parameters = PARAMETERS.model_copy(update=changes)
         request = DenoiseRequest(name, "default", parameters, TENSOR_REF)
         return self.scheduler.denoise(request, deadline or Deadline.after(600))
 

@@ -19,12 +19,17 @@ from denoiser_service.commands import (
     Stepped,
     SteppedBatch,
 )
+from services.domain.acceleration import CacheMethod, CacheSupport
 from services.domain.errors import NotFound, RanksLost, TriptychError
 from services.domain.parallel import ONE_RANK
 from services.domain.tensor_ref import TensorRef
-from tests.unit.domain.examples import STORE, TENSOR_REF, loaded
+from tests.unit.domain.examples import CAPABILITIES, MODEL, STORE, TENSOR_REF, loaded
 
-READY = RankReady(loaded=loaded(), tensor_store=STORE, pid=1)
+_CACHING = CAPABILITIES.model_copy(
+    update={"cache_support": CacheSupport(methods=tuple(CacheMethod), blocks=(8,))}
+)
+_MODEL = MODEL.model_copy(update={"capabilities": _CACHING})
+READY = RankReady(loaded=loaded().model_copy(update={"model": _MODEL}), tensor_store=STORE, pid=1)
 
 
 async def _nothing(command: Command) -> None:

@@ -40,7 +40,7 @@ async def _started(each: Scheduling, hold: Hold, **steps: int) -> dict[str, asyn
 async def test_requests_step_together_and_leave_when_they_are_done(order: Order) -> None:
     async with _batching(order) as each:
         hold = Hold(each.ranks, "prepare", "a")
-        tasks = await _started(each, hold, a=3, b=1, c=2)
+        tasks = await _started(each, hold, a=4, b=2, c=3)
         hold.go.set()
         done = await asyncio.gather(*tasks.values())
         assert each.ranks.commands == [
@@ -48,14 +48,15 @@ async def test_requests_step_together_and_leave_when_they_are_done(order: Order)
             ("prepare", "b"),
             ("prepare", "c"),
             ("step_batch", "a, b, c"),
+            ("step_batch", "a, b, c"),
             ("finish", "b"),
             ("step_batch", "a, c"),
             ("finish", "c"),
             ("step", "a"),
             ("finish", "a"),
         ]
-        assert each.scheduler.completed_steps == 6
-        for events, steps in zip(done, (3, 1, 2), strict=True):
+        assert each.scheduler.completed_steps == 9
+        for events, steps in zip(done, (4, 2, 3), strict=True):
             stepped = [event.step for event in events if isinstance(event, StepCompleted)]  # type: ignore[attr-defined]
             assert stepped == list(range(1, steps + 1))
 

@@ -40,7 +40,7 @@ REF = TensorRef(
     expire_time=1e9,
     tenant=TENANT,
     request_id=ONE,
-    mac=bytes(range(256)),
+    mac=bytes(range(224, 256)),
     inline_blob=b"\xff\xfe\x00 not text",
 )
 COMMANDS: list[Command] = [

@@ -8,6 +8,8 @@ from services.domain.errors import InvalidRequest, QueueFull
 from services.domain.stages import DenoiseStarted
 from tests.unit.denoiser_service.scheduling import Hold, scheduling
 
+TEA_CACHE = TeaCache(coefficients=(0.0, 0.0, 0.0, 1.0, 0.0))
+
 
 async def test_a_request_waits_until_what_the_ranks_hold_leaves_room_for_it() -> None:
     async with scheduling(max_resident_bytes=250) as each:
@@ -48,7 +50,7 @@ async def test_a_full_queue_counts_those_for_whom_there_is_no_memory() -> None:
     ("cache", "limit", "refused"),
     [
         (NoCache(), 99, "width: and height are .*; that takes 100 bytes .* at most 99$"),
-        (TeaCache(), 139, "acceleration.cache: is tea_cache; with it .* 140 bytes .* most 139$"),
+        (TEA_CACHE, 139, "acceleration.cache: is tea_cache; with it .* 140 bytes .* most 139$"),
         (CacheDit(), 149, "acceleration.cache: is cache_dit; with it .* 150 bytes .* most 149$"),
         (CacheDit(taylorseer_order=1), 239, "acceleration.cache: .* 240 bytes"),
     ],
@@ -59,9 +61,9 @@ async def test_what_would_not_fit_alone_is_refused_before_any_command(
 ) -> None:
     async with scheduling(max_resident_bytes=limit) as each:
         with pytest.raises(InvalidRequest, match=refused):
-            await each.outcome("a", cache=cache)
+            await each.outcome("a", cache=cache, steps=8)
         assert each.ranks.commands == []
     async with scheduling(max_resident_bytes=limit + 1) as each:
-        async with aclosing(each.stream("a", cache=cache)) as events:
+        async with aclosing(each.stream("a", cache=cache, steps=8)) as events:
             assert await anext(events) == DenoiseStarted()
         assert await each.outcome("b")

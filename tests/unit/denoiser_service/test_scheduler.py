@@ -17,6 +17,7 @@ from services.domain.errors import (
     StageUnavailable,
     StoreFull,
 )
+from services.domain.input_image import InputImage
 from services.domain.stages import (
     Denoised,
     DenoiseStarted,
@@ -26,6 +27,7 @@ from services.domain.stages import (
 from tests.unit.denoiser_service.scheduling import Hold, passed, scheduling
 from tests.unit.domain.examples import TENSOR_REF
 
+IMAGE = InputImage(width=64, height=48, size_bytes=1, checksum_xxh3=0)
 WHOLE = ["prepare", "step", "step", "step", "finish"]
 
 
@@ -324,3 +326,33 @@ async def test_the_backlog_is_what_is_left_of_all_requests_at_the_pace_so_far() 
         hold.go.set()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert each.scheduler.backlog_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("prompt", "x" * 5000, "has 5000 characters"),
+        ("width", 100, "is 100"),
+        ("images", (IMAGE,), "are 0; the request has 1 images"),
+    ],
+)
+async def test_what_every_rank_would_refuse_is_never_sent_there(
+    field: str, value: object, says: str
+) -> None:
+    named = "image_latents" if field == "images" else field
+    async with scheduling() as each:
+        with pytest.raises(InvalidRequest, match=f"^{named}: {says}"):
+            await each.outcome("a", **{field: value})
+        assert each.ranks.commands == []
+
+
+async def test_what_came_while_ranks_were_rebuilt_is_refused_once_their_model_is_known() -> None:
+    async with scheduling() as each:
+        each.ranks.die()
+        task = each.start("a", width=100)
+        await _a_few_turns()
+        assert each.scheduler.queued == 1
+        each.ranks.rebuild()
+        with pytest.raises(InvalidRequest, match=r"^width: is 100"):
+            await task
+        assert each.ranks.commands == []

@@ -8,7 +8,7 @@ from denoiser_service.handshake import MAX_HANDSHAKE_BYTES
 from encoder_service.settings import EncoderSettings
 from services.domain.generation import MAX_ASPECT_RATIO, MAX_SEED
 from services.domain.settings import MAX_SECONDS
-from services.domain.tensor_ref import MAX_RANK, MAX_TENSORS
+from services.domain.tensor_ref import MAX_INLINE_BYTES, MAX_RANK, MAX_TENSORS
 from services.gateway.received_images import MAX_IMAGES
 from services.gateway.settings import GatewaySettings
 from services.pictures.input_picture import MAX_BYTES, MAX_PIXELS
@@ -34,6 +34,7 @@ def test_the_table_of_limits_is_true() -> None:
             "upload_quota_bytes"
         ].default,
         "tensors behind a reference": MAX_TENSORS,
+        "tensors inside a reference": MAX_INLINE_BYTES,
         "dimensions of a tensor": MAX_RANK,
         "a seed": MAX_SEED,
         "requests that wait in a stage, unless told otherwise": stage[

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from services.domain.element_type import ElementType
 from services.domain.errors import TensorRefused
-from services.domain.tensor_ref import Seal, TensorRef, TensorSpec
+from services.domain.tensor_ref import MAX_INLINE_BYTES, Seal, TensorRef, TensorSpec
 from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
 from tests.unit.domain.examples import TENSOR_REF
 from triptych.v1 import tensor_pb2
@@ -70,6 +70,8 @@ def test_no_field_of_a_reference_is_left_behind() -> None:
         ("tensors", [_spec(name="a", element_type=1, shape=[1] * 9)]),
         ("tensors", [_spec(name="a", element_type=0)]),
         ("tensors", [_spec(name="a", element_type=99)]),
+        ("mac", b"x" * 33),
+        ("inline_blob", b"x" * (MAX_INLINE_BYTES + 1)),
         ("expire_time", Timestamp()),
         ("expire_time", Timestamp(seconds=2**62)),
         ("expire_time", Timestamp(seconds=-(2**62))),
