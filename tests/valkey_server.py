@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,10 @@ from triptych.cluster.valkey import valkey_binary
 _FOUND = shutil.which("redis-server")
 DEBIANS = None if _FOUND is None else Path(_FOUND)
 """Redis itself, where it is installed; it has TLS, which the embedded server has not."""
+BINARIES: Mapping[str, Path | None] = {"valkey": None} | (
+    {} if DEBIANS is None else {"redis": DEBIANS}
+)
+"""What there is to test with; they differ in what they still take when they are full."""
 _WITHOUT_FILES = ("--save", "", "--appendonly", "no")
 
 

@@ -139,7 +139,8 @@ class RedisBlobStore(BlobStore):
         """See BlobStore."""
         with self._lock:
             self._stored.pop(name, None)
-        with self._server.translated(), self._client.pipeline() as commands:
+        # No transaction: a server that is full would not take the commands of one.
+        with self._server.translated(), self._client.pipeline(transaction=False) as commands:
             commands.delete(self._blob_key(name))
             commands.hdel(self._request_key(name.tenant, name.request_id), _entry(name))
             deleted, _ = commands.execute()
@@ -167,7 +168,7 @@ class RedisBlobStore(BlobStore):
                 return 0
             blobs = [self._key("blob", tenant, request_id, each) for each in entries]
             # Only what was seen: a blob that is published meanwhile stays, and stays listed.
-            with self._client.pipeline() as commands:
+            with self._client.pipeline(transaction=False) as commands:
                 commands.delete(*blobs)
                 commands.hdel(request, *entries)
                 deleted, _ = commands.execute()

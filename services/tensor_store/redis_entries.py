@@ -165,7 +165,7 @@ class RedisEntries(EntryStore):
             commands.pexpire(key, self._life_milliseconds)
 
     def _listed(self) -> Sequence[_Listed]:
-        with self._server.translated(), self._client.pipeline() as commands:
+        with self._server.translated(), self._client.pipeline(transaction=False) as commands:
             commands.hgetall(self._sizes)
             commands.zrange(self._used, 0, -1, withscores=True)
             return _in_order(*commands.execute())
@@ -178,10 +178,18 @@ class RedisEntries(EntryStore):
         return _in_order(sizes, used)
 
     def _remove(self, names: Sequence[str]) -> None:
-        if names:
-            with self._server.translated(), self._client.pipeline() as commands:
-                self._remove_by(commands, names)
-                commands.execute()
+        if not names:
+            return
+        with suppress(StoreFull):
+            self._remove_at_once(names, transaction=True)
+            return
+        # A server that is full takes no transaction.
+        self._remove_at_once(names, transaction=False)
+
+    def _remove_at_once(self, names: Sequence[str], *, transaction: bool) -> None:
+        with self._server.translated(), self._client.pipeline(transaction) as commands:
+            self._remove_by(commands, names)
+            commands.execute()
 
     def _remove_by(self, commands: Pipeline, names: Sequence[str]) -> None:
         commands.delete(*map(self._entry, names))

@@ -21,7 +21,7 @@ from services.tensor_store.opening import open_blob_store
 from services.tensor_store.redis_server import CHUNK_BYTES
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.system.running_cluster import until
-from tests.valkey_server import DEBIANS, KeyValueServer, key_value_server
+from tests.valkey_server import BINARIES, DEBIANS, KeyValueServer, key_value_server
 
 TENANT, REQUEST = "tenant", "a" * 32
 SCOPE = {"tenant": TENANT, "request_id": REQUEST}
@@ -107,6 +107,18 @@ def test_a_server_that_is_full_refuses_and_serves_again_after_a_release(
         assert torch.equal(got(store, kept), large)
         store.release(kept)
         store.put({"x": large}, **SCOPE)
+
+
+@pytest.mark.parametrize("kind", BINARIES)
+def test_a_server_without_any_room_still_releases(kind: str) -> None:
+    with key_value_server(binary=BINARIES[kind]) as server, closing(opened(server)) as store:
+        one, _ = (store.put({"x": torch.ones(1 << 20)}, **SCOPE) for _ in range(2))
+        server.client().config_set("maxmemory", 1 << 20)
+        with pytest.raises(StoreFull, match="has reached its maxmemory"):
+            store.put({"x": torch.ones(3)}, **SCOPE)
+        assert store.release(one)
+        assert store.release_request(TENANT, REQUEST) == 1
+        assert server.client().keys("*") == []
 
 
 def test_a_restarted_server_has_lost_its_tensors_and_takes_new_ones(server: KeyValueServer) -> None:

@@ -15,7 +15,7 @@ from services.tensor_store.redis_entries import RedisEntries
 from services.tensor_store.redis_server import CHUNK_BYTES
 from tests.system.running_cluster import until
 from tests.unit.tensor_store.test_redis import RIGHTS
-from tests.valkey_server import KeyValueServer, key_value_server
+from tests.valkey_server import BINARIES, KeyValueServer, key_value_server
 
 MIB = 1 << 20
 LIMIT_BYTES = 64 * MIB
@@ -25,9 +25,9 @@ A, B, C = (digit * 64 for digit in "abc")
 LISTS = {b"triptych:cache:sizes", b"triptych:cache:used"}
 
 
-@pytest.fixture
-def server() -> Iterator[KeyValueServer]:
-    with key_value_server() as server:
+@pytest.fixture(params=BINARIES)
+def server(request: pytest.FixtureRequest) -> Iterator[KeyValueServer]:
+    with key_value_server(binary=BINARIES[request.param]) as server:
         yield server
 
 
