@@ -59,6 +59,8 @@ class ModelLimits:
         guidance_field: of a request: how much a branch from the negative prompt steers, which is
             run above guidance_off_scale.
         supports_previews: whether a request may ask for pictures of what it is heading for.
+        supports_step_batching: whether requests of the same sizes can share a step, where a
+            denoiser is told to.
         min_images: input images that a request must carry.
         max_images: input images that a request may carry.
         image_fit: how the size follows from the last input image; None where it does not.
@@ -87,6 +89,7 @@ class ModelLimits:
     attention_heads: int
     guidance_branches: int
     supports_previews: bool
+    supports_step_batching: bool
     min_images: int
     max_images: int
     image_fit: ImageFit | None

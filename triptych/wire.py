@@ -124,6 +124,7 @@ def model_from_proto(message: capabilities_pb2.Model) -> ModelInfo:
             attention_heads=limits.attention_heads,
             guidance_branches=limits.guidance_branches,
             supports_previews=limits.supports_previews,
+            supports_step_batching=limits.supports_step_batching,
             min_images=limits.min_images,
             max_images=limits.max_images,
             image_fit=_image_fit(limits.image_fit) if limits.HasField("image_fit") else None,

@@ -259,6 +259,7 @@ def editing_model() -> capabilities_pb2.Model:
             ),
             media_formats=[generation_pb2.MEDIA_FORMAT_PNG_ARCHIVE],
             supports_negative_prompt=True,
+            supports_step_batching=True,
             guidance_field="layered.strength",
             guidance_off_scale=0.25,
             options=[

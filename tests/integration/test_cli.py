@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -364,6 +365,7 @@ async def test_models_are_listed_and_described() -> None:
     row = listed.out.splitlines()[1].split()
     assert row == ["demo", "qwen-image", "float32", "128x128", "20", "4", "0"]
     assert "64 to 256, multiples of 16" in described.out
+    assert re.search(r"^shares steps +never\b", described.out, re.MULTILINE)
     assert "served models: demo" in unknown.err
 
 

@@ -235,4 +235,5 @@ async def test_a_model_is_described_with_its_pictures_and_options(
     assert described["layered.resolution"] == ["64 to 640 in steps of 64", "64"]
     assert described["layered.strength"] == ["0 to 1", "0.5"]
     assert described["layered.caption_image"] == ["on or off", "off"]
+    assert described["shares steps"] == ["with --max-step-batch, without a cache"]
     assert described["media"] == ["png, png_archive", "png"]

@@ -100,6 +100,30 @@ ConditioningCache = Annotated[
         " everything anew; 256MiB by default.",
     ),
 ]
+Tiling = Annotated[
+    bool,
+    typer.Option(
+        "--tiling",
+        help="Encode and decode pictures larger than a tile in tiles that are blended: less memory,"
+        " other pixels.",
+    ),
+]
+AttentionBackend = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="One of diffusers' attention backends, for example flash, for denoisers of one rank:"
+        " other last bits.",
+    ),
+]
+CompileBlocks = Annotated[
+    bool,
+    typer.Option(
+        "--compile-blocks",
+        help="Compile the transformers' blocks at their first call, for denoisers of one rank:"
+        " other last bits.",
+    ),
+]
 Ulysses = Annotated[
     int,
     typer.Option(

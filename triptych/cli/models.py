@@ -79,6 +79,8 @@ def _details(model: ModelInfo) -> Table:
         table.add_row("previews", "after every so many steps", "none")
     table.add_row("cache", ", ".join(_caches(limits)), _default_cache(defaults))
     table.add_row("ranks", ", ".join(_parallel(limits)) or "1")
+    shares = "with --max-step-batch, without a cache" if limits.supports_step_batching else "never"
+    table.add_row("shares steps", shares)
     table.add_row("media", ", ".join(limits.media_formats), limits.media_formats[0])
     return table
 

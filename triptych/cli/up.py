@@ -39,6 +39,9 @@ def up(
     model_manifests: options.ModelManifests = None,
     cache_profiles: options.CacheProfiles = None,
     conditioning_cache: options.ConditioningCache = None,
+    tiling: options.Tiling = False,
+    attention_backend: options.AttentionBackend = None,
+    compile_blocks: options.CompileBlocks = False,
     ulysses: options.Ulysses = 1,
     ring: options.Ring = 1,
     cfg: options.Cfg = 1,
@@ -63,8 +66,13 @@ def up(
         served = tuple(map(checked_model, models or (None,)))
         profiles = _one_for_each("--cache-profile", cache_profiles, len(served))
         manifests = _one_for_each("--model-manifest", model_manifests, len(served))
-        told = (served, dtype, device, threads, offline, profiles, manifests, degrees)
-        model_options = ModelOptions(*told, conditioning_cache)
+        model_options = ModelOptions(
+            *(served, dtype, device, threads, offline, profiles, manifests, degrees),
+            conditioning_cache=conditioning_cache,
+            tiling=tiling,
+            attention_backend=attention_backend,
+            compile_blocks=compile_blocks,
+        )
         for name in model_options.fetched:
             typer.echo(f"hub       {name}: what is not in the cache yet is fetched first")
         spec = ClusterSpec(

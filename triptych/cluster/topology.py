@@ -59,6 +59,9 @@ class ModelOptions:
         degrees: of each model's denoiser: how many ranks it has, and how they share steps.
         conditioning_cache: what is remembered of encoded prompts and pictures, for example "1GiB"
             or "0"; the encoders' own default if None.
+        tiling: whether VAEs work on large pictures in tiles.
+        attention_backend: of diffusers, for the denoisers' attention; its default if None.
+        compile_blocks: whether denoisers' blocks are compiled.
     """
 
     models: tuple[Path | str, ...]
@@ -70,6 +73,9 @@ class ModelOptions:
     manifests: tuple[Path, ...] = ()
     degrees: ParallelDegrees = ONE_RANK
     conditioning_cache: str | None = None
+    tiling: bool = False
+    attention_backend: str | None = None
+    compile_blocks: bool = False
 
     @property
     def fetched(self) -> tuple[str, ...]:
@@ -97,6 +103,20 @@ class ModelOptions:
             return ()
         return ("--conditioning-cache-bytes", self.conditioning_cache)
 
+    @property
+    def decoding_flags(self) -> tuple[str, ...]:
+        """Further ones of each process that decodes."""
+        return ("--tiling", "true") if self.tiling else ()
+
+    @property
+    def kernel_flags(self) -> tuple[str, ...]:
+        """Further ones of each process that denoises."""
+        backend = self.attention_backend
+        return (
+            *(() if backend is None else ("--attention-backend", backend)),
+            *(("--compile-blocks", "true") if self.compile_blocks else ()),
+        )
+
     def denoiser_flags(self, number: int) -> tuple[str, ...]:
         """Further ones of the process that denoises for one of the models, counted from 0."""
         return (
@@ -107,6 +127,7 @@ class ModelOptions:
                 if degree > 1
                 for flag in (f"--{method}", str(degree))
             ),
+            *self.kernel_flags,
         )
 
 
@@ -131,6 +152,8 @@ class SplitTopology:
                     flags += self.options.denoiser_flags(number - 1)
                 else:
                     flags += self.options.encoding_flags
+                if stage == "vae":
+                    flags += self.options.decoding_flags
                 stages.append(ProcessSpec(name, (*command, *flags, *shared, *common)))
                 doors += [f"--{stage}", place.socket(name)]
         # Ready means all of it: a user who is told so may ask for any of the models.
@@ -152,6 +175,8 @@ class FusedTopology:
             *_python("services.fused", "--listen", str(address)),
             *self.options.flags(*self.options.models),
             *self.options.encoding_flags,
+            *self.options.decoding_flags,
+            *self.options.kernel_flags,
             *_file_flags("--model-manifest", self.options.manifests),
             *_file_flags("--cache-profile", self.options.cache_profiles),
             *_common_flags(drain_seconds),

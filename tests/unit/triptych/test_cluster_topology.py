@@ -69,6 +69,27 @@ def test_all_that_encode_are_told_what_to_remember() -> None:
     assert told == {"encoder": "1GiB", "denoiser": None, "vae": "1GiB", "fused": "1GiB"}
 
 
+def test_tiles_are_for_those_that_decode_and_kernels_for_those_that_denoise() -> None:
+    options = ModelOptions(
+        (Path("/models/demo"),), tiling=True, attention_backend="native", compile_blocks=True
+    )
+    split = SplitTopology(options).processes(ADDRESS, PLACE, drain_seconds=5)
+    fused = FusedTopology(options).processes(ADDRESS, PLACE, drain_seconds=5)
+    kernels = {"--attention-backend": "native", "--compile-blocks": "true"}
+    expected = {
+        "encoder": {},
+        "denoiser": kernels,
+        "vae": {"--tiling": "true"},
+        "fused": {"--tiling": "true", **kernels},
+    }
+    for each in (*split.stages, fused.gateway):
+        given = flags(each)
+        told = {name: given[name] for name in expected["fused"] if name in given}
+        assert told == expected[each.name]
+    plain = FusedTopology(OPTIONS).processes(ADDRESS, PLACE, drain_seconds=5).gateway
+    assert not expected["fused"].keys() & flags(plain).keys()
+
+
 def test_every_process_ends_with_its_parent() -> None:
     split = SplitTopology(OPTIONS).processes(ADDRESS, PLACE, drain_seconds=2.5)
     fused = FusedTopology(OPTIONS).processes(ADDRESS, PLACE, drain_seconds=2.5)
