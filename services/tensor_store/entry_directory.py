@@ -112,13 +112,15 @@ class EntryDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[bool]:
-        """Whether nobody else writes meanwhile; False if another process does for too long."""
+        """Whether nobody else writes meanwhile; False if it cannot be known for too long."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             descriptor = os.open(self._path, flags)
-        except FileNotFoundError:
-            yield False
-            return
+        except OSError as error:
+            if error.errno in {errno.ENOENT, *NO_ROOM}:
+                yield False
+                return
+            raise
         try:
             yield _lock_soon(descriptor)
         finally:

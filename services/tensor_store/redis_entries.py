@@ -202,4 +202,6 @@ class RedisEntries(EntryStore):
 
 def _in_order(sizes: dict[bytes, bytes], used: list[tuple[bytes, float]]) -> Sequence[_Listed]:
     """What is listed, what was not used for longest first."""
-    return [_Listed(name.decode(), int(sizes[name]), when) for name, when in used if name in sizes]
+    when = dict(used)
+    listed = (_Listed(name.decode(), int(size), when.get(name, 0)) for name, size in sizes.items())
+    return sorted(listed, key=lambda each: each.used_time)

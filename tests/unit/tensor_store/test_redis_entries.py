@@ -128,6 +128,16 @@ def test_what_is_not_whole_is_not_there(
     assert entries.usage() == EntryUsage(1, 10, LIMIT_BYTES)
 
 
+def test_an_entry_whose_last_use_is_not_known_goes_first(
+    entries: RedisEntries, server: KeyValueServer
+) -> None:
+    assert entries.write(A, filled(10))
+    assert entries.write(B, filled(10))
+    server.client().zrem("triptych:cache:used", B)
+    assert entries.write(C, filled(LIMIT_BYTES - 10))
+    assert [entries.read(each) is None for each in (A, B, C)] == [False, True, False]
+
+
 def test_a_full_server_takes_no_entry_and_still_hands_out_those_it_has(
     entries: RedisEntries, server: KeyValueServer
 ) -> None:

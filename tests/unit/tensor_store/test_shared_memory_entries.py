@@ -1,5 +1,6 @@
 import os
 import random
+import resource
 import stat
 import threading
 import time
@@ -175,6 +176,20 @@ def test_writers_killed_at_any_point_leave_whole_entries_and_a_cache_that_works(
         assert "writing" not in cached(shm_root)
     # Else none was killed where it matters.
     assert unfinished
+
+
+def test_a_process_without_file_descriptors_goes_without_entries(
+    entries: SharedMemoryEntries,
+) -> None:
+    entries.write(A, filled(10))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        assert entries.read(A) is None
+        assert not entries.write(B, filled(10))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert entries.read(A) == filled(10)
 
 
 def test_what_a_killed_writer_left_is_swept(entries: SharedMemoryEntries, shm_root: Path) -> None:
