@@ -3,6 +3,7 @@
 import json
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from tests.deploy.engine import ROOT, Engine
 from tests.system.running_cluster import TRIPTYCH, until
+from triptych.cli.exit_codes import ExitCode
 
 IMAGES = ("triptych-gateway", "triptych-stage")
 _PROJECT = "triptych-trial"
@@ -81,15 +83,24 @@ class Composition:
         return self._engine.docker("exec", self.inspect(service)["Id"], *command)
 
     def log(self, service: str) -> list[dict[str, Any]]:
-        """What one of our processes has logged."""
+        """What one of our processes has logged; libraries may have written lines of their own."""
         lines = self._engine.docker("logs", self.inspect(service)["Id"]).splitlines()
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
-    def generate(self, output: Path, *options: str) -> dict[str, Any]:
-        """Draws by the gateway; returns what the command says of it."""
-        return _report(
-            self._triptych("generate", *_asked(output, *options), "--target", self._target)
-        )
+    def generate(self, output: Path, *options: str, patience: float = 0) -> dict[str, Any]:
+        """Draws by the gateway; returns what the command says of it.
+
+        Args:
+            output: file to write.
+            options: further ones of the command.
+            patience: seconds for which it is repeated while the cluster says to try again.
+        """
+        deadline = time.monotonic() + patience
+        asked = ("generate", *_asked(output, *options), "--target", self._target)
+        while (ran := self._triptych(*asked)).returncode == ExitCode.UNAVAILABLE:
+            if time.monotonic() > deadline:
+                break
+        return _report(ran)
 
     def _triptych(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return _run(*self._engine.entering, str(TRIPTYCH), *arguments)
