@@ -32,6 +32,6 @@ def open_blob_store(url: str) -> BlobStore:
     if address.scheme not in _BACKENDS:
         allowed = ", ".join(_BACKENDS)
         raise ConfigurationError(
-            f"store: {url!r} has the scheme {address.scheme!r}; allowed are {allowed}"
+            f"store: {address.text!r} has the scheme {address.scheme!r}; allowed are {allowed}"
         )
     return _BACKENDS[address.scheme](address)

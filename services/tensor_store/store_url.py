@@ -1,5 +1,6 @@
 """The address of a store: a scheme, a place, and options."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Self, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -32,9 +33,18 @@ class LocalOptions(StoreOptions):
     verify: bool = False
 
 
+# Of users before a host, whatever they contain, and of an option that somebody might think of.
+_PASSWORD = re.compile(r"(?<=//).*(?=@)|(?<=[?&]password=)[^&#]*", re.DOTALL)
+
+
 @dataclass(frozen=True, slots=True)
 class StoreUrl:
-    """A parsed store URL, `<scheme>://<host><path>?<option>=<value>&...`."""
+    """A parsed store URL, `<scheme>://<host><path>?<option>=<value>&...`.
+
+    Attributes:
+        text: of the whole, without what may be a password: that has no place there, and is told to
+            nobody.
+    """
 
     text: str
     scheme: str
@@ -49,13 +59,15 @@ class StoreUrl:
         Raises:
             ConfigurationError: it cannot be split.
         """
+        shown = _PASSWORD.sub("***", text)
         try:
             parts = urlsplit(text)
-        except ValueError as error:
-            raise ConfigurationError(f"store: {text!r} is not a URL: {error}") from error
+        except ValueError:
+            # What it says of its own quotes the URL.
+            raise ConfigurationError(f"store: {shown!r} is not a URL") from None
         if parts.fragment:
-            raise ConfigurationError(f"store: {text!r} has a fragment; allowed is none")
-        return cls(text, parts.scheme, parts.netloc, unquote(parts.path), parts.query)
+            raise ConfigurationError(f"store: {shown!r} has a fragment; allowed is none")
+        return cls(shown, parts.scheme, parts.netloc, unquote(parts.path), parts.query)
 
     def refuse_location(self) -> None:
         """Raises ConfigurationError if the URL names a host or a path."""
@@ -72,16 +84,19 @@ class StoreUrl:
         """
         try:
             pairs = parse_qsl(self.query, keep_blank_values=True, strict_parsing=bool(self.query))
-        except ValueError as error:
-            raise ConfigurationError(f"store: {self.text!r}: {error}") from error
+        except ValueError:
+            raise ConfigurationError(
+                f"store: {self.text!r} has an option that is not <option>=<value>"
+            ) from None
         given = dict(pairs)
         if len(given) < len(pairs):
             raise ConfigurationError(f"store: {self.text!r} has an option twice")
         try:
             return model.model_validate(given)
         except ValidationError as error:
+            shown = given | ({"password": "***"} if "password" in given else {})
             problems = "; ".join(
-                f"{'.'.join(map(str, each['loc']))}={given.get(str(each['loc'][0]))}: {each['msg']}"
+                f"{each['loc'][0]}={shown.get(str(each['loc'][0]))}: {each['msg']}"
                 for each in error.errors()
             )
             allowed = ", ".join(model.model_fields)

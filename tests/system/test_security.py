@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.system.otlp_receiver import Receiver, receiving
 from tests.system.running_cluster import MODEL, TRIPTYCH, until
+from tests.valkey_server import KeyValueServer, key_value_server
 from triptych import (
     Client,
     InvalidRequestError,
@@ -74,6 +75,7 @@ class SecureCluster:
     targets: dict[str, str]
     api_key: str
     secret: str
+    store_password: str
     processes: dict[str, subprocess.Popen[bytes]]
     logs: Path
     collector: Receiver
@@ -106,7 +108,15 @@ def new_key(tenant: str) -> tuple[str, dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureCluster]:
+def store() -> Iterator[KeyValueServer]:
+    with key_value_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, store: KeyValueServer
+) -> Iterator[SecureCluster]:
     directory = tmp_path_factory.mktemp("secure")
     (directory / "strangers").mkdir()
     ours, strangers = Certificates(directory), Certificates(directory / "strangers")
@@ -117,8 +127,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureCluster]
     targets = {
         each: f"localhost:{free_port()}" for each in ("encoder", "denoiser", "vae", "gateway")
     }
+    password_file, password = directory / "password", secrets.token_hex(32)
+    password_file.write_text(password)
+    allowed = ("on", f">{password}", "~*", "&*", "+@all")
+    store.client().execute_command("ACL", "SETUSER", "stage", *allowed)
     stage_flags = (
-        *("--model", str(MODEL), "--store", f"shm://{directory}/tensors"),
+        *("--model", str(MODEL)),
+        *("--store", f"{store.url}?username=stage&password_file={password_file}"),
         *("--cluster-secret-file", str(secret), "--tls-client-ca-file", str(ours.ca)),
     )
     gateway_flags = (
@@ -146,7 +161,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureCluster]
         door = ours.credentials(shown=False)
         assert until(lambda: serving(targets["gateway"], door), 120)
         yield SecureCluster(
-            *(ours, strangers, targets, key, secret.read_text(), processes, directory, collector)
+            *(ours, strangers, targets, key, secret.read_text(), password),
+            *(processes, directory, collector),
         )
 
 
@@ -209,7 +225,7 @@ def test_a_stage_talks_to_those_alone_whose_certificate_it_knows(
     assert not serving(target, impostor)
 
 
-def test_no_log_no_trace_and_no_command_line_tells_a_secret_or_a_prompt(
+def test_no_log_trace_command_line_or_environment_tells_a_secret_or_a_prompt(
     cluster: SecureCluster,
 ) -> None:
     prompt, wrong = "a heart for Zerlina", "the key of nobody at all"
@@ -222,15 +238,43 @@ def test_no_log_no_trace_and_no_command_line_tells_a_secret_or_a_prompt(
     expected = {f"triptych-{name}" for name in cluster.processes}
     cluster.collector.wait_for(lambda spans: expected <= {each.service for each in spans})
     private = cluster.certificates.key.read_text().splitlines()[1]
-    hidden = [each.encode() for each in (cluster.api_key, cluster.secret, private, prompt, wrong)]
+    kept = (cluster.api_key, cluster.secret, cluster.store_password, private)
+    hidden = [each.encode() for each in (*kept, prompt, wrong)]
     told = {"traces": cluster.collector.raw}
     for name, process in cluster.processes.items():
         started = psutil.Process(process.pid)
         for each in (started, *started.children(recursive=True)):
             told[f"command line of {name}, {each.pid}"] = "\0".join(each.cmdline()).encode()
+            told[f"environment of {name}, {each.pid}"] = str(each.environ()).encode()
         told[f"log of {name}"] = (cluster.logs / f"{name}.log").read_bytes()
         assert b'"level": "debug"' in told[f"log of {name}"], "nothing would be seen"
     assert [(where, each) for where, text in told.items() for each in hidden if each in text] == []
+
+
+@pytest.mark.parametrize("stage", ["encoder", "denoiser", "vae"])
+def test_a_password_inside_a_stores_url_is_refused_and_not_repeated(
+    stage: str, tmp_path: Path
+) -> None:
+    def said(code: int, *flags: str) -> str:
+        ended = subprocess.run(
+            [sys.executable, "-m", f"{stage}_service", *flags],
+            env={
+                **os.environ,
+                f"TRIPTYCH_{stage.upper()}_STORE": "redis://stage:hunter2@127.0.0.1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == code, ended.stderr
+        assert "hunter2" not in ended.stdout + ended.stderr
+        return ended.stderr
+
+    secret = tmp_path / "secret"
+    secret.write_text(secrets.token_hex(32))
+    place = ("--listen", f"unix:{tmp_path}/socket", "--cluster-secret-file", str(secret))
+    assert "store: 'redis://***@127.0.0.1'; allowed is" in said(2, "--model", str(MODEL), *place)
+    said(0, "--help")
 
 
 def test_a_replaced_certificate_counts_from_the_next_connection(cluster: SecureCluster) -> None:

@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parents[3]
         ("memory:?quota_bytes=many", "quota_bytes=many: .*valid integer"),
         ("memory:?verify=perhaps", "verify=perhaps: .*valid boolean"),
         ("memory:?verify=true&verify=false", "has an option twice"),
-        ("memory:?verify", "bad query field"),
+        ("memory:?verify", "has an option that is not <option>=<value>"),
         ("memory:#x", "has a fragment"),
         ("shm://[", "is not a URL"),
     ],
@@ -49,3 +49,25 @@ def test_opening_a_store_does_not_load_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:hunter2@localhost",
+        "redis://:hunter2@localhost?db=-1",
+        "redis://user:a/hunter2#@localhost",
+        "redis://user:@hunter2@[",
+        "redis+unix://user:hunter2@/socket",
+        "rediss://localhost?db=0&password=hunter2",
+        "redis://localhost?password=hunter2&password=hunter2",
+        "redis://localhost?password=hunter2&db",
+        "ftp://user:hunter2@localhost",
+        "memory://user:hunter2@localhost",
+        "shm://user:hunter2@localhost",
+    ],
+)
+def test_a_password_in_a_url_is_refused_and_told_to_nobody(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"\*\*\*") as refusal:
+        open_blob_store(url)
+    assert "hunter2" not in str(refusal.value)
