@@ -10,7 +10,12 @@ from contextlib import ExitStack, contextmanager
 import torch
 import xxhash
 
-from services.domain.errors import TensorCorrupted, TensorNotFound, TensorRefused
+from services.domain.errors import (
+    ConfigurationError,
+    TensorCorrupted,
+    TensorNotFound,
+    TensorRefused,
+)
 from services.domain.store_control import (
     EntryUsage,
     Fullness,
@@ -18,7 +23,7 @@ from services.domain.store_control import (
     StoreStats,
     SweepReport,
 )
-from services.domain.tensor_ref import Seal, TensorRef
+from services.domain.tensor_ref import MAX_INLINE_BYTES, Seal, TensorRef
 from services.observability.tracing import span
 from services.tensor_store import codec
 from services.tensor_store.blob_layout import BlobLayout
@@ -57,7 +62,14 @@ class TensorStore(StoreControl):
             inline_bytes: blobs up to this size, MAX_INLINE_BYTES at most, travel inside their
                 reference.
             clock: seconds since the epoch.
+
+        Raises:
+            ConfigurationError: more would travel inside a reference than one may carry.
         """
+        if inline_bytes > MAX_INLINE_BYTES:
+            raise ConfigurationError(
+                f"inline_bytes: is {inline_bytes}; allowed are at most {MAX_INLINE_BYTES}"
+            )
         self._blobs = blobs
         self._seal = seal
         self._ttl_seconds = ttl_seconds

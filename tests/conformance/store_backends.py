@@ -13,7 +13,7 @@ import torch
 from pydantic import SecretStr
 
 from services.domain.errors import TriptychError
-from services.domain.tensor_ref import Seal, TensorRef
+from services.domain.tensor_ref import MAX_INLINE_BYTES, Seal, TensorRef
 from services.tensor_store.blob_store import BlobStore
 from services.tensor_store.memory import MemoryBlobStore, MemoryOptions
 from services.tensor_store.redis import RedisBlobStore
@@ -82,7 +82,7 @@ def inline_backend() -> Iterator[Backend]:
         return ref.model_copy(update={"inline_blob": bytes(blob)})
 
     clock = Clock()
-    with closing(over(MemoryBlobStore(MemoryOptions()), clock, 64 * MIB)) as store:
+    with closing(over(MemoryBlobStore(MemoryOptions()), clock, MAX_INLINE_BYTES)) as store:
         yield Backend(store, over(MemoryBlobStore(MemoryOptions()), clock), spoil, clock)
 
 

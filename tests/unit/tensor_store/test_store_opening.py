@@ -4,9 +4,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from services.domain.errors import ConfigurationError, StoreFull
+from services.domain.tensor_ref import MAX_INLINE_BYTES, Seal
 from services.tensor_store.opening import open_blob_store
+from services.tensor_store.tensor_store import open_store
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -32,6 +35,12 @@ REPOSITORY = Path(__file__).parents[3]
 def test_a_bad_url_is_refused_with_what_is_allowed(url: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         open_blob_store(url)
+
+
+def test_a_store_that_would_put_more_into_a_reference_than_one_may_carry_is_not_opened() -> None:
+    seal = Seal(SecretStr("a secret of at least 32 characters"))
+    with pytest.raises(ConfigurationError, match=r"^inline_bytes: is 1048577; allowed are at most"):
+        open_store("memory:", seal=seal, ttl_seconds=1, inline_bytes=MAX_INLINE_BYTES + 1)
 
 
 def test_options_of_the_url_are_honoured(shm_root: Path) -> None:
