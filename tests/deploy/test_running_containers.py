@@ -175,11 +175,13 @@ def test_a_stop_lets_a_running_request_finish_and_every_process_ends_well(
     try:
         said = [line["event"] for line in project.log("gateway")]
         # It was still drawn when the signal came.
-        assert said[-3:] == ["draining", "completed", "stopped"]
+        assert said[-3:] == ["draining", "completed", "stopped"], said
         for each in (*PROCESSES, "redis", "prometheus"):
             assert project.inspect(each)["State"]["ExitCode"] == 0, each
         for each in PROCESSES:
-            assert project.log(each)[-1]["event"] == "stopped", each
+            # Nothing but a stop has these said; a rank may have the last word.
+            said = [line["event"] for line in project.log(each)]
+            assert {"draining", "stopped"} <= set(said), (each, said)
     finally:
         project.start()
     assert pixels(drawn) == pixels(generate_fused(tmp_path / "fused.png", long))
