@@ -50,6 +50,10 @@ def test_a_prompt_is_encoded_for_its_first_seed_alone_and_the_bits_are_the_same(
     with running_cluster() as cluster:
         first = [drawn(cluster, seed) for seed in (1, 2, 1)]
         other = drawn(cluster, 1, "a red circle")
+        assert cluster.stored_tensors() == []
+        store = cluster.store
+        assert [each for each in store.rglob("*") if each.stat().st_size > 1000]
+    assert not store.exists(), "nothing stays of a cluster that has ended"
     with running_cluster("--conditioning-cache", "0") as forgetful:
         fresh = [drawn(forgetful, seed) for seed in (1, 2, 1)]
     assert [each.data for each in first] == [each.data for each in fresh]
@@ -60,15 +64,6 @@ def test_a_prompt_is_encoded_for_its_first_seed_alone_and_the_bits_are_the_same(
     ]
     assert reused(other) == {"prompt": (1, 0), "negative_prompt": (1, 1)}
     assert [reused(each) for each in fresh] == [{}, {}, {}]
-
-
-def test_nothing_stays_of_a_cluster_that_has_ended() -> None:
-    with running_cluster() as cluster:
-        drawn(cluster, 1)
-        assert cluster.stored_tensors() == []
-        store = cluster.store
-        assert [each for each in store.rglob("*") if each.stat().st_size > 1000]
-    assert not store.exists()
 
 
 async def test_encoders_that_share_a_store_find_what_another_has_encoded_even_if_it_was_killed(
