@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, Self, cast
 
+from redis.exceptions import OutOfMemoryError
+
 from services.domain.errors import (
     ConfigurationError,
     StoreFull,
@@ -112,8 +114,11 @@ class RedisBlobStore(BlobStore):
         # A mapping begins at a page, as the blobs of all stores do.
         buffer = memoryview(mmap.mmap(-1, size_bytes))
         yield Reservation(name, buffer)
-        while not self._written(name, buffer, expire_time):
-            pass
+        try:
+            self._write_making_room(name, buffer, expire_time)
+        except StoreFull:
+            self.release(name)
+            raise
         self._remember(name, expire_time)
 
     @contextmanager
@@ -223,19 +228,21 @@ class RedisBlobStore(BlobStore):
         except Unavailable as error:
             raise ConfigurationError(f"store: cannot be used: {error}") from error
 
-    def _written(self, name: BlobName, buffer: memoryview, expire_time: float) -> bool:
-        """False if there was no room for it, but now there may be."""
-        try:
-            with self._server.translated():
+    def _write_making_room(self, name: BlobName, buffer: memoryview, expire_time: float) -> None:
+        with self._server.translated():
+            try:
                 self._write(name, buffer, expire_time)
-        except StoreFull:
-            # A request's tensors come before what is only kept in case it is wanted again.
-            with suppress(Unavailable):
-                if self._entries.clear():
-                    return False
-            self.release(name)
-            raise
-        return True
+            except OutOfMemoryError:
+                # A request's tensors come before what is only kept in case it is wanted again.
+                # Once: those who keep such things go on, and could fill any room for ever.
+                if not self._made_room():
+                    raise
+                self._write(name, buffer, expire_time)
+
+    def _made_room(self) -> bool:
+        with suppress(Unavailable):
+            return self._entries.clear() > 0
+        return False
 
     def _write(self, name: BlobName, buffer: memoryview, expire_time: float) -> None:
         blob, request = self._blob_key(name), self._request_key(name.tenant, name.request_id)

@@ -167,6 +167,29 @@ def test_entries_make_room_for_a_requests_tensors(server: KeyValueServer) -> Non
         assert other.stats().stored_bytes == 18 * MIB
 
 
+def test_room_is_made_once_however_fast_others_fill_it_again(
+    server: KeyValueServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(opened(server)) as caching, closing(opened(server)) as other:
+        entries = entries_of(caching)
+        assert entries.write(A, filled(8 * MIB))
+        leave_room(server, 6 * MIB)
+        cleared: list[int] = []
+        clear = RedisEntries.clear
+
+        def cleared_and_filled_again(self: RedisEntries) -> int:
+            cleared.append(clear(self))
+            assert entries.write(A, filled(8 * MIB))
+            return cleared[-1]
+
+        monkeypatch.setattr(RedisEntries, "clear", cleared_and_filled_again)
+        with pytest.raises(StoreFull, match="has reached its maxmemory"):
+            put(other, 16 * MIB)
+        assert cleared == [8 * MIB]
+        assert other.stats().stored_bytes == 0
+        assert entries.read(A)
+
+
 def test_a_server_is_not_full_of_what_makes_room(server: KeyValueServer) -> None:
     with closing(opened(server)) as store:
         entries = entries_of(store)
