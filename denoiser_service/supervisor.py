@@ -122,7 +122,10 @@ class ProcessRankGroup:
             cause = await team.watch()
         finally:
             await self._lose(team, cause)
-        _log.warning("ranks lost", cause=team.cause, generation=self.generation)
+        if self._closed:
+            _log.info("ranks ended", generation=self.generation)
+        else:
+            _log.warning("ranks lost", cause=team.cause, generation=self.generation)
         await on_change(False)
 
     async def _lose(self, team: RankTeam, cause: str) -> None:

@@ -23,9 +23,11 @@ def set_up_torch(threads: int) -> None:
     # Can be set once only, and not after the first operation that uses them.
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
-    # Their bars would be drawn into the service's log.
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    for library in (diffusers_logging, transformers_logging):
+        # Its bars would be drawn into the service's log, and its lines would have another form.
+        library.disable_progress_bar()
+        library.disable_default_handler()
+        library.enable_propagation()
     # Its warnings quote prompts.
     diffusers_logging.set_verbosity_error()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import structlog
 
 from denoiser_service.commands import Finish, Step, Stepped
 from services.domain.errors import ConfigurationError, RanksLost, TriptychError
@@ -139,9 +140,11 @@ async def test_a_rank_that_babbles_is_killed() -> None:
 async def test_closing_ends_the_rank_and_starts_no_other() -> None:
     async with supervised() as each:
         pid = await each.ready_pid()
-        await each.ranks.close()
-        assert not psutil.pid_exists(pid)
-        assert [await each.changes.get() for _ in range(2)] == [True, False]
+        with structlog.testing.capture_logs() as lines:
+            await each.ranks.close()
+            assert not psutil.pid_exists(pid)
+            assert [await each.changes.get() for _ in range(2)] == [True, False]
+        assert [(line["event"], line["log_level"]) for line in lines] == [("ranks ended", "info")]
         assert running_ranks() == []
         assert each.ranks.generation == 1
         assert not each.running.done()
