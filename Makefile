@@ -59,6 +59,7 @@ bench: setup ## Run the benchmarks and rewrite their results.
 	$(PIP_INSTALL) --editable '.[benchmarks]'
 	$(BIN)/python -m benchmarks.tensor_store
 	$(BIN)/python -m benchmarks.conditioning_cache
+	$(BIN)/python -m benchmarks.process_start
 	$(BIN)/python -m benchmarks.hop_overhead
 	$(BIN)/python -m benchmarks.cache_quality
 	$(BIN)/python -m benchmarks.previews

@@ -5,6 +5,7 @@ import torch
 from services.domain.element_type import ElementType
 from services.domain.errors import ConfigurationError
 from services.model_api.allocator import keep_freed_memory
+from services.model_api.lasting_import import import_lasting
 
 _COMPUTED = (ElementType.FLOAT32, ElementType.BFLOAT16, ElementType.FLOAT16)
 
@@ -15,6 +16,8 @@ def set_up_torch(threads: int) -> None:
     Args:
         threads: inside one operation; operations themselves run one after another.
     """
+    for library in ("diffusers.utils", "transformers.utils"):
+        import_lasting(library)
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -23,11 +26,11 @@ def set_up_torch(threads: int) -> None:
     # Can be set once only, and not after the first operation that uses them.
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
-    for library in (diffusers_logging, transformers_logging):
+    for said in (diffusers_logging, transformers_logging):
         # Its bars would be drawn into the service's log, and its lines would have another form.
-        library.disable_progress_bar()
-        library.disable_default_handler()
-        library.enable_propagation()
+        said.disable_progress_bar()
+        said.disable_default_handler()
+        said.enable_propagation()
     # Its warnings quote prompts.
     diffusers_logging.set_verbosity_error()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from services.domain.errors import ConfigurationError
 from services.model_api.directory import ModelDirectory
+from services.model_api.lasting_import import import_lasting
 from services.model_api.spec import FamilySpec
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Family:
         return cast("VaeModel", self._module("vae").load(directory, dtype, device))
 
     def _module(self, name: str) -> ModuleType:
-        return importlib.import_module(f"{__name__}.{self.folder}.{name}")
+        return import_lasting(f"{__name__}.{self.folder}.{name}")
 
 
 def families() -> Iterator[Family]:
