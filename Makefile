@@ -2,8 +2,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Two at once, a file each; torch gets one thread, or they would wait for one another's.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+# Two at once, a file each; torch gets one thread, or they would wait for one another's. Processes are
+# started by the hundred: what was compiled for the first is kept, whatever the environment says.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 .PHONY: help setup demo test test-all fuzz deploy-check test-docker check format protos up bench
 

@@ -54,7 +54,7 @@ def test_a_prompt_is_encoded_for_its_first_seed_alone_and_the_bits_are_the_same(
         store = cluster.store
         assert [each for each in store.rglob("*") if each.stat().st_size > 1000]
     assert not store.exists(), "nothing stays of a cluster that has ended"
-    with running_cluster("--conditioning-cache", "0") as forgetful:
+    with running_cluster("--topology", "fused", "--conditioning-cache", "0") as forgetful:
         fresh = [drawn(forgetful, seed) for seed in (1, 2, 1)]
     assert [each.data for each in first] == [each.data for each in fresh]
     assert [reused(each) for each in first] == [

@@ -11,7 +11,13 @@ from services.domain.tensor_ref import Seal
 from services.tensor_store.tensor_store import open_store
 
 
-@pytest.mark.parametrize("architecture", [QWEN_IMAGE, FLUX_DEV], ids=["qwen-image", "flux"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(QWEN_IMAGE, id="qwen-image"),
+        pytest.param(FLUX_DEV, id="flux", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_the_same_steps_are_skipped_whatever_the_weights(
     architecture: Architecture, tmp_path: Path
 ) -> None:

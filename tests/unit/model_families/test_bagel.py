@@ -317,6 +317,7 @@ def test_a_tokenizer_without_the_markers_is_refused(path: Path) -> None:
         load_encoder(path, None, ElementType.FLOAT32, "cpu")
 
 
+@pytest.mark.exhaustive  # Its autoencoder takes a minute, in that type on a processor.
 def test_pixels_of_an_input_image_are_in_the_model_type(whole: Path, ask: Ask) -> None:
     vae = load_vae(whole, None, ElementType.BFLOAT16, "cpu").model
     assert isinstance(vae, BagelVae)
