@@ -9,6 +9,7 @@ from tests.fuzz.calls import Callers, call_targets, stored_tensors
 from tests.fuzz.campaign import Target
 from tests.fuzz.command_line import address_target, cache_target, request_target
 from tests.fuzz.configuration import document_targets, settings_target, store_url_target
+from tests.fuzz.entries import entry_target
 from tests.fuzz.handles import handle_targets
 from tests.fuzz.pictures import picture_target
 from tests.fuzz.requests import request_targets
@@ -22,11 +23,13 @@ def local_targets() -> Iterator[list[Target]]:
         tempfile.TemporaryDirectory(dir="/dev/shm") as shared,
         tempfile.TemporaryDirectory() as directory,
         handle_targets(Path(shared) / "tensors") as handles,
+        entry_target(Path(shared) / "entries") as entries,
         request_targets() as requests,
     ):
         yield [
             *requests,
             *handles,
+            entries,
             picture_target(),
             settings_target(),
             store_url_target(),
