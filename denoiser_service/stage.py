@@ -108,8 +108,7 @@ class DenoiseStage:
         session = self._accelerate(request.parameters, state)
         previews = StoredPreviews(self._model, self._store if self._stores else None, request)
         running = _Running(request, state, session, previews, shares_steps)
-        self._running[request.request_id] = running
-        return Prepared(
+        prepared = Prepared(
             request_id=request.request_id,
             total_steps=state.total_steps,
             run_seconds=time.perf_counter() - read,
@@ -118,6 +117,9 @@ class DenoiseStage:
             batch_key=self._batch_key(running),
             degrees=self._degrees(state),
         )
+        # Last, as in a step: looking ahead for what can be shared may fail, too.
+        self._running[request.request_id] = running
+        return prepared
 
     def _degrees(self, state: DenoiserState) -> ParallelDegrees:
         """How a request's steps are spread."""
@@ -172,9 +174,8 @@ class DenoiseStage:
         began = time.perf_counter()
         self._model.step(state)
         seconds = time.perf_counter() - began
-        self._running[request_id] = running
         decisions = _taken(session)
-        return Stepped(
+        stepped = Stepped(
             request_id=request_id,
             step=state.completed_steps,
             total_steps=state.total_steps,
@@ -186,6 +187,8 @@ class DenoiseStage:
             held_bytes=running.count(decisions),
             batch_key=self._batch_key(running),
         )
+        self._running[request_id] = running
+        return stepped
 
     def step_with(self, request_id: str, answers: Answers) -> Stepped | Forward:
         """A step for which somebody else computes what the forwards give.

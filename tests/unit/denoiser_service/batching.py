@@ -46,8 +46,9 @@ class BatchingDenoiser(CountingDenoiser):
         self,
         before_forward: Callable[[list[float]], None] = lambda values: None,
         after_forward: Callable[[CountingState], None] = lambda state: None,
+        before_step: Callable[[CountingState], None] = lambda state: None,
     ) -> None:
-        super().__init__()
+        super().__init__(before_step)
         self.adder = Adder(before_forward)
         self._after_forward = after_forward
         self.components = {"transformer": self.adder}
@@ -59,6 +60,7 @@ class BatchingDenoiser(CountingDenoiser):
 
     def step(self, state: CountingState) -> None:
         assert isinstance(state, RowState)
+        self._before_step(state)
         (increment,) = state.acceleration.run(
             self.adder, "cond", state.value, increments=state.increment
         )

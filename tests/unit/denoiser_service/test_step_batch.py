@@ -22,7 +22,14 @@ from denoiser_service.stage import DenoiseStage
 from services.domain.tensor_ref import Seal
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.denoiser_service.batching import BatchingDenoiser
-from tests.unit.denoiser_service.fakes import ONE, TENANT, TWO, CountingDenoiser, loaded
+from tests.unit.denoiser_service.fakes import (
+    ONE,
+    TENANT,
+    TWO,
+    CountingDenoiser,
+    CountingState,
+    loaded,
+)
 from tests.unit.model_api.fake_model import parameters
 
 THREE = "3" * 32
@@ -133,6 +140,32 @@ def test_who_fails_after_the_forward_is_dropped_and_the_others_go_on(store: Tens
     assert gone.status == "NOT_FOUND"
     assert rank.finish(ONE) == [12, 12]
     assert rank.finish(THREE) == [32, 32]
+
+
+@pytest.mark.parametrize("steps_done", [0, 1])
+def test_who_fails_before_its_next_forward_is_forgotten(
+    store: TensorStore, steps_done: int
+) -> None:
+    failing = True
+
+    def fail(state: CountingState) -> None:
+        if failing and state.completed_steps == steps_done:
+            raise MemoryError
+
+    rank = Rank(BatchingDenoiser(before_step=fail), store)
+    if steps_done:
+        rank.prepare(ONE)
+        (failed,) = rank.step(ONE)
+        assert isinstance(failed, Failed)
+        assert failed.status == "RESOURCE_EXHAUSTED"
+    else:
+        with pytest.raises(AssertionError, match="no memory left to prepare"):
+            rank.prepare(ONE)
+    gone = rank.executor.execute(Abort(request_id=ONE))
+    assert isinstance(gone, Failed)
+    assert gone.status == "NOT_FOUND"
+    failing = False
+    rank.prepare(ONE)
 
 
 @pytest.mark.parametrize("error", [MemoryError, ArithmeticError])
