@@ -100,6 +100,11 @@ def test_every_manifest_holds_against_the_strict_schema(
             "topology=disaggregated,store.redis.host=r,store.redis.username=u",
             "needs store.redis.existingSecret",
         ),
+        (
+            "topology=disaggregated,store.redis.host=r,store.redis.caSecret=c",
+            "no effect without store.redis.tls",
+        ),
+        ("model.source=org/name", "model.cacheClaim is empty"),
     ],
 )
 def test_what_cannot_work_is_refused_in_a_sentence(values: str, message: str) -> None:
@@ -186,6 +191,102 @@ def test_every_stage_finds_the_models_manifest_where_it_is_told_to_look(where: s
         assert mount["readOnly"]
         kind = "persistentVolumeClaim" if where == "path" else where
         assert kind in volumes[mount["name"]]
+
+
+@each_example
+def test_what_computes_on_a_gpu_asks_for_one_and_may_run_where_they_are(example: Path) -> None:
+    for template in pod_templates(rendered(*flags(example))):
+        told = [
+            (each, variable["value"])
+            for each in template["spec"]["containers"]
+            for variable in each.get("env", [])
+            if variable["name"].endswith("_DEVICE") and variable["value"] != "cpu"
+        ]
+        for each, device in told:
+            # The denoiser of a group computes nothing, and hands the device to its ranks.
+            leads = any(given["name"].endswith("_RANK_LISTEN") for given in each["env"])
+            assert leads or each["resources"]["limits"]["nvidia.com/gpu"], device
+            assert "nvidia.com/gpu" in [each["key"] for each in template["spec"]["tolerations"]]
+
+
+def test_ranks_may_take_as_long_to_load_as_their_pod() -> None:
+    (denoiser,) = (each for each in containers(rendered(*REDIS)) if each["name"] == "denoiser")
+    variables = {each["name"]: each["value"] for each in denoiser["env"]}
+    probe = denoiser["startupProbe"]
+    patience = probe["periodSeconds"] * probe["failureThreshold"]
+    assert float(variables["TRIPTYCH_DENOISER_RANK_START_SECONDS"]) == patience
+
+
+@pytest.mark.parametrize(
+    ("values", "variable", "file"),
+    [
+        ("model.tokenSecret=s", "HF_TOKEN_PATH", "token"),
+        (
+            "topology=disaggregated,store.redis.host=r,store.redis.tls=true,store.redis.caSecret=s",
+            "_STORE",
+            "ca.crt",
+        ),
+    ],
+)
+def test_every_stage_finds_a_secret_where_it_is_told_to_look(
+    values: str, variable: str, file: str
+) -> None:
+    pods = [
+        each["spec"]["template"]["spec"]
+        for each in rendered("--set", values)
+        if each["kind"] == "StatefulSet"
+    ]
+    for pod in pods:
+        volumes = {each["name"]: each for each in pod["volumes"]}
+        for container in pod["containers"]:
+            (told,) = (
+                each["value"] for each in container["env"] if each["name"].endswith(variable)
+            )
+            (mount,) = (
+                each
+                for each in container["volumeMounts"]
+                if told.endswith(f"{each['mountPath']}/{file}")
+            )
+            assert mount["readOnly"]
+            assert volumes[mount["name"]]["secret"]["secretName"] == "s"
+
+
+def test_only_those_who_are_named_reach_the_door_and_the_metrics() -> None:
+    named = ("networkPolicy.clients[0]", "networkPolicy.scrapers[0]")
+    values = (f"{each}.podSelector.matchLabels.app={each.split('.')[1][:-3]}" for each in named)
+    manifests = rendered(*(each for value in values for each in ("--set", value)))
+    (test,) = (each for each in manifests if each["kind"] == "Pod")
+    (gateway,) = (
+        each["spec"]
+        for each in manifests
+        if each["kind"] == "NetworkPolicy" and each["metadata"]["name"].endswith("-gateway")
+    )
+    door, metrics = gateway["ingress"]
+    clients, tests = (each["podSelector"]["matchLabels"] for each in door["from"])
+    assert clients == {"app": "clients"}
+    assert tests.items() <= test["metadata"]["labels"].items()
+    for each in manifests:
+        if each["kind"] == "NetworkPolicy":
+            assert each["spec"]["ingress"][-1]["from"] == metrics["from"]
+    assert metrics["from"] == [{"podSelector": {"matchLabels": {"app": "scrapers"}}}]
+
+
+def test_a_load_balancer_serves_the_gateway_and_not_its_metrics() -> None:
+    services = [
+        each
+        for each in rendered("--set", "gateway.service.type=LoadBalancer")
+        if each["kind"] == "Service"
+    ]
+    (outside,) = (each for each in services if each["spec"].get("type") == "LoadBalancer")
+    assert [each["name"] for each in outside["spec"]["ports"]] == ["grpc"]
+    inside = [each for each in services if each is not outside]
+    # Each once, or it would be scraped twice.
+    assert sorted(
+        port["name"]
+        for each in inside
+        for port in each["spec"]["ports"]
+        if port["name"].endswith("metrics")
+    ) == ["denoiser-metrics", "encoder-metrics", "metrics", "vae-metrics"]
 
 
 @each_example

@@ -37,6 +37,12 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and $redis.username (not $redis.existingSecret) -}}
 {{- fail "store.redis.username needs store.redis.existingSecret with its password" -}}
 {{- end -}}
+{{- if and $redis.caSecret (not $redis.tls) -}}
+{{- fail "store.redis.caSecret has no effect without store.redis.tls" -}}
+{{- end -}}
+{{- if not (or (hasPrefix "/" .Values.model.source) .Values.model.cacheClaim) -}}
+{{- fail (printf "model.source is %s, a repository of the hub, and model.cacheClaim is empty, where what is fetched would be kept; allowed is also a directory, by its full path" .Values.model.source) -}}
+{{- end -}}
 {{- $manifest := .Values.model.manifest -}}
 {{- if gt (len (compact (list $manifest.configMap $manifest.secret $manifest.path))) 1 -}}
 {{- fail "model.manifest: configMap, secret and path exclude one another" -}}
@@ -106,6 +112,7 @@ shm:///dev/shm/triptych
 {{- $options := list -}}
 {{- if $redis.username -}}{{- $options = append $options (printf "username=%s" $redis.username) -}}{{- end -}}
 {{- if $redis.existingSecret -}}{{- $options = append $options "password_file=/run/redis/password" -}}{{- end -}}
+{{- if $redis.caSecret -}}{{- $options = append $options "ca_file=/run/redis-ca/ca.crt" -}}{{- end -}}
 {{ ternary "rediss" "redis" $redis.tls }}://{{ $redis.host }}:{{ $redis.port }}{{ if $options }}?{{ join "&" $options }}{{ end }}
 {{- end -}}
 {{- end -}}
@@ -121,6 +128,8 @@ runAsNonRoot: true
 runAsUser: 10001
 runAsGroup: 10001
 fsGroup: 10001
+# Or each start would go through all files of the hub's cache.
+fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 

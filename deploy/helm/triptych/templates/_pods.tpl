@@ -61,6 +61,9 @@ spec:
 {{- if $root.Values.model.cacheClaim }}
 - {name: HF_HOME, value: /hub}
 {{- end }}
+{{- if $root.Values.model.tokenSecret }}
+- {name: HF_TOKEN_PATH, value: /run/hub/token}
+{{- end }}
 {{- range $key, $value := $values.env }}
 - {name: {{ $key }}, value: {{ $value | quote }}}
 {{- end }}
@@ -81,6 +84,9 @@ spec:
     {{- include "triptych.telemetry" (dict "root" $root "prefix" $prefix) | nindent 4 }}
     - {name: {{ $prefix }}_DRAIN_SECONDS, value: {{ $root.Values.drainSeconds | quote }}}
     - {name: {{ $prefix }}_REFLECTION, value: "false"}
+    {{- if eq $stage "denoiser" }}
+    - {name: {{ $prefix }}_RANK_START_SECONDS, value: {{ $root.Values.startSeconds | quote }}}
+    {{- end }}
     {{- if $leads }}
     - {name: {{ $prefix }}_RANK_LISTEN, value: "0.0.0.0:{{ include "triptych.rankPort" . }}"}
     {{- end }}
@@ -155,11 +161,17 @@ volumeMounts:
   {{- if .Values.model.cacheClaim }}
   - {name: hub, mountPath: /hub}
   {{- end }}
+  {{- if .Values.model.tokenSecret }}
+  - {name: hub-token, mountPath: /run/hub, readOnly: true}
+  {{- end }}
   {{- if or .Values.model.manifest.configMap .Values.model.manifest.secret }}
   - {name: manifest, mountPath: /run/manifest, readOnly: true}
   {{- end }}
   {{- if .Values.store.redis.existingSecret }}
   - {name: redis, mountPath: /run/redis, readOnly: true}
+  {{- end }}
+  {{- if .Values.store.redis.caSecret }}
+  - {name: redis-ca, mountPath: /run/redis-ca, readOnly: true}
   {{- end }}
 {{- end -}}
 
@@ -177,6 +189,10 @@ volumeMounts:
 - name: hub
   persistentVolumeClaim: {claimName: {{ .Values.model.cacheClaim }}}
 {{- end }}
+{{- with .Values.model.tokenSecret }}
+- name: hub-token
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
 {{- with .Values.model.manifest.configMap }}
 - name: manifest
   configMap: {name: {{ . }}}
@@ -188,5 +204,9 @@ volumeMounts:
 {{- if .Values.store.redis.existingSecret }}
 - name: redis
   secret: {secretName: {{ .Values.store.redis.existingSecret }}, defaultMode: 0440}
+{{- end }}
+{{- with .Values.store.redis.caSecret }}
+- name: redis-ca
+  secret: {secretName: {{ . }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}
