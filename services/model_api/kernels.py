@@ -80,7 +80,8 @@ def compile_blocks(
         backend: of torch.compile.
 
     Raises:
-        ConfigurationError: diffusers does not say which of a model's blocks can be.
+        ConfigurationError: diffusers does not say which of a model's blocks can be, or nothing can
+            be compiled here.
     """
     for transformer in transformers.values():
         compile_repeated: Any = getattr(transformer, "compile_repeated_blocks", None)
@@ -90,6 +91,13 @@ def compile_blocks(
                 f"compile_blocks: is true; {type(transformer).__name__} has no blocks that"
                 " diffusers compiles, leave it out"
             )
+        try:
+            _try_compiling(transformer, backend)
+        except _UNUSABLE as error:
+            reason, _, _ = str(error).partition("\n")
+            raise ConfigurationError(
+                f"compile_blocks: is true; nothing can be compiled here: {reason}"
+            ) from error
         compile_repeated(backend=backend)
 
 
@@ -102,6 +110,18 @@ def _lets_choose_attention(transformer: torch.nn.Module) -> bool:
 def _set_backend(transformer: torch.nn.Module, backend: str) -> None:
     set_attention_backend: Any = transformer.set_attention_backend
     set_attention_backend(backend)
+
+
+def _try_compiling(transformer: torch.nn.Module, backend: str) -> None:
+    """What it needs, a C++ compiler above all, torch.compile misses only when it compiles."""
+    parameter = next(transformer.parameters())
+    one_more: Any = torch.compile(_one_more, backend=backend)
+    with torch.no_grad():
+        one_more(torch.zeros(1, dtype=parameter.dtype, device=parameter.device))
+
+
+def _one_more(number: torch.Tensor) -> torch.Tensor:
+    return number + 1
 
 
 def _try(transformer: torch.nn.Module, backend: str) -> None:

@@ -7,6 +7,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from pydantic import SecretStr
+from torch._inductor import config as inductor
 
 from benchmarks.loops import our_loop
 from benchmarks.random_model import FLUX_DEV, QWEN_IMAGE, Architecture, RandomModel, tiny
@@ -75,6 +76,18 @@ def test_a_model_whose_blocks_are_not_known_is_not_compiled() -> None:
     transformer = _stable_diffusion_3()
     with pytest.raises(ConfigurationError, match=r"compile_blocks: .*SD3Transformer2DModel"):
         compile_blocks({"transformer": transformer})
+
+
+# The compiler imports what warns of itself.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_blocks_are_not_to_be_compiled_where_there_is_no_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    model = model_of(QWEN_IMAGE, tmp_path)
+    without = inductor.patch({"cpp.cxx": (None, "no-such-compiler")})
+    with without, pytest.raises(ConfigurationError, match=r"compile_blocks: .*no-such-compiler"):
+        compile_blocks({"transformer": model.transformer})
 
 
 def test_the_chosen_attention_is_the_one_that_is_called(tmp_path: Path, store: TensorStore) -> None:
