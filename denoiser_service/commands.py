@@ -38,6 +38,7 @@ class Prepare(_Traced):
 
     Attributes:
         shares_steps: whether it may be told to take its steps together with other requests.
+        remaining_seconds: until when its latents may be wanted, from now.
     """
 
     kind: Literal["prepare"] = "prepare"
@@ -47,6 +48,7 @@ class Prepare(_Traced):
     conditioning: TensorRef
     image_latents: tuple[TensorRef, ...] = ()
     shares_steps: bool = False
+    remaining_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 class Step(_Traced):

@@ -19,6 +19,7 @@ from denoiser_service.commands import (
 )
 from denoiser_service.stage import DenoiseStage
 from denoiser_service.step_batch import step_batch
+from services.domain.deadline import Deadline
 from services.domain.errors import ResourceExhausted, TriptychError
 from services.domain.stages import DenoiseRequest
 from services.observability.logs import get_logger
@@ -88,7 +89,9 @@ class RankExecutor:
                     conditioning=command.conditioning,
                     image_latents=command.image_latents,
                 )
-                return self._stage.prepare(request, shares_steps=command.shares_steps)
+                left = command.remaining_seconds
+                deadline = None if left is None else Deadline.after(left)
+                return self._stage.prepare(request, deadline, shares_steps=command.shares_steps)
             case Step():
                 return self._stage.step(command.request_id)
             case StepBatch():

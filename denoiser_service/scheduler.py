@@ -258,6 +258,7 @@ class StepScheduler:
                 conditioning=request.conditioning,
                 image_latents=request.image_latents,
                 shares_steps=self._max_step_batch > 1,
+                remaining_seconds=entry.deadline.remaining_seconds(),
             )
         )
         assert isinstance(prepared, Prepared)

@@ -17,6 +17,7 @@ from denoiser_service.parallel.mesh import RankMesh
 from denoiser_service.parallel.model import ParallelModel
 from denoiser_service.stored_previews import StoredPreviews
 from services.domain.acceleration import NoCache
+from services.domain.deadline import Deadline
 from services.domain.errors import InvalidRequest, NotFound, TriptychError
 from services.domain.generation import GenerationParameters
 from services.domain.parallel import ONE_RANK, ParallelDegrees
@@ -42,6 +43,7 @@ class _Running:
     session: Session | None
     previews: StoredPreviews
     shares_steps: bool
+    deadline: Deadline | None
     held_bytes: int = 0
 
     def count(self, decisions: Sequence[BranchDecision] = ()) -> int:
@@ -87,11 +89,18 @@ class DenoiseStage:
             self.rows = model.model.rows
         self._parallel = None if mesh is None else ParallelModel(model, mesh)
 
-    def prepare(self, request: DenoiseRequest, *, shares_steps: bool = False) -> Prepared:
+    def prepare(
+        self,
+        request: DenoiseRequest,
+        deadline: Deadline | None = None,
+        *,
+        shares_steps: bool = False,
+    ) -> Prepared:
         """Takes a request in; its conditioning may be released from then on.
 
         Args:
             request: what to denoise.
+            deadline: until when its latents may be wanted.
             shares_steps: whether it may take its steps together with other requests.
 
         Raises:
@@ -107,7 +116,7 @@ class DenoiseStage:
             state = self._model.prepare(request.parameters, conditioning)
         session = self._accelerate(request.parameters, state)
         previews = StoredPreviews(self._model, self._store if self._stores else None, request)
-        running = _Running(request, state, session, previews, shares_steps)
+        running = _Running(request, state, session, previews, shares_steps, deadline)
         prepared = Prepared(
             request_id=request.request_id,
             total_steps=state.total_steps,
@@ -245,8 +254,10 @@ class DenoiseStage:
         _check_finite(request_id, latents)
         checksum = _checksum(latents)
         ran = time.perf_counter()
-        identity = {"tenant": request.tenant, "request_id": request_id}
-        ref = self._store.put(latents, **identity) if self._stores else None
+        ref = None
+        if self._stores:
+            identity = {"tenant": request.tenant, "request_id": request_id}
+            ref = self._store.put(latents, **identity, deadline=running.deadline)
         return Finished(
             request_id=request_id,
             latents=ref,

@@ -40,7 +40,7 @@ class EncoderReplica(WorkerReplica):
             tracked.begin(request.parameters.model)
             with current(tracked.span):
                 done = await self._worker.run(
-                    lambda: self._numerics.encode(request),
+                    lambda: self._numerics.encode(request, deadline),
                     deadline=deadline,
                     discard=lambda _: self.release_late(request.tenant, request.request_id),
                 )

@@ -2,6 +2,7 @@
 
 import time
 
+from services.domain.deadline import Deadline
 from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
 from services.domain.stages import Encoded, EncodeRequest, StageTask, StageTiming
@@ -32,8 +33,12 @@ class EncodeStage:
         self._store = store
         self._encoder = encoder
 
-    def encode(self, request: EncodeRequest) -> Encoded:
+    def encode(self, request: EncodeRequest, deadline: Deadline | None = None) -> Encoded:
         """Encodes and stores, for the caller to release; the time in the queue is left at 0.
+
+        Args:
+            request: what to encode.
+            deadline: until when the conditioning may be wanted.
 
         Raises:
             ModelNotFound: another model's request.
@@ -54,7 +59,8 @@ class EncodeStage:
         pictures = dict(enumerate(request.images))
         conditioning, reuse = self._encoder.encode(encodings, request.tenant, pictures)
         ran = time.perf_counter()
-        ref = self._store.put(conditioning, tenant=request.tenant, request_id=request.request_id)
+        identity = {"tenant": request.tenant, "request_id": request.request_id}
+        ref = self._store.put(conditioning, **identity, deadline=deadline)
         timing = StageTiming(
             stage=Stage.ENCODER,
             task=StageTask.ENCODE_PROMPT,

@@ -64,7 +64,7 @@ class VaeReplica(WorkerReplica):
             tracked.begin(request.parameters.model)
             with current(tracked.span):
                 done = await self._worker.run(
-                    lambda: self._numerics.encode_image(request),
+                    lambda: self._numerics.encode_image(request, deadline),
                     deadline=deadline,
                     discard=lambda _: self.release_late(request.tenant, request.request_id),
                 )

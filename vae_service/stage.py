@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import xxhash
 from PIL import Image
 
+from services.domain.deadline import Deadline
 from services.domain.errors import TriptychError, Unsupported
 from services.domain.family_options import LayeredOptions, VideoOptions
 from services.domain.generation import GenerationParameters
@@ -59,8 +60,14 @@ class VaeStage:
         self._tile_size = tile_size
         self._encoder = encoder
 
-    def encode_image(self, request: EncodeImageRequest) -> EncodedImage:
+    def encode_image(
+        self, request: EncodeImageRequest, deadline: Deadline | None = None
+    ) -> EncodedImage:
         """Encodes and stores, for the caller to release; the time in the queue is left at 0.
+
+        Args:
+            request: what to encode.
+            deadline: until when the latents may be wanted.
 
         Raises:
             ModelNotFound: another model's request.
@@ -79,7 +86,8 @@ class VaeStage:
         encoding = self._model.image_encoding(parameters, number, image)
         latents, reuse = self._encoder.encode((encoding,), request.tenant, {number: request.image})
         ran = time.perf_counter()
-        ref = self._store.put(latents, tenant=request.tenant, request_id=request.request_id)
+        identity = {"tenant": request.tenant, "request_id": request.request_id}
+        ref = self._store.put(latents, **identity, deadline=deadline)
         timing = StageTiming(
             stage=Stage.VAE,
             task=StageTask.ENCODE_IMAGES,

@@ -158,7 +158,9 @@ class ComputeSettings(ProcessSettings):
     device: str = Field("cpu", description="torch device, for example cpu or cuda:0")
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="torch threads")
     tensor_ttl_seconds: Seconds = Field(
-        300.0, description="life of stored tensors that nobody released"
+        300.0,
+        description="life of stored tensors that nobody released; until the request's deadline if"
+        " that is later",
     )
     sweep_seconds: Seconds = Field(
         10.0, description="pause between sweeps for expired and orphaned tensors"

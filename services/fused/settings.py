@@ -52,7 +52,9 @@ class FusedSettings(PipelineSettings, DecodingSettings, EncodingSettings):
         64, description="requests that may wait before others are refused"
     )
     tensor_ttl_seconds: Seconds = Field(
-        300.0, description="life of stored tensors that nobody released"
+        300.0,
+        description="life of stored tensors that nobody released; until the request's deadline if"
+        " that is later",
     )
     sweep_seconds: Seconds = Field(10.0, description="pause between sweeps for expired tensors")
     order: Order = Field(Order.FIFO, description="how resident requests share the rank")

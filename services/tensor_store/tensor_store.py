@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 import xxhash
 
+from services.domain.deadline import Deadline
 from services.domain.errors import (
     ConfigurationError,
     TensorCorrupted,
@@ -58,7 +59,7 @@ class TensorStore(StoreControl):
         Args:
             blobs: where the bytes are kept.
             seal: the cluster's; signs references and checks them.
-            ttl_seconds: life of tensors that nobody releases.
+            ttl_seconds: life of tensors that nobody releases, at least.
             inline_bytes: blobs up to this size, MAX_INLINE_BYTES at most, travel inside their
                 reference.
             clock: seconds since the epoch.
@@ -83,9 +84,20 @@ class TensorStore(StoreControl):
         return self._blobs.identity
 
     def put(
-        self, tensors: Mapping[str, torch.Tensor], *, tenant: str, request_id: str
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        tenant: str,
+        request_id: str,
+        deadline: Deadline | None = None,
     ) -> TensorRef:
         """Stores a copy of tensors of any strides, on any device.
+
+        Args:
+            tensors: by name.
+            tenant: on whose behalf.
+            request_id: for which request.
+            deadline: until when they may be wanted; they do not expire before.
 
         Raises:
             Unsupported: the tensors cannot be stored; says which and why.
@@ -94,14 +106,23 @@ class TensorStore(StoreControl):
             Unavailable: the store is closed.
         """
         with span(PUT) as begun:
-            ref = self._put(tensors, tenant, request_id)
+            life = self._ttl_seconds
+            if deadline is not None:
+                life = max(life, deadline.remaining_seconds())
+            # Whole seconds, so that the time is the same after any wire format.
+            expire_time = math.ceil(self._clock() + life)
+            ref = self._put(tensors, tenant, request_id, expire_time)
             begun.set_attribute(BYTES, ref.size_bytes)
             return ref
 
-    def _put(self, tensors: Mapping[str, torch.Tensor], tenant: str, request_id: str) -> TensorRef:
+    def _put(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        tenant: str,
+        request_id: str,
+        expire_time: float,
+    ) -> TensorRef:
         layout = BlobLayout.of(codec.describe(tensors))
-        # Whole seconds, so that the time is the same after any wire format.
-        expire_time = math.ceil(self._clock() + self._ttl_seconds)
         if layout.size_bytes <= self._inline_bytes:
             name = BlobName(secrets.token_hex(16), tenant, request_id, secrets.token_hex(16))
             blob = bytearray(layout.size_bytes)

@@ -19,7 +19,7 @@ from services.domain.errors import (
     Unavailable,
     Unsupported,
 )
-from services.domain.store_control import Bound, Fullness, SweepReport
+from services.domain.store_control import Bound, Fullness
 from services.domain.tensor_ref import Seal, TensorRef
 from services.tensor_store.memory import MemoryBlobStore, MemoryOptions
 from tests.conformance.store_backends import (
@@ -223,25 +223,6 @@ def test_a_signed_reference_of_the_wrong_size_is_refused(backend: Backend) -> No
     error = backend.error(wrong)
     assert isinstance(error, TensorRefused)
     assert str(2**50) in str(error)
-
-
-def test_expired_tensors_are_reported_as_not_found(backend: Backend) -> None:
-    ref = backend.put({"x": torch.ones(3)})
-    backend.clock.now += TTL_SECONDS - 1
-    assert backend.got(ref)
-    backend.clock.now += 1
-    assert isinstance(backend.error(ref), TensorNotFound)
-
-
-def test_expired_tensors_are_swept(local: Backend) -> None:
-    local.put({"x": torch.ones(3)})
-    local.clock.now += TTL_SECONDS - 1
-    lasting = local.put({"x": torch.ones(3)})
-    assert local.reader.sweep() == SweepReport(expired=0, orphaned=0)
-    local.clock.now += 1
-    assert local.reader.sweep() == SweepReport(expired=1, orphaned=0)
-    assert local.store.stats().stored_count == 1
-    assert local.got(lasting)
 
 
 def test_released_tensors_are_not_found_and_not_released_again(storing: Backend) -> None:

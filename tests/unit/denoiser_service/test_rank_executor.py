@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
@@ -66,6 +67,17 @@ def test_every_command_has_its_reply(store: TensorStore) -> None:
     assert isinstance(rank.execute(Step(request_id=ONE)), Stepped)
     assert isinstance(rank.execute(Finish(request_id=ONE)), Finished)
     assert isinstance(rank.execute(Abort(request_id=TWO)), Aborted)
+
+
+def test_latents_live_until_their_requests_deadline(store: TensorStore) -> None:
+    rank = executor(store)
+    asked = prepare(store, ONE).model_copy(update={"remaining_seconds": 1000.0})
+    for command in (asked, Step(request_id=ONE), Step(request_id=ONE)):
+        assert not isinstance(rank.execute(command), Failed)
+    finished = rank.execute(Finish(request_id=ONE))
+    assert isinstance(finished, Finished)
+    assert finished.latents is not None
+    assert finished.latents.expire_time > time.time() + 900
 
 
 def test_a_refusal_keeps_its_status_reason_and_violations(store: TensorStore) -> None:

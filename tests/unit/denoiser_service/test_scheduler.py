@@ -4,7 +4,7 @@ from contextlib import aclosing
 
 import pytest
 
-from denoiser_service.commands import Command
+from denoiser_service.commands import Command, Prepare
 from denoiser_service.policy import Order
 from services.domain.deadline import Deadline
 from services.domain.errors import (
@@ -129,6 +129,21 @@ async def test_cancelling_what_is_not_there_is_not_found() -> None:
         await each.outcome("a")
         with pytest.raises(NotFound, match="a is not being denoised here"):
             each.scheduler.cancel("a")
+
+
+async def test_ranks_are_told_how_long_latents_may_be_wanted() -> None:
+    told: list[float | None] = []
+
+    async def note(command: Command) -> None:
+        if isinstance(command, Prepare):
+            told.append(command.remaining_seconds)
+
+    async with scheduling() as each:
+        each.ranks.on_command = note
+        await each.outcome("a", deadline=Deadline.after(1000))
+    (seconds,) = told
+    assert seconds is not None
+    assert 900 < seconds <= 1000
 
 
 async def test_a_deadline_stops_a_resident_at_the_next_step() -> None:

@@ -1,4 +1,5 @@
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
@@ -7,7 +8,9 @@ import torch
 from pydantic import SecretStr
 
 from encoder_service import stage as module
+from encoder_service.replica import EncoderReplica
 from encoder_service.stage import EncodeStage
+from services.domain.deadline import Deadline
 from services.domain.errors import InvalidRequest, ModelNotFound
 from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
@@ -16,6 +19,7 @@ from services.domain.tensor_ref import Seal
 from services.model_api.encoding import Encoding, prompt_encodings
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import Images, Tensors
+from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.model_api.fake_model import EDITING, LOADED, described, parameters
 from tests.unit.pictures.drawn import drawn, encoded, turned
@@ -90,6 +94,15 @@ def test_what_was_encoded_is_stored_for_its_request(store: TensorStore) -> None:
         assert {name: each.tolist() for name, each in tensors.items()} == {"length": [5]}
     assert encoded.written_prompt is None
     assert (encoded.timing.stage, encoded.timing.task) == (Stage.ENCODER, StageTask.ENCODE_PROMPT)
+
+
+async def test_conditioning_lives_until_its_requests_deadline(store: TensorStore) -> None:
+    model = StageModel(LOADED, Reader())
+    worker = StageWorker(Stage.ENCODER, 1)
+    replica = EncoderReplica(EncodeStage(model, store), (LOADED,), store, worker)
+    encoded = await replica.encode(asked(), Deadline.after(1000))
+    assert encoded.conditioning.expire_time > time.time() + 900
+    await replica.close()
 
 
 def test_pictures_come_decoded_the_right_way_up_and_in_the_requests_order(

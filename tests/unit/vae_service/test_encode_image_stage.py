@@ -1,3 +1,4 @@
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -7,6 +8,7 @@ import torch
 from PIL import Image
 from pydantic import SecretStr
 
+from services.domain.deadline import Deadline
 from services.domain.errors import InvalidRequest, ModelNotFound, Unsupported
 from services.domain.generation import GenerationParameters
 from services.domain.model import Stage
@@ -16,9 +18,12 @@ from services.model_api.conditioning_encoder import ConditioningEncoder
 from services.model_api.encoding import Encoding, image_encoding
 from services.model_api.stage_model import StageModel
 from services.model_api.stages import Tensors, VaeModel
+from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.model_api.fake_model import EDITING, described, parameters
 from tests.unit.pictures.drawn import drawn, encoded, turned
+from vae_service.preview_stage import PreviewStage
+from vae_service.replica import VaeReplica
 from vae_service.stage import VaeStage
 
 TENANT = "someone"
@@ -66,6 +71,16 @@ def asked(index: int, image: bytes | None = None, **change: object) -> EncodeIma
     wanted = parameters(images=described(*PICTURES), **change)
     data = PICTURES[index] if image is None else image
     return EncodeImageRequest(REQUEST, TENANT, wanted, index, data)
+
+
+async def test_latents_live_until_their_requests_deadline(store: TensorStore) -> None:
+    model = StageModel(EDITING, MeasuringVae())
+    worker = StageWorker(Stage.VAE, 1)
+    previews, encodes = PreviewStage(model, store), VaeStage(model, store)
+    replica = VaeReplica(encodes, previews, (EDITING,), store, worker)
+    made = await replica.encode_image(asked(0), Deadline.after(1000))
+    assert made.latents.expire_time > time.time() + 900
+    await replica.close()
 
 
 @pytest.mark.parametrize(("index", "mode", "size"), [(0, "RGB", [40, 24]), (1, "L", [24, 40])])
