@@ -103,11 +103,11 @@ class AttachedRanks:
         try:
             async with asyncio.timeout(_HANDSHAKE_SECONDS):
                 hello = await self._greet(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError, TimeoutError) as error:
+        except (asyncio.IncompleteReadError, OSError) as error:
             peer = writer.get_extra_info("peername")
             _log.warning("rank refused", peer=str(peer), cause=str(error) or "it was too slow")
             writer.close()
-            with suppress(ConnectionError):
+            with suppress(OSError):
                 await writer.wait_closed()
             return
         self._admit(AttachedRank(hello.rank, RankLink(reader, writer)), hello.group)

@@ -34,7 +34,6 @@ def connected(host: str, port: int, seconds: float) -> socket.socket:
             # A port that nobody listens at yet tells nobody when that changes.
             time.sleep(_PAUSE_SECONDS)
         else:
-            connection.settimeout(_TIMEOUT_SECONDS)
             notice_lost_peers(connection)
             return connection
 
@@ -48,9 +47,12 @@ def introduced(
         ConnectionError: the supervisor refuses, or does not know the cluster's secret.
     """
     channel = RankChannel(connection)
+    # For this alone: commands may be long in coming.
+    connection.settimeout(_TIMEOUT_SECONDS)
     challenge = decode(Challenge, channel.receive_frame(MAX_HANDSHAKE_BYTES))
     hello = Hello(rank=rank, degrees=degrees, group=group).signed(secret, challenge)
     connection.sendall(encode_frame(hello))
     welcome = decode(Welcome, channel.receive_frame(MAX_HANDSHAKE_BYTES))
     welcome.check(secret, hello)
+    connection.settimeout(None)
     return welcome

@@ -83,7 +83,9 @@ class RankChannel:
         header = self._read(_LENGTH.size)
         payload = None if header is None else self._read(_payload_bytes(header, limit))
         if payload is None:
-            raise ConnectionError("rank channel: the supervisor closed it")
+            raise ConnectionError(
+                "rank channel: the supervisor closed it, or said nothing for too long"
+            )
         return payload
 
     def send(self, reply: Reply | Alive) -> None:
@@ -101,8 +103,9 @@ class RankChannel:
         while rest:
             try:
                 received = self._connection.recv_into(rest)
-            except ConnectionResetError:
-                # Killed with replies unread: the kernel says reset where it otherwise says end.
+            except OSError:
+                # Where the kernel otherwise says end, it says reset of one that was killed with
+                # replies unread, and unreachable or timed out of one whose host is gone.
                 received = 0
             if received == 0:
                 return None

@@ -38,8 +38,13 @@ class RankLink:
             TriptychError: it is too long; nothing was sent.
             ConnectionError: the rank is gone.
         """
-        self._writer.write(encode_frame(command))
-        await self._writer.drain()
+        frame = encode_frame(command)
+        try:
+            self._writer.write(frame)
+            await self._writer.drain()
+        except OSError as error:
+            # That a host is not reached any more is no ConnectionError.
+            raise ConnectionError(f"the rank's channel ended: {error}") from error
 
     async def receive(self) -> Reply:
         """Waits for the next reply.
@@ -70,7 +75,7 @@ class RankLink:
                 self.silence = 0
                 if not isinstance(said, Alive):
                     self._replies.put_nowait(said)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, OSError):
             return
         finally:
             self._replies.put_nowait(None)

@@ -1,6 +1,7 @@
 """Ranks that others started: they connect, prove who they are, and work as any others."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -8,6 +9,7 @@ from contextlib import asynccontextmanager, closing
 import pytest
 from pydantic import SecretStr
 
+from denoiser_service import attaching
 from denoiser_service.attached_ranks import AttachedRanks
 from denoiser_service.attaching import connected, introduced
 from denoiser_service.channel import RankChannel, encode_frame
@@ -103,6 +105,19 @@ async def test_when_one_rank_leaves_all_are_let_go_and_the_next_group_is_taken_i
         await group.close()
 
 
+async def test_a_host_that_is_not_reached_any_more_loses_its_rank() -> None:
+    async with attachable() as (group, port), asyncio.TaskGroup() as ranks:
+        for number in (0, 1):
+            ranks.create_task(asyncio.to_thread(serve, port, number, 7))
+        await group.wait_ready()
+        assert group._team is not None
+        gone, _ = group._team._ranks
+        # What the kernel says of a host that has gone without a word; to Python no ConnectionError.
+        gone.link._reader.set_exception(OSError(errno.EHOSTUNREACH, "No route to host"))
+        with pytest.raises(RanksLost):
+            await group.execute(STEP)
+
+
 async def test_ranks_that_cannot_reach_one_another_never_make_a_group() -> None:
     async with listening() as (ranks, port):
         stale = await asyncio.to_thread(attach, port, 0, 7)
@@ -114,6 +129,14 @@ async def test_ranks_that_cannot_reach_one_another_never_make_a_group() -> None:
             assert await asyncio.to_thread(RankChannel(stale).receive) is None
             for each in gathered:
                 await each.stop()
+
+
+def test_a_supervisor_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attaching, "_TIMEOUT_SECONDS", 0.1)
+    with socket.create_server((LOOPBACK, 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(ConnectionError, match="said nothing for too long"):
+            attach(port, 0, 7)
 
 
 async def test_a_rank_without_the_secret_is_refused() -> None:
