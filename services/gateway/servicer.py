@@ -1,5 +1,6 @@
 """GenerationService on the wire."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -8,7 +9,7 @@ from typing import Any, NoReturn
 import grpc
 
 from services.domain.deadline import Deadline
-from services.domain.errors import ModelNotFound, Unsupported
+from services.domain.errors import DeadlineExceeded, ModelNotFound, Unsupported
 from services.domain.job_event import JobAccepted, JobCompleted, JobEvent
 from services.domain.model import MediaFormat
 from services.gateway.access import Access, Tenant
@@ -139,8 +140,13 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, request: AsyncIterator[pb2.UploadImageRequest], context: Context
     ) -> pb2.UploadImageResponse:
         """Takes an input image that is too large for a request."""
-        chunks = (each.data async for each in request)
-        upload_id, described = await self._uploads.take(self._tenant(context).name, chunks)
+        tenant, chunks = self._tenant(context), (each.data async for each in request)
+        try:
+            # What has arrived takes room, and whoever sends it may have no deadline of its own.
+            async with asyncio.timeout(self._deadline(context).remaining_seconds()):
+                upload_id, described = await self._uploads.take(tenant.name, chunks)
+        except TimeoutError as error:
+            raise DeadlineExceeded("the deadline passed before the upload was here") from error
         return pb2.UploadImageResponse(
             upload_id=upload_id, width=described.width, height=described.height
         )

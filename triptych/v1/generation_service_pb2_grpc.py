@@ -173,7 +173,7 @@ class GenerationServiceServicer:
 
     def UploadImage(self, request_iterator, context):
         """Takes an input image that is too large for a request.
-        Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED.
+        Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

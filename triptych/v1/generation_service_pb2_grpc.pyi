@@ -77,7 +77,7 @@ class GenerationServiceStub:
     """
     UploadImage: _grpc.StreamUnaryMultiCallable[_generation_service_pb2.UploadImageRequest, _generation_service_pb2.UploadImageResponse]
     """Takes an input image that is too large for a request.
-    Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED.
+    Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED.
     """
 
 @_typing.type_check_only
@@ -129,7 +129,7 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """
     UploadImage: _aio.StreamUnaryMultiCallable[_generation_service_pb2.UploadImageRequest, _generation_service_pb2.UploadImageResponse]  # type: ignore[assignment]
     """Takes an input image that is too large for a request.
-    Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED.
+    Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED.
     """
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -238,7 +238,7 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generation_service_pb2.UploadImageResponse, _abc.Awaitable[_generation_service_pb2.UploadImageResponse]]:
         """Takes an input image that is too large for a request.
-        Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED.
+        Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED.
         """
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

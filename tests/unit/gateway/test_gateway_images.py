@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -181,6 +182,23 @@ async def test_an_upload_that_is_too_large_is_refused(tmp_path: Path) -> None:
     async with running_gateway(tmp_path) as gateway:
         refused = await _fields(_upload(gateway, bytes(MAX_BYTES + 1), chunk=2**20))
     assert refused == {"data": f"has more than {MAX_BYTES} bytes; allowed are at most so many"}
+
+
+async def test_an_upload_that_never_ends_gives_its_room_back_at_the_deadline(
+    tmp_path: Path,
+) -> None:
+    left = asyncio.Event()
+
+    async def begun() -> AsyncIterator[generation_service_pb2.UploadImageRequest]:
+        yield generation_service_pb2.UploadImageRequest(data=PICTURE[:100])
+        await left.wait()
+
+    limits = {"upload_quota_bytes": len(PICTURE), "max_deadline_seconds": 0.5}
+    async with running_gateway(tmp_path, **limits) as gateway:
+        error = await failure_of(gateway.stub.UploadImage(begun()))
+        assert (error.status, error.reason) == ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
+        left.set()
+        assert (await _upload(gateway, PICTURE)).upload_id
 
 
 async def test_a_picture_that_is_too_large_for_a_request_goes_in_as_an_upload(
