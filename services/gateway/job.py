@@ -86,16 +86,20 @@ class Job:
             async with aclosing(self._previews.among(stages) if wanted else stages) as events:
                 async for event in events:
                     yield event
+        # Here, where no preview can come after it.
+        yield self._job_completed()
 
     async def _stages(self) -> AsyncGenerator[JobEvent, None]:
         for stage in (self._encode(), self._denoise(), self._decode()):
             async with aclosing(stage) as events:
                 async for event in events:
                     yield event
+
+    def _job_completed(self) -> JobCompleted:
         assert self._encoded is not None
         assert self._denoised is not None
         assert self._artifact is not None
-        yield JobCompleted(
+        return JobCompleted(
             parameters=self._parameters,
             artifacts=(self._artifact,),
             stage_timings=tuple(self._timings),

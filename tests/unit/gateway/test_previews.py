@@ -158,6 +158,19 @@ async def test_one_that_is_drawn_late_still_comes_while_the_vae_decodes() -> Non
         await reading
 
 
+async def test_none_comes_after_the_result() -> None:
+    async with _drawing() as drawing:
+        drawing.cluster.denoiser.previews = [FIVE]
+        drawing.cluster.vae.may_release.clear()
+        reading = asyncio.create_task(drawing.all_of())
+        await drawing.cluster.vae.release_asked.wait()
+        # The job has ended, and its tensors are being released.
+        assert drawing.left == 1
+        drawing.may_draw.set()
+        drawing.cluster.vae.may_release.set()
+        assert isinstance((await reading)[-1], JobCompleted)
+
+
 @pytest.mark.parametrize("error", [TensorNotFound("newer ones came"), RuntimeError("a bug")])
 async def test_one_that_fails_is_dropped_and_the_next_one_drawn(error: Exception) -> None:
     async with _drawing() as drawing:
