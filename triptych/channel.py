@@ -10,9 +10,12 @@ DEFAULT_TARGET: Final = "127.0.0.1:7843"
 DEFAULT_TIMEOUT_SECONDS: Final = 600.0
 
 _OPTIONS: Final = (
-    # A dead peer is noticed within 40 s of silence while a request runs; idle channels stay quiet.
+    # A dead peer is noticed within 50 s of silence while a request runs; none is looked for
+    # without one.
     ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # What gRPC really waits for an answer, a minute by default; the former bounds TCP's own wait.
+    ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 0),
 )
 _NO_PROXY: Final = (("grpc.enable_http_proxy", 0),)

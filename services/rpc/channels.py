@@ -12,8 +12,11 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # Nor is a new one that has just been given its name, after half a minute.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    # One that falls silent is given up after 40 s.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # What gRPC really waits for an answer, a minute by default; the former bounds TCP's own wait.
+    ("grpc.http2.ping_timeout_ms", 10_000),
 ]
 
 

@@ -21,6 +21,11 @@ _OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A caller that is gone without a word is noticed after 50 s, and what it asked for is ended.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # What gRPC really waits for an answer, a minute by default; the former bounds TCP's own wait.
+    ("grpc.http2.ping_timeout_ms", 20_000),
 ]
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
