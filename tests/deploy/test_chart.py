@@ -1,6 +1,7 @@
 """The chart against Kubernetes' own schemas, and against what the processes can be told."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,26 @@ def test_what_computes_on_a_gpu_asks_for_one_and_may_run_where_they_are(example:
             leads = any(given["name"].endswith("_RANK_LISTEN") for given in each["env"])
             assert leads or each["resources"]["limits"]["nvidia.com/gpu"], device
             assert "nvidia.com/gpu" in [each["key"] for each in template["spec"]["tolerations"]]
+
+
+@each_example
+def test_no_pod_is_killed_before_it_has_drained(example: Path) -> None:
+    for template in pod_templates(rendered(*flags(example))):
+        grace = template["spec"].get("terminationGracePeriodSeconds")
+        for each in template["spec"]["containers"]:
+            hook = each.get("lifecycle", {}).get("preStop", {}).get("exec", {"command": [""]})
+            waits = sum(map(int, re.findall(r"sleep\((\d+)\)", hook["command"][-1])))
+            drains = sum(
+                int(variable["value"])
+                for variable in each.get("env", [])
+                if variable["name"].endswith("_DRAIN_SECONDS")
+            )
+            assert waits + drains == 0 or waits + drains < grace, each["name"]
+
+
+def test_the_gateway_drains_once_its_service_has_had_time_to_forget_it() -> None:
+    (gateway,) = (each for each in containers(rendered()) if each["name"] == "gateway")
+    assert "time.sleep(5)" in str(gateway["lifecycle"]["preStop"])
 
 
 def test_ranks_may_take_as_long_to_load_as_their_pod() -> None:
