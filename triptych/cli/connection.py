@@ -13,7 +13,7 @@ import typer
 from triptych.channel import tls_credentials
 from triptych.cli.failure import reported_failures
 
-_CONNECTION = "With --target: how to connect"
+_CONNECTION = "How to connect to a running cluster"
 
 ApiKeyFile = Annotated[
     Path | None,
