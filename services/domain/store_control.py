@@ -98,5 +98,5 @@ class StoreControl(Protocol):
         return None
 
     def close(self) -> None:
-        """Releases all this process stored and gives its memory back."""
+        """Takes nothing more, and gives this process's memory back with all that is in it."""
         ...

@@ -61,7 +61,6 @@ class RedisBlobStore(BlobStore):
         self._owner = secrets.token_hex(16)
         self._lock = threading.Lock()
         self._runs = deque([server.run_identity()], maxlen=_REMEMBERED_RUNS)
-        self._stored: dict[BlobName, float] = {}
         self._fullness: tuple[Fullness, ...] = ()
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="redis watch", daemon=True).start()
@@ -119,7 +118,6 @@ class RedisBlobStore(BlobStore):
         except StoreFull:
             self.release(name)
             raise
-        self._remember(name, expire_time)
 
     @contextmanager
     def open(self, name: BlobName, size_bytes: int) -> Iterator[memoryview]:
@@ -142,8 +140,6 @@ class RedisBlobStore(BlobStore):
 
     def release(self, name: BlobName) -> bool:
         """See BlobStore."""
-        with self._lock:
-            self._stored.pop(name, None)
         # No transaction: a server that is full would not take the commands of one.
         with self._server.translated(), self._client.pipeline(transaction=False) as commands:
             commands.delete(self._blob_key(name))
@@ -209,11 +205,8 @@ class RedisBlobStore(BlobStore):
         return self._fullness
 
     def close(self) -> None:
-        """See StoreControl."""
+        """See StoreControl. What was stored stays: others may be about to read it."""
         self._closed.set()
-        with suppress(Unavailable):
-            for name in list(self._stored):
-                self.release(name)
         self._client.close()
 
     def _try_out(self) -> None:
@@ -264,12 +257,6 @@ class RedisBlobStore(BlobStore):
             # Some chunks may be in the old server's memory, and the reference names it.
             raise self._restarted()
 
-    def _remember(self, name: BlobName, expire_time: float) -> None:
-        now = self._clock()
-        with self._lock:
-            self._stored = {each: end for each, end in self._stored.items() if end > now}
-            self._stored[name] = expire_time
-
     def _watch(self) -> None:
         while not self._closed.wait(_LOOK_SECONDS):
             try:
@@ -302,7 +289,6 @@ class RedisBlobStore(BlobStore):
             changed = run != self._runs[-1]
             if changed:
                 self._runs.append(run)
-                self._stored.clear()
             return changed
 
     def _restarted(self) -> Unavailable:

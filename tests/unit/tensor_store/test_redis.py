@@ -71,7 +71,15 @@ def test_nothing_is_kept_without_an_end(server: KeyValueServer) -> None:
         assert store.stats().stored_count == 1
         with pytest.raises(TensorNotFound, match="released, expired"):
             got(store, ref)
-    assert client.keys("*") == []
+
+
+def test_what_a_process_stored_can_be_read_after_it_has_ended(server: KeyValueServer) -> None:
+    with closing(opened(server)) as reader:
+        with closing(opened(server)) as store:
+            ref = store.put({"x": torch.ones(3)}, **SCOPE)
+        assert torch.equal(got(reader, ref), torch.ones(3))
+        assert reader.release_request(TENANT, REQUEST) == 1
+        assert server.client().keys("*") == []
 
 
 def seen_of(store: TensorStore) -> Sequence[Fullness]:
@@ -191,7 +199,6 @@ def test_a_user_with_the_documented_rights_can_do_all_of_it_and_nothing_else(
         assert store.release(ref)
         store.put({"x": torch.ones(3)}, **SCOPE)
         assert store.release_request(TENANT, REQUEST) == 1
-        store.put({"x": torch.ones(3)}, **SCOPE)
     assert client.keys("*") == []
     with pytest.raises(ConfigurationError, match=r"cannot be used|refuses"):
         opened(server, f"{options}&key_prefix=others").put({"x": torch.ones(3)}, **SCOPE)
