@@ -14,7 +14,7 @@ from triptych.channel import (
     call_metadata,
     channel_options,
 )
-from triptych.deadline import Deadline
+from triptych.deadline import Deadline, checked_timeout
 from triptych.errors import error_from
 from triptych.event_reader import EventReader
 from triptych.events import Completed, Event
@@ -46,15 +46,16 @@ class Client:
 
         Args:
             target: host:port, or unix:/path.
-            timeout: seconds a call may take where the call itself does not say.
+            timeout: seconds a call may take where the call itself does not say; math.inf for as
+                long as the cluster allows.
             credentials: for TLS, see triptych.tls_credentials; None for a plain connection.
             api_key: sent with every call; None where the cluster asks for none.
 
         Raises:
-            ValueError: the key is nothing a header can carry.
+            ValueError: the key is nothing a header can carry, or the timeout negative or no number.
         """
         self._target = target
-        self._timeout = timeout
+        self._timeout = checked_timeout(timeout)
         self._metadata = call_metadata(api_key)
         self._channel = (
             grpc.insecure_channel(target, channel_options(target))
@@ -184,7 +185,7 @@ class Client:
             call.cancel()
 
     def _or_default(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else timeout
+        return self._timeout if timeout is None else checked_timeout(timeout)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

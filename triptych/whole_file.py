@@ -16,7 +16,10 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> Path:
     try:
         partial.write_bytes(data)
         partial.replace(target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except OSError as error:
+        # A full disk does not say whose.
+        error.filename = str(target)
         raise
+    finally:
+        partial.unlink(missing_ok=True)
     return target

@@ -35,11 +35,11 @@ def read_cache(text: str | None) -> Cache | None:
     if text is None:
         return None
     first, *others = text.split(",")
-    method, _, threshold = first.partition("=")
+    method, given_one, threshold = first.partition("=")
     if method not in _KINDS:
         raise _bad(f"method is {method!r}; allowed are {', '.join(_KINDS)}")
     named = [part.partition("=")[::2] for part in others]
-    if threshold:
+    if given_one:
         if method not in _SHORT:
             raise _bad(f"{method} has no threshold")
         named.append((_SHORT[method], threshold))

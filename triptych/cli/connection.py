@@ -103,7 +103,7 @@ def _credentials(
 
 
 def _key(path: Path) -> str:
-    key = path.read_text().strip()
+    key = path.read_text(errors="replace").strip()
     if not key or not key.isascii() or not key.isprintable():
         raise typer.BadParameter(f"{path} holds no key", param_hint="--api-key-file")
     return key

@@ -7,8 +7,17 @@ import typer
 
 from triptych.cli.local_cluster import DTypeName, TopologyName
 from triptych.cli.output_file import MediaFormatName, checked_output
+from triptych.deadline import checked_timeout
 
 _REQUEST = "What to draw (the model's defaults apply to what is left out)"
+
+
+def _checked_seconds(seconds: float) -> float:
+    try:
+        return checked_timeout(seconds)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
 
 Prompt = Annotated[
     str,
@@ -80,7 +89,9 @@ DType = Annotated[
         rich_help_panel=_REQUEST,
     ),
 ]
-Timeout = Annotated[float, typer.Option(help="Seconds the generation may take.")]
+Timeout = Annotated[
+    float, typer.Option(help="Seconds the generation may take.", callback=_checked_seconds)
+]
 Topology = Annotated[
     TopologyName | None,
     typer.Option(

@@ -135,6 +135,8 @@ def test_a_cache_is_shown_as_the_command_line_would_read_it(cache: Cache) -> Non
         ("", "method is ''"),
         ("tea", "method is 'tea'; allowed are none, tea_cache, cache_dit"),
         ("none=1", "none has no threshold"),
+        ("tea_cache=", "rel_l1_thresh is ''; allowed is a number"),
+        ("none=", "none has no threshold"),
         ("tea_cache=much", "rel_l1_thresh is 'much'; allowed is a number"),
         ("tea_cache,fn_compute_blocks=1", "tea_cache has no fn_compute_blocks"),
         ("tea_cache=0.1,rel_l1_thresh=0.2", "says something twice; allowed is each option once"),
