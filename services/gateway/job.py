@@ -70,7 +70,7 @@ class Job:
         self.job_id = job_id
         self._parameters = parameters
         self._images = images
-        self._deadline = deadline.earlier(HOP_SECONDS)
+        self.deadline = deadline.earlier(HOP_SECONDS)
         self._began = time.monotonic()
         self._timings: list[StageTiming] = []
         self._encoded: Encoded | None = None
@@ -134,13 +134,13 @@ class Job:
 
     async def _encode_prompt(self) -> StageTiming:
         asked = EncodeRequest(self.job_id, self.tenant, self._parameters, self._images)
-        self._encoded = await self.route.encoder.encode(asked, self._deadline)
+        self._encoded = await self.route.encoder.encode(asked, self.deadline)
         return self._encoded.timing
 
     async def _encode_images(self) -> StageTiming:
         for index, image in enumerate(self._images):
             asked = EncodeImageRequest(self.job_id, self.tenant, self._parameters, index, image)
-            self._image_latents.append(await self.route.vae.encode_image(asked, self._deadline))
+            self._image_latents.append(await self.route.vae.encode_image(asked, self.deadline))
         timings = [each.timing for each in self._image_latents]
         return replace(
             timings[0],
@@ -159,7 +159,7 @@ class Job:
             conditioning=self._encoded.conditioning,
             image_latents=tuple(each.latents for each in self._image_latents),
         )
-        async with aclosing(self.route.denoiser.denoise(asked, self._deadline)) as events:
+        async with aclosing(self.route.denoiser.denoise(asked, self.deadline)) as events:
             async for event in events:
                 if isinstance(event, DenoiseStarted):
                     yield StageStarted(Stage.DENOISER, StageTask.DENOISE)
@@ -175,7 +175,7 @@ class Job:
 
     async def _draw_preview(self, latents: TensorRef) -> PreviewPicture:
         asked = DrawPreviewRequest(self.job_id, self.tenant, self._parameters, latents)
-        return await self.route.vae.draw_preview(asked, self._deadline)
+        return await self.route.vae.draw_preview(asked, self.deadline)
 
     async def _decode(self) -> AsyncGenerator[JobEvent, None]:
         began = time.monotonic()
@@ -184,7 +184,7 @@ class Job:
         asked = DecodeRequest(self.job_id, self.tenant, self._parameters, self._denoised.latents)
         offset = 0
         timing = None
-        async with aclosing(self.route.vae.decode(asked, self._deadline)) as events:
+        async with aclosing(self.route.vae.decode(asked, self.deadline)) as events:
             async for event in events:
                 if isinstance(event, Artifact):
                     self._artifact = event

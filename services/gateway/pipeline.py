@@ -1,7 +1,8 @@
 """The life of a request: encode, denoise, decode. Start reading here.
 
 The gateway moves references, never tensors. Whatever happens to a request, everything that was
-stored for it is released: before its last event when it succeeds, in the background otherwise.
+stored for it is released: before its last event when it succeeds, if a stage that hangs does not
+keep it until the deadline, and in the background otherwise.
 """
 
 import asyncio
@@ -62,6 +63,7 @@ class Pipeline:
         route = self._pools.route(request.model)
         parameters = resolve(request, route.model, lambda: secrets.randbits(63))
         with self._quotas.admitted(tenant, parameters.pixel_steps):
+            route.assign()
             job = Job(route, parameters, images, tenant.name, job_id, deadline)
             yield JobAccepted(parameters)
             async with aclosing(self._run(job)) as events:
@@ -74,8 +76,8 @@ class Pipeline:
             async with aclosing(job.run()) as events:
                 async for event in events:
                     if isinstance(event, JobCompleted):
-                        await self._release(job)
                         released = True
+                        await self._released_in_time(job)
                     yield event
         except TriptychError as error:
             # Told by its reason: from another process it comes as a RemoteFailure.
@@ -93,10 +95,18 @@ class Pipeline:
         """Waits for the releases under way."""
         await asyncio.gather(*self._releases)
 
-    def _in_background(self, job: Job) -> None:
+    async def _released_in_time(self, job: Job) -> None:
+        """Waits for the release, but not so long that the result would come too late."""
+        release = self._in_background(job)
+        done, _ = await asyncio.wait({release}, timeout=job.deadline.remaining_seconds())
+        for each in done:
+            each.result()
+
+    def _in_background(self, job: Job) -> asyncio.Task[None]:
         task = asyncio.create_task(self._release(job))
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
+        return task
 
     async def _release(self, job: Job) -> None:
         # Every stage is asked: one may be down, and between hosts each store has its own keeper.

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from services.domain.deadline import Deadline
 from services.domain.errors import TriptychError
@@ -66,6 +66,12 @@ class Route:
     encoder: Encoder
     denoiser: Denoiser
     vae: Vae
+    replicas: tuple[Watched[Any], ...]
+
+    def assign(self) -> None:
+        """Counts a request that was admitted as its replicas'."""
+        for each in self.replicas:
+            each.assigned += 1
 
 
 class ReplicaPools:
@@ -140,12 +146,10 @@ class ReplicaPools:
         pools = self._pools()
         model = choose_model(name, pools)
         store = common_store(model.name, pools)
-        return Route(
-            model,
-            _assigned(least_busy(self._encoders, model.name, store)),
-            _assigned(least_busy(self._denoisers, model.name, store)),
-            _assigned(least_busy(self._vaes, model.name, store)),
-        )
+        encoder = least_busy(self._encoders, model.name, store)
+        denoiser = least_busy(self._denoisers, model.name, store)
+        vae = least_busy(self._vaes, model.name, store)
+        return Route(model, encoder.port, denoiser.port, vae.port, (encoder, denoiser, vae))
 
     def _pools(self) -> Pools:
         return {
@@ -153,8 +157,3 @@ class ReplicaPools:
             Stage.DENOISER: self._denoisers,
             Stage.VAE: self._vaes,
         }
-
-
-def _assigned(replica: Watched[P]) -> P:
-    replica.assigned += 1
-    return replica.port

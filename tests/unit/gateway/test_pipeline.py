@@ -269,7 +269,7 @@ async def test_whoever_leaves_need_not_wait_for_the_release() -> None:
         await closing
 
 
-async def test_a_release_that_is_interrupted_is_done_again() -> None:
+async def test_a_release_goes_on_when_nobody_waits_for_it_any_more() -> None:
     async with _gateway() as gateway:
         gateway.cluster.vae.may_release.clear()
         task = asyncio.create_task(gateway.all_of())
@@ -277,9 +277,22 @@ async def test_a_release_that_is_interrupted_is_done_again() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        closing = asyncio.create_task(gateway.pipeline.close())
+        await asyncio.sleep(0)
+        assert not closing.done()
         gateway.cluster.vae.may_release.set()
-        await gateway.pipeline.close()
-        assert gateway.cluster.vae.releases == [RELEASED, RELEASED]
+        await closing
+        assert gateway.cluster.releases == [[RELEASED]] * 3
+
+
+@each_stage
+async def test_a_stage_that_hangs_over_the_release_costs_no_result(stage: str) -> None:
+    async with _gateway() as gateway:
+        at_fault = gateway.cluster.stages[stage]
+        at_fault.may_release.clear()
+        async with aclosing(gateway.generate(deadline=Deadline.after(1))) as events:
+            assert [_name(event) async for event in events] == EVENTS
+        at_fault.may_release.set()
 
 
 @each_stage
