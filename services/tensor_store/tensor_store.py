@@ -155,6 +155,8 @@ class TensorStore(StoreControl):
         self._seal.check(ref)
         self._check_scope(ref, tenant, request_id)
         layout = BlobLayout.of(ref.tensors)
+        if len(layout.offsets) != len(ref.tensors):
+            raise TensorRefused("tensor reference: tensors of one name are two or more")
         if ref.size_bytes != layout.size_bytes:
             raise TensorRefused(
                 f"tensor reference: size_bytes is {ref.size_bytes};"
