@@ -49,7 +49,9 @@ async def main(settings: DenoiserSettings) -> None:
         silence=settings.silence_seconds,
     )
     source = _ranks_of(settings, directory, bounds)
-    ranks = ProcessRankGroup(source, degrees=settings.degrees, bounds=bounds)
+    ranks = ProcessRankGroup(
+        source, degrees=settings.degrees, bounds=bounds, store=lambda: store.identity
+    )
     scheduler = StepScheduler(
         ranks,
         order=settings.order,

@@ -25,6 +25,7 @@ class ProcessRankGroup:
         source: where the ranks of each generation come from.
         degrees: how many ranks there are, and how they share steps.
         bounds: how long they may take before they count as hung.
+        store: identity of the tensor store that they must have opened; None for any.
     """
 
     def __init__(
@@ -33,10 +34,12 @@ class ProcessRankGroup:
         *,
         bounds: RankBounds,
         degrees: ParallelDegrees = ONE_RANK,
+        store: Callable[[], str] | None = None,
     ) -> None:
         self._source = source
         self.degrees = degrees
         self._bounds = bounds
+        self._store = store
         self._team: RankTeam | None = None
         self._settled = False
         self._became_ready = asyncio.Event()
@@ -59,6 +62,7 @@ class ProcessRankGroup:
             try:
                 team = RankTeam(await self._source.gather(), self._bounds)
                 ready = await team.ready()
+                await self._check_store(team, ready)
             except RanksLost as error:
                 failures += 1
                 _log.warning("ranks did not start", cause=str(error), failures=failures)
@@ -107,6 +111,17 @@ class ProcessRankGroup:
         await self._source.close()
         if self._team is not None:
             await self._team.stop()
+
+    async def _check_store(self, team: RankTeam, ready: RankReady) -> None:
+        """Lets ranks go that were told another store: they could not read a single request."""
+        own = None if self._store is None else self._store()
+        # Not for good: a server that was restarted is another store, and not all have noticed yet.
+        if own not in (None, ready.tensor_store):
+            await team.kill()
+            raise RanksLost(
+                f"the ranks' tensor store is {ready.tensor_store}, this denoiser's is {own};"
+                " start both with the same --store"
+            )
 
     async def _watch(
         self, team: RankTeam, ready: RankReady, on_change: Callable[[bool], Awaitable[None]]

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 
 import pytest
+import structlog
 from pydantic import SecretStr
 
 from denoiser_service import attaching
@@ -61,10 +62,12 @@ async def listening() -> AsyncIterator[tuple[AttachedRanks, int]]:
 
 
 @asynccontextmanager
-async def attachable() -> AsyncIterator[tuple[ProcessRankGroup, int]]:
+async def attachable(
+    store: str = READY.tensor_store,
+) -> AsyncIterator[tuple[ProcessRankGroup, int]]:
     async with listening() as (source, port):
         bounds = RankBounds(start=60, command=60, silence=60)
-        group = ProcessRankGroup(source, degrees=DEGREES, bounds=bounds)
+        group = ProcessRankGroup(source, degrees=DEGREES, bounds=bounds, store=lambda: store)
         changes: asyncio.Queue[bool] = asyncio.Queue()
         running = asyncio.create_task(group.run(changes.put))
         try:
@@ -163,6 +166,16 @@ def test_an_answer_to_another_challenge_or_changed_on_the_way_is_refused() -> No
         hello.check(SECRET, Challenge())
     with pytest.raises(ConnectionError):
         hello.model_copy(update={"rank": 1}).check(SECRET, challenge)
+
+
+async def test_ranks_with_another_tensor_store_are_let_go() -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with attachable("shm:of-another-host") as (group, port):
+            await asyncio.gather(*(asyncio.to_thread(serve, port, each, 7) for each in (0, 1)))
+            while group.generation < 2:  # noqa: ASYNC110 - nobody announces it
+                await asyncio.sleep(0)
+            assert group.ready is None
+    assert any("start both with the same --store" in each.get("cause", "") for each in logs)
 
 
 async def test_a_rank_that_was_told_other_degrees_is_refused() -> None:
