@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from datetime import timedelta
 from typing import Annotated
 
@@ -25,7 +25,7 @@ from denoiser_service.parallel.mesh import RankMesh
 from denoiser_service.process_group import agreed_number, joined, own_device
 from denoiser_service.rank_environment import RankEnvironment
 from denoiser_service.stage import DenoiseStage
-from services.domain.errors import ConfigurationError
+from services.domain.errors import ConfigurationError, StoreFull
 from services.domain.model import LoadedModel
 from services.domain.settings import (
     MAX_SECONDS,
@@ -184,8 +184,9 @@ def _serve(
 ) -> int:
     while True:
         while not channel.wait(settings.sweep_seconds):
-            # Idle: memory that the store kept for the next tensors goes back.
-            store.sweep()
+            # Idle: memory that the store kept for the next tensors goes back, now or next time.
+            with suppress(StoreFull):
+                store.sweep()
         command = channel.receive()
         if command is None:
             return 0

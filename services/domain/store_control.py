@@ -82,7 +82,11 @@ class StoreControl(Protocol):
         ...
 
     def sweep(self) -> SweepReport:
-        """Removes what is expired or orphaned."""
+        """Removes what is expired or orphaned.
+
+        Raises:
+            StoreFull: this process has not even what it takes to look.
+        """
         ...
 
     def stats(self) -> StoreStats:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from services.domain.errors import TriptychError
 from services.domain.store_control import StoreControl
 from services.observability.logs import get_logger
 
@@ -9,9 +10,14 @@ _log = get_logger(__name__)
 
 
 async def sweep_forever(store: StoreControl, pause_seconds: float) -> None:
-    """Sweeps again and again; runs until it is cancelled or a sweep fails."""
+    """Sweeps again and again; runs until it is cancelled or a sweep fails that should not."""
     while True:
-        report = await asyncio.to_thread(store.sweep)
-        if report.expired or report.orphaned:
-            _log.info("swept", expired=report.expired, orphaned=report.orphaned)
+        try:
+            report = await asyncio.to_thread(store.sweep)
+        except TriptychError as error:
+            # What lacks now may be there for the next one; requests need not end with it.
+            _log.warning("not swept", cause=str(error))
+        else:
+            if report.expired or report.orphaned:
+                _log.info("swept", expired=report.expired, orphaned=report.orphaned)
         await asyncio.sleep(pause_seconds)

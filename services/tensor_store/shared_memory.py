@@ -8,10 +8,10 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from services.domain.errors import ConfigurationError, TensorCorrupted, TensorNotFound
+from services.domain.errors import ConfigurationError, StoreFull, TensorCorrupted, TensorNotFound
 from services.domain.store_control import Bound, Fullness, StoreStats, SweepReport
 from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, check_request
-from services.tensor_store.segment import map_for_reading
+from services.tensor_store.segment import NO_ROOM, map_for_reading
 from services.tensor_store.segment_pool import SegmentPool
 from services.tensor_store.shared_memory_entries import SharedMemoryEntries
 from services.tensor_store.store_root import StoreRoot
@@ -77,7 +77,8 @@ class SharedMemoryBlobStore(BlobStore):
     ) -> Iterator[Reservation]:
         """See BlobStore."""
         check_request(tenant, request_id)
-        segment = self._pool.acquire(size_bytes)
+        with _room():
+            segment = self._pool.acquire(size_bytes)
         try:
             name = BlobName(self._directory.owner, tenant, request_id, segment.key)
             yield Reservation(name, memoryview(segment.mapping)[:size_bytes])
@@ -91,7 +92,8 @@ class SharedMemoryBlobStore(BlobStore):
         """See BlobStore. Writing to the view changes this reader's copy alone."""
         path = self._root.owner(name.owner).live_path(name)
         try:
-            mapping = map_for_reading(path, size_bytes)
+            with _room():
+                mapping = map_for_reading(path, size_bytes)
         except ValueError as error:
             raise TensorCorrupted(
                 f"tensors {name.key}: fewer than the expected {size_bytes} bytes are stored"
@@ -111,14 +113,16 @@ class SharedMemoryBlobStore(BlobStore):
     def release_request(self, tenant: str, request_id: str) -> int:
         """See StoreControl."""
         check_request(tenant, request_id)
-        return sum(owner.release_request(tenant, request_id) for owner in self._root.owners())
+        with _room():
+            return sum(owner.release_request(tenant, request_id) for owner in self._root.owners())
 
     def sweep(self) -> SweepReport:
         """See StoreControl. Also gives back memory this process has not used for a while."""
         now = self._clock()
-        orphaned = self._root.remove_dead_owners()
-        expired = sum(owner.release_expired(now) for owner in self._root.owners())
-        self._pool.trim(now - self._options.pool_idle_seconds)
+        with _room():
+            orphaned = self._root.remove_dead_owners()
+            expired = sum(owner.release_expired(now) for owner in self._root.owners())
+            self._pool.trim(now - self._options.pool_idle_seconds)
         return SweepReport(expired=expired, orphaned=orphaned)
 
     def stats(self) -> StoreStats:
@@ -154,3 +158,14 @@ class SharedMemoryBlobStore(BlobStore):
             self._pool.close()
             self._directory.remove()
             self._root.remove_unused_entries()
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Says of what the process lacks, file descriptors for example, what a full store says."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise StoreFull(f"tensor store: {error.strerror}") from error
+        raise

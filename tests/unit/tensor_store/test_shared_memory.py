@@ -1,4 +1,5 @@
 import os
+import resource
 import stat
 from collections.abc import Iterator
 from contextlib import closing
@@ -57,6 +58,26 @@ def test_everything_is_private_to_the_user(store: SharedMemoryBlobStore, shm_roo
         assert shm_root.stat().st_mode & 0o777 == 0o700
         assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
         assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+
+
+def test_a_process_without_file_descriptors_is_told_that_the_store_is_full(
+    store: SharedMemoryBlobStore,
+) -> None:
+    name = put(store, MIB)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        for act in (
+            lambda: put(store, MIB),
+            lambda: store.open(name, MIB).__enter__(),
+            lambda: store.release_request("tenant", REQUEST),
+            store.sweep,
+        ):
+            with pytest.raises(StoreFull, match="Too many open files"):
+                act()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert store.release_request("tenant", REQUEST) == 1
 
 
 def test_closing_leaves_only_the_identity(shm_root: Path) -> None:
