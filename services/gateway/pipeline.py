@@ -38,6 +38,10 @@ class Pipeline:
         self._quotas = quotas
         self._releases: set[asyncio.Task[None]] = set()
 
+    def check_quota(self, tenant: Tenant) -> None:
+        """Raises QuotaExceeded if nothing more of the tenant's is taken in now."""
+        self._quotas.check(tenant)
+
     async def generate(
         self,
         request: GenerationRequest,

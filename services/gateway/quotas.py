@@ -66,6 +66,11 @@ class Quotas:
         self._clock = clock
         self._accounts: dict[str, _Account] = {}
 
+    def check(self, tenant: Tenant) -> None:
+        """Raises QuotaExceeded if no job of the tenant's would be admitted now, however small."""
+        now = self._clock()
+        self._check(self._account(tenant, now), now)
+
     @contextmanager
     def admitted(self, tenant: Tenant, pixel_steps: int) -> Iterator[None]:
         """Holds a tenant's place for one job.
@@ -78,7 +83,7 @@ class Quotas:
             QuotaExceeded: the tenant has used up its quota; says which and when to come again.
         """
         now = self._clock()
-        account = self._accounts.setdefault(tenant.name, _Account(tenant.quota, now))
+        account = self._account(tenant, now)
         self._check(account, now)
         for name, bucket in account.buckets.items():
             bucket.take(1 if name == "requests_per_minute" else pixel_steps, now)
@@ -88,10 +93,15 @@ class Quotas:
         finally:
             account.running -= 1
 
+    def _account(self, tenant: Tenant, now: float) -> _Account:
+        return self._accounts.setdefault(tenant.name, _Account(tenant.quota, now))
+
     def _check(self, account: _Account, now: float) -> None:
         limit = account.quota.concurrent_jobs
         if limit is not None and account.running >= limit:
             raise QuotaExceeded("concurrent_jobs", limit, retry_after_seconds=1.0)
-        for name, bucket in account.buckets.items():
-            if (wait := bucket.wait_seconds(now)) > 0:
-                raise QuotaExceeded(name, getattr(account.quota, name), retry_after_seconds=wait)
+        waits = [(bucket.wait_seconds(now), name) for name, bucket in account.buckets.items()]
+        # The longest of them: whoever came again sooner would only be refused by the next.
+        wait, name = max(waits, default=(0.0, ""))
+        if wait > 0:
+            raise QuotaExceeded(name, getattr(account.quota, name), retry_after_seconds=wait)

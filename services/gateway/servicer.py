@@ -69,6 +69,8 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
             tracing.attach(tracked.span)
             tracked.span.set_attribute("triptych.job_id", job_id)
             tenant = self._tenant(context)
+            # Before its pictures are read, which takes time that others need.
+            self._pipeline.check_quota(tenant)
             images = await receive_images(request.parameters, self._uploads, tenant.name)
             described = [each.described for each in images]
             asked = request_from_proto(request.parameters, request.scheduling, described)

@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from services.domain.errors import ConfigurationError, Unauthenticated
 from services.gateway.access import ANYBODY, Access, AccessList
 from tests.unit.gateway.running_gateway import SERVICE, failure_of, running_gateway
+from triptych.v1 import generation_pb2
 from triptych.v1 import generation_service_pb2 as pb2
 
 ALICE, BOB = "alice's key", "bob's key"
@@ -145,6 +146,17 @@ async def test_a_used_up_quota_refuses_with_the_time_to_come_again(tmp_path: Pat
         # The other tenant's is another.
         gateway.metadata = bearer(BOB)
         assert [answer async for answer in gateway.generate()]
+
+
+async def test_a_used_up_quota_refuses_before_any_picture_is_read(tmp_path: Path) -> None:
+    file = access_file(tmp_path, quota={"requests_per_minute": 1})
+    async with running_gateway(tmp_path, access_file=file) as gateway:
+        gateway.metadata = bearer(ALICE)
+        async for _ in gateway.generate():
+            pass
+        broken = [generation_pb2.InputImage(data=b"no picture")]
+        error = await failure_of(gateway.generate(images=broken))
+        assert error.reason == "QUOTA_EXCEEDED"
 
 
 async def test_a_request_that_is_refused_costs_nothing(tmp_path: Path) -> None:

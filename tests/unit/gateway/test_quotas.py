@@ -80,6 +80,16 @@ def test_a_rate_below_one_a_minute_admits_one_in_its_time() -> None:
     assert refused(quotas, who).retry_after_seconds == pytest.approx(120)
 
 
+def test_of_two_used_up_quotas_the_one_that_lasts_longer_is_told() -> None:
+    quotas = Quotas(Clock())
+    who = tenant(requests_per_minute=1, pixel_steps_per_minute=1000)
+    with quotas.admitted(who, 10_000):
+        pass
+    told = refused(quotas, who)
+    assert "pixel_steps_per_minute" in str(told)
+    assert told.retry_after_seconds == pytest.approx(540, abs=1)
+
+
 def test_jobs_at_once_are_counted_until_they_end_however_they_end() -> None:
     quotas, who = Quotas(Clock()), tenant(concurrent_jobs=2)
     with quotas.admitted(who, 1), quotas.admitted(who, 1):
