@@ -173,7 +173,9 @@ class RunningPods:
 
 def _end(hook: Sequence[str], first: psutil.Process) -> None:
     subprocess.run(hook, check=True)
-    first.terminate()
+    # It may have been killed meanwhile.
+    with suppress(psutil.NoSuchProcess):
+        first.terminate()
 
 
 def _expanded(text: str, variables: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ metadata:
 spec:
   automountServiceAccountToken: false
   enableServiceLinks: false
-  terminationGracePeriodSeconds: {{ add $root.Values.drainSeconds 10 }}
+  terminationGracePeriodSeconds: {{ add (mul (ternary 2 1 (eq $root.Values.topology "colocated")) $root.Values.drainSeconds) 10 }}
   securityContext:
     {{- include "triptych.podSecurity" $root | nindent 4 }}
   {{- with $root.Values.imagePullSecrets }}
@@ -106,6 +106,10 @@ spec:
   readinessProbe:
     grpc: {port: {{ $port }}}
     periodSeconds: 5
+  {{- if and (eq $stage "vae") (eq $root.Values.topology "colocated") }}
+  # All of a pod's containers are told to end at once; what the denoiser finishes is still to be decoded.
+  {{- include "triptych.stayForDrain" $root | nindent 2 }}
+  {{- end }}
   resources:
     {{- toYaml (ternary $root.Values.denoiser.leaderWorkerSet.supervisorResources $values.resources $leads) | nindent 4 }}
   {{- include "triptych.stageAccess" $root | nindent 2 }}
@@ -140,11 +144,16 @@ spec:
     {{- end }}
     {{- include "triptych.modelEnvironment" (dict "root" $root "stage" "denoiser" "prefix" "TRIPTYCH_RANK") | nindent 4 }}
   # All pods of a group are told to end at once; the denoiser still needs its ranks to finish what runs.
-  lifecycle:
-    preStop: {exec: {command: [python, -c, "import time; time.sleep({{ $root.Values.drainSeconds }})"]}}
+  {{- include "triptych.stayForDrain" $root | nindent 2 }}
   resources:
     {{- toYaml $values.resources | nindent 4 }}
   {{- include "triptych.stageAccess" $root | nindent 2 }}
+{{- end -}}
+
+{{/* For a container that others need while they finish what runs. */}}
+{{- define "triptych.stayForDrain" -}}
+lifecycle:
+  preStop: {exec: {command: [python, -c, "import time; time.sleep({{ .Values.drainSeconds }})"]}}
 {{- end -}}
 
 {{/* What a container of a stage's pod may do, and see of its volumes. */}}
