@@ -84,6 +84,7 @@ class StepScheduler:
         self._trace_steps = trace_steps
         self._entries: dict[str, Entry] = {}
         self._changed = asyncio.Event()
+        self._releases: set[asyncio.Task[None]] = set()
         self._turns = 0
         self._arrivals = 0
         self._step_seconds = 1.0
@@ -239,6 +240,11 @@ class StepScheduler:
             if late
             else Cancelled(f"cancelled while {doing}"),
         )
+        # Its caller may be gone without a word. Not awaited: a store that is slow to answer must
+        # not hold up the others.
+        task = asyncio.create_task(self._release(entry.request))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
 
     async def _prepare(self, entry: Entry) -> None:
         # The loop looked a moment ago.
@@ -320,8 +326,7 @@ class StepScheduler:
         )
         if entry.cancelled:
             # It was cancelled during the last command; nobody else knows of these latents.
-            request = entry.request
-            await asyncio.to_thread(self._discard, request.tenant, request.request_id)
+            await self._release(entry.request)
             raise Cancelled("cancelled while the latents were being stored")
         denoised = Denoised(
             finished.latents,
@@ -332,6 +337,13 @@ class StepScheduler:
         )
         entry.events.put_nowait(denoised)
         del self._entries[entry.request.request_id]
+
+    async def _release(self, request: DenoiseRequest) -> None:
+        """Releases all that was stored for a request that is over."""
+        try:
+            await asyncio.to_thread(self._discard, request.tenant, request.request_id)
+        except TriptychError as error:
+            _log.warning("not released, will expire", cause=str(error))
 
     def _end(self, entry: Entry, error: TriptychError) -> None:
         entry.events.put_nowait(error)

@@ -85,7 +85,8 @@ class VaeReplica(WorkerReplica):
                 done = await self._worker.run(
                     lambda: self._numerics.decode(request),
                     deadline=deadline,
-                    discard=lambda _: None,
+                    # Its caller may be gone without a word.
+                    discard=lambda _: self.release_late(request.tenant, request.request_id),
                 )
             media = done.value
             timing = replace(media.timing, queue_seconds=done.queue_seconds)

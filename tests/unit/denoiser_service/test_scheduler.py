@@ -298,31 +298,6 @@ async def test_who_gives_up_during_a_rebuild_leaves_the_queue() -> None:
         assert each.commands_for("a") == []
 
 
-async def test_latents_that_come_after_the_caller_left_are_discarded() -> None:
-    async with scheduling() as each:
-        hold = Hold(each.ranks, "finish", "a")
-        task = each.start("a")
-        await hold.reached.wait()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        assert each.discarded == []
-        hold.go.set()
-        await each.outcome("b")
-        assert each.discarded == [("default", "a")]
-
-
-async def test_latents_of_a_request_cancelled_by_name_are_not_handed_out() -> None:
-    async with scheduling() as each:
-        hold = Hold(each.ranks, "finish", "a")
-        task = each.start("a")
-        await hold.reached.wait()
-        each.scheduler.cancel("a")
-        hold.go.set()
-        with pytest.raises(Cancelled):
-            await task
-        assert each.discarded == [("default", "a")]
-
-
 async def _a_few_turns() -> None:
     for _ in range(20):
         await asyncio.sleep(0)

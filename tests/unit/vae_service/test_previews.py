@@ -104,6 +104,20 @@ async def test_the_map_is_fitted_once_for_all(store: TensorStore) -> None:
     assert len({each.data for each in drawn}) == 1
 
 
+async def test_latents_are_released_when_their_decode_has_lost_its_caller(
+    store: TensorStore,
+) -> None:
+    vae = ShrinkingVae()
+    async with serving(store, vae) as replica:
+        asking = asked(store)
+        request = DecodeRequest(REQUEST, TENANT, asking.parameters, asking.latents)
+        task = asyncio.ensure_future(anext(replica.decode(request, LATER)))
+        await asyncio.to_thread(vae.decoding.wait, 30)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert store.stats().stored_count == 0
+
+
 async def test_nothing_is_fitted_for_requests_without_previews(store: TensorStore) -> None:
     vae = ShrinkingVae()
     vae.may_decode.set()
