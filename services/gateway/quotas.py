@@ -4,10 +4,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from services.domain.errors import QuotaExceeded
+from services.domain.errors import (
+    InvalidRequest,
+    QuotaExceeded,
+    ResourceExhausted,
+    TriptychError,
+    Unavailable,
+)
 from services.gateway.access import Quota, Tenant
 
 _MINUTE_SECONDS = 60.0
+_REQUESTS = "requests_per_minute"
+_PIXEL_STEPS = "pixel_steps_per_minute"
+_NOT_SERVED = frozenset({InvalidRequest.status, ResourceExhausted.status, Unavailable.status})
 
 
 class TokenBucket:
@@ -35,6 +44,10 @@ class TokenBucket:
         self._fill(now)
         self._level -= amount
 
+    def give_back(self, amount: float) -> None:
+        """Undoes a `take`."""
+        self._level = min(self._per_minute, self._level + amount)
+
     def _fill(self, now: float) -> None:
         grown = (now - self._filled) / _MINUTE_SECONDS * self._per_minute
         self._level = min(self._per_minute, self._level + grown)
@@ -48,8 +61,8 @@ class _Account:
         self.buckets = {
             name: TokenBucket(rate, now)
             for name, rate in (
-                ("requests_per_minute", quota.requests_per_minute),
-                ("pixel_steps_per_minute", quota.pixel_steps_per_minute),
+                (_REQUESTS, quota.requests_per_minute),
+                (_PIXEL_STEPS, quota.pixel_steps_per_minute),
             )
             if rate is not None
         }
@@ -75,6 +88,9 @@ class Quotas:
     def admitted(self, tenant: Tenant, pixel_steps: int) -> Iterator[None]:
         """Holds a tenant's place for one job.
 
+        Pixel steps that a stage refused, or the cluster was too full or too broken for, are given
+        back. The request is not: whoever repeats it in haste is still held to the rate.
+
         Args:
             tenant: whose job it is.
             pixel_steps: what it will take.
@@ -86,10 +102,15 @@ class Quotas:
         account = self._account(tenant, now)
         self._check(account, now)
         for name, bucket in account.buckets.items():
-            bucket.take(1 if name == "requests_per_minute" else pixel_steps, now)
+            bucket.take(1 if name == _REQUESTS else pixel_steps, now)
         account.running += 1
         try:
             yield
+        except TriptychError as error:
+            # By the status: from another process it comes as a RemoteFailure.
+            if error.status in _NOT_SERVED and _PIXEL_STEPS in account.buckets:
+                account.buckets[_PIXEL_STEPS].give_back(pixel_steps)
+            raise
         finally:
             account.running -= 1
 

@@ -2,7 +2,14 @@ from contextlib import ExitStack
 
 import pytest
 
-from services.domain.errors import QuotaExceeded
+from services.domain.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    QueueFull,
+    QuotaExceeded,
+    RemoteFailure,
+    StageUnavailable,
+)
 from services.gateway.access import Quota, Tenant
 from services.gateway.quotas import Quotas
 
@@ -78,6 +85,36 @@ def test_a_rate_below_one_a_minute_admits_one_in_its_time() -> None:
     with quotas.admitted(who, 1):
         pass
     assert refused(quotas, who).retry_after_seconds == pytest.approx(120)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        QueueFull("denoiser", 3, 1.0),
+        StageUnavailable("it is down"),
+        InvalidRequest.of("prompt", "has too many tokens"),
+        RemoteFailure("full", status="RESOURCE_EXHAUSTED", reason="STORE_FULL"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_pixel_steps_that_the_cluster_could_not_take_are_given_back(error: Exception) -> None:
+    quotas = Quotas(Clock())
+    who = tenant(pixel_steps_per_minute=1000, requests_per_minute=3)
+    for _ in range(2):
+        with pytest.raises(type(error)), quotas.admitted(who, 3000):
+            raise error
+    with quotas.admitted(who, 1):
+        pass
+    # The requests are not: all three were asked.
+    assert "requests_per_minute is 3" in str(refused(quotas, who))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), DeadlineExceeded("late")])
+def test_those_of_other_failures_are_not(error: Exception) -> None:
+    quotas, who = Quotas(Clock()), tenant(pixel_steps_per_minute=1000)
+    with pytest.raises(type(error)), quotas.admitted(who, 3000):
+        raise error
+    assert "pixel_steps_per_minute is 1000" in str(refused(quotas, who))
 
 
 def test_of_two_used_up_quotas_the_one_that_lasts_longer_is_told() -> None:
