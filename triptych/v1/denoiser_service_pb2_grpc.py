@@ -53,7 +53,8 @@ class DenoiserServiceServicer:
 
     def Denoise(self, request, context):
         """Denoises and streams one event per step; the latents' reference comes last. Closing the stream, or its deadline,
-        stops the loop at the next step. The caller releases the references; they expire otherwise.
+        stops the loop at the next step, and releases all that was stored for the request. Otherwise the caller releases
+        the references, or they expire.
         Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), FAILED_PRECONDITION (checkpoint of another model),
         RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (draining, or the ranks died: repeat), DEADLINE_EXCEEDED.
         """

@@ -35,7 +35,8 @@ class DenoiserServiceStub:
     def __new__(cls, channel: _aio.Channel) -> DenoiserServiceAsyncStub: ...
     Denoise: _grpc.UnaryStreamMultiCallable[_denoiser_service_pb2.DenoiseRequest, _denoiser_service_pb2.DenoiseResponse]
     """Denoises and streams one event per step; the latents' reference comes last. Closing the stream, or its deadline,
-    stops the loop at the next step. The caller releases the references; they expire otherwise.
+    stops the loop at the next step, and releases all that was stored for the request. Otherwise the caller releases
+    the references, or they expire.
     Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), FAILED_PRECONDITION (checkpoint of another model),
     RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (draining, or the ranks died: repeat), DEADLINE_EXCEEDED.
     """
@@ -51,7 +52,8 @@ class DenoiserServiceAsyncStub(DenoiserServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Denoise: _aio.UnaryStreamMultiCallable[_denoiser_service_pb2.DenoiseRequest, _denoiser_service_pb2.DenoiseResponse]  # type: ignore[assignment]
     """Denoises and streams one event per step; the latents' reference comes last. Closing the stream, or its deadline,
-    stops the loop at the next step. The caller releases the references; they expire otherwise.
+    stops the loop at the next step, and releases all that was stored for the request. Otherwise the caller releases
+    the references, or they expire.
     Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), FAILED_PRECONDITION (checkpoint of another model),
     RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (draining, or the ranks died: repeat), DEADLINE_EXCEEDED.
     """
@@ -70,7 +72,8 @@ class DenoiserServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_denoiser_service_pb2.DenoiseResponse], _abc.AsyncIterator[_denoiser_service_pb2.DenoiseResponse]]:
         """Denoises and streams one event per step; the latents' reference comes last. Closing the stream, or its deadline,
-        stops the loop at the next step. The caller releases the references; they expire otherwise.
+        stops the loop at the next step, and releases all that was stored for the request. Otherwise the caller releases
+        the references, or they expire.
         Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), FAILED_PRECONDITION (checkpoint of another model),
         RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (draining, or the ranks died: repeat), DEADLINE_EXCEEDED.
         """
