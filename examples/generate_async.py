@@ -1,7 +1,7 @@
-"""Asks for several pictures at once; the denoiser finishes the oldest first, unless its `--order`
-says otherwise, while others are encoded and decoded.
+"""Asks for several pictures at once.
 
-Run it against a cluster, for example the one that `triptych up` starts:
+The denoiser finishes the oldest first, unless its `--order` says otherwise, while others are
+encoded and decoded. Run it against a cluster, for example the one that `triptych up` starts:
     python examples/generate_async.py "a red circle" "a green star" --target 127.0.0.1:7843
 """
 
