@@ -125,19 +125,27 @@ def check(cluster: RunningCluster, case: Case) -> None:
     assert pixels_of(drawn.data) == case.pixels
 
 
-# Always in float32. By default in bfloat16 all that need no picture, and BAGEL for its parts of our
-# own: a megapixel takes a minute on a processor without instructions for that type.
+# In one cluster, always in float32. By default in bfloat16 all that need no picture, and BAGEL for
+# its parts of our own: a megapixel takes a minute on a processor that has no bfloat16 of its own.
 _IN_BFLOAT16_FUSED = {each.model for each in REFERENCES} - {
     "qwen-image-edit",
     "qwen-image-edit-2509",
     "qwen-image-layered",
     "longcat-image-edit",
 }
-# Each of these starts a cluster of its own: stock parts alone, and parts of two types.
+# In a cluster each. By default one of those that share all of their code, and not the demo model,
+# which many others draw. In bfloat16 stock parts alone, and parts of two types.
+_IN_FLOAT32_SPLIT = {each.model for each in REFERENCES} - {
+    "demo",
+    "qwen-image-edit",
+    "flux.1-schnell",
+    "longcat-image",
+}
 _IN_BFLOAT16_SPLIT = {"qwen-image", "wan2.2-t2v-a14b"}
 
 
-def each_model(in_bfloat16: Collection[str]) -> pytest.MarkDecorator:
+def each_model(in_float32: Collection[str], in_bfloat16: Collection[str]) -> pytest.MarkDecorator:
+    by_default = {ElementType.FLOAT32: in_float32, ElementType.BFLOAT16: in_bfloat16}
     return pytest.mark.parametrize(
         ("reference", "dtype"),
         [
@@ -145,24 +153,22 @@ def each_model(in_bfloat16: Collection[str]) -> pytest.MarkDecorator:
                 reference,
                 dtype,
                 id=f"{reference.model}-{dtype}",
-                marks=()
-                if dtype is ElementType.FLOAT32 or reference.model in in_bfloat16
-                else pytest.mark.exhaustive,
+                marks=() if reference.model in models else pytest.mark.exhaustive,
             )
             for reference in REFERENCES
-            for dtype in (ElementType.FLOAT32, ElementType.BFLOAT16)
+            for dtype, models in by_default.items()
         ],
     )
 
 
-@each_model(_IN_BFLOAT16_FUSED)
+@each_model({each.model for each in REFERENCES}, _IN_BFLOAT16_FUSED)
 def test_a_fused_cluster_of_all_models_draws_what_each_published_pipeline_draws(
     reference: Reference, dtype: ElementType, studio: Studio
 ) -> None:
     check(studio.fused(dtype), studio.case(reference, dtype))
 
 
-@each_model(_IN_BFLOAT16_SPLIT)
+@each_model(_IN_FLOAT32_SPLIT, _IN_BFLOAT16_SPLIT)
 def test_split_services_draw_what_the_published_pipeline_draws(
     reference: Reference, dtype: ElementType, studio: Studio
 ) -> None:

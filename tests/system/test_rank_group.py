@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from typing import Any
 
 import numpy as np
 import psutil
@@ -15,8 +16,9 @@ from PIL import Image
 
 from tests.system.further_denoiser import further_denoiser
 from tests.system.running_cluster import RunningCluster, running_cluster, until
-from triptych import Client, Generation, UnavailableError
+from triptych import CacheDit, Client, Generation, NoCache, UnavailableError
 from triptych.events import Event, StepCompleted
+from triptych.parallel import ParallelDegrees
 
 DEGREES = {"cfg": 2, "ring": 2, "ulysses": 1}
 SILENCE_SECONDS = 3.0
@@ -39,8 +41,12 @@ def cluster() -> Iterator[RunningCluster]:
         yield running
 
 
-def draw(client: Client, steps: int = 4) -> Generation:
-    return client.generate("two red hearts", steps=steps, seed=5)
+def draw(client: Client, steps: int = 4, **told: Any) -> Generation:
+    return client.generate("two red hearts", steps=steps, seed=5, **told)
+
+
+def levels(generation: Generation) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(generation.data)), dtype=np.int16)
 
 
 def hurt_in_a_step(client: Client, rank: psutil.Process, sent: signal.Signals) -> float:
@@ -154,8 +160,40 @@ def test_four_ranks_and_one_draw_the_same_picture_behind_one_gateway(
         # At once, so that each of the replicas gets one.
         drawn = list(both.map(lambda _: draw(client, steps=20), range(2)))
     assert {each.parallel_degrees.ranks for each in drawn} == {1, 4}
-    first, second = (np.asarray(Image.open(io.BytesIO(each.data)), int) for each in drawn)
-    assert abs(first - second).max() <= 1
+    first, second = drawn
+    assert abs(levels(first) - levels(second)).max() <= 1
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("scale", "cache", "degrees"),
+    [
+        (4.0, CacheDit(max_warmup_steps=2), ParallelDegrees(cfg=2, ring=2)),
+        # With one branch, all four ranks share its sequence.
+        (1.0, NoCache(), ParallelDegrees(ring=4)),
+    ],
+    ids=["guided and cached", "unguided"],
+)
+def test_four_ranks_draw_what_one_draws(
+    cluster: RunningCluster,
+    split_cluster: RunningCluster,
+    scale: float,
+    cache: NoCache | CacheDit,
+    degrees: ParallelDegrees,
+) -> None:
+    cluster.wait_serving(REBUILD_SECONDS)
+    drawn = []
+    for each in (cluster, split_cluster):
+        with each.client() as client:
+            drawn.append(draw(client, steps=6, guidance_scale=scale, cache=cache))
+    many, one = drawn
+    assert many.parallel_degrees == degrees
+    assert one.parallel_degrees == ParallelDegrees()
+    # Rounding may tip a level over.
+    assert abs(levels(many) - levels(one)).max() <= 1
+    if many.cache_statistics is not None:
+        assert one.cache_statistics is not None
+        assert many.cache_statistics.branches == one.cache_statistics.branches
 
 
 def test_an_idle_group_outlives_the_time_out_of_its_collectives() -> None:

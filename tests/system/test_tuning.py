@@ -142,7 +142,7 @@ async def test_what_cannot_be_measured_is_refused_before_the_model_is_loaded(
 @pytest.mark.parametrize(
     ("command", "part"),
     [
-        (("calibrate", "--output"), "text_encoder"),
+        pytest.param(("calibrate", "--output"), "text_encoder", marks=pytest.mark.exhaustive),
         (("calibrate", "--output"), "vae"),
         (("tune", "--min-psnr=30", "--profile"), "transformer"),
     ],

@@ -43,11 +43,18 @@ class Wire:
 
     def __init__(self, listen: str) -> None:
         self._listen = listen.removeprefix("unix:")
+        self._ends: list[asyncio.StreamWriter] = []
         self.cut = False
 
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_unix_connection(self._listen)
-        await asyncio.gather(self._carry(reader, there[1]), self._carry(there[0], writer))
+        answers, there = await asyncio.open_unix_connection(self._listen)
+        self._ends += [there, writer]
+        await asyncio.gather(self._carry(reader, there), self._carry(answers, writer))
+
+    async def close(self) -> None:
+        for each in self._ends:
+            each.close()
+        await asyncio.gather(*(each.wait_closed() for each in self._ends), return_exceptions=True)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(2**16):
@@ -57,15 +64,24 @@ class Wire:
 
 
 @asynccontextmanager
+async def _wired(listen: str, address: Path) -> AsyncIterator[Wire]:
+    wire = Wire(listen)
+    async with await asyncio.start_unix_server(wire.connect, address):
+        try:
+            yield wire
+        finally:
+            await wire.close()
+
+
+@asynccontextmanager
 async def _called(tmp_path: Path, options: Any) -> AsyncIterator[tuple[Working, Wire, Any]]:
     """A call that is under way, over a wire."""
     told, working = settings(tmp_path), Working()
-    wire = Wire(told.listen)
     address = tmp_path / "wire"
     async with (
         asyncio.timeout(20),
         serving(told, Unary(working.handle)),
-        await asyncio.start_unix_server(wire.connect, address),
+        _wired(told.listen, address) as wire,
         grpc.aio.insecure_channel(f"unix:{address}", options) as channel,
     ):
         call = encoder(channel).Encode(encoder_service_pb2.EncodeRequest(), timeout=60)
