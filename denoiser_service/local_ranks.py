@@ -49,6 +49,7 @@ class LocalRanks:
                     )
                     started.append(rank)
             except BaseException:
+                # Cancelled or failed: those that were started are nobody's yet.
                 await asyncio.gather(*(each.kill() for each in started))
                 raise
         return started

@@ -174,6 +174,7 @@ def _attached(
         group = agreed_number(environment)
         welcome = introduced(connection, secret, environment.rank, settings.degrees, group)
     except BaseException:
+        # Whatever ends this, Ctrl-C too: the connection is nobody's yet.
         connection.close()
         raise
     return connection, welcome.beat_seconds

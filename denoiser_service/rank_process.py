@@ -57,6 +57,7 @@ class RankProcess:
                     start_new_session=True,
                 )
             except BaseException:
+                # Cancelled or failed: nobody else knows of this end of the channel.
                 writer.close()
                 raise
         return cls(number, process, RankLink(reader, writer))

@@ -127,6 +127,7 @@ class RankTeam:
                 raise ConfigurationError("the rank cannot start; it said why above") from error
             raise RanksLost(f"{error} with {code} while starting") from error
         except BaseException:
+            # Cancelled or failed: nobody else would end them.
             await self.kill()
             raise
 

@@ -58,6 +58,7 @@ def span(
         try:
             yield begun
         except Exception as error:
+            # Any failure is the span's as well; it goes on unchanged.
             fail(begun, error)
             raise
 

@@ -72,6 +72,7 @@ class MemoryBlobStore(BlobStore):
                 self._check_open()
                 self._blobs[name] = _Blob(buffer, expire_time)
         except BaseException:
+            # Whatever ended the caller's block: the room is free again.
             with self._lock:
                 self._reserved_bytes -= size_bytes
             raise
