@@ -23,12 +23,12 @@ from benchmarks.random_model import ARCHITECTURES, FLUX_DEV, QWEN_IMAGE, Archite
 from benchmarks.report import Row, write
 from benchmarks.stock import switch_on
 from benchmarks.turns import OwnThread, Pause, Turn, take_turns
-from denoiser_service.stage import DenoiseStage
-from services.domain.acceleration import CacheDit, TeaCache
-from services.domain.generation import GenerationParameters
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.tensor_ref import Seal
-from services.model_api.runtime import set_up_torch
 from services.tensor_store.tensor_store import TensorStore, open_store
+from services.torch_setup.runtime import set_up_torch
+from triptych.domain.acceleration import CacheDit, TeaCache
+from triptych.domain.generation import GenerationParameters
 
 Loop = Callable[[Pause], Looped]
 

@@ -20,13 +20,13 @@ from matplotlib.ticker import MultipleLocator
 
 from benchmarks.report import RESULTS, Row, write
 from benchmarks.stock import stock_pipeline, switched_on
-from services.domain.acceleration import CacheDit, MaskPolicy
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.model_api.runtime import set_up_torch
 from services.model_families.loading import load_encoder
+from services.torch_setup.runtime import set_up_torch
 from services.tuning.likeness import psnr, ssim
 from services.tuning.painter import Drawn, load_painter
+from triptych.domain.acceleration import CacheDit, MaskPolicy
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 
 PLAIN = {"kind": "none"}
 IDENTITY = (0.0, 0.0, 0.0, 1.0, 0.0)

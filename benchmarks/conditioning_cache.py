@@ -21,17 +21,17 @@ from pydantic import SecretStr
 
 from benchmarks.report import Row, write
 from encoder_service.stage import EncodeStage
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationRequest, resolve
 from services.domain.stages import EncodeRequest
 from services.domain.tensor_ref import Seal
-from services.model_api.conditioning_encoder import conditioning_encoder
-from services.model_api.runtime import set_up_torch
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import EncoderModel
 from services.model_families.loading import load_encoder
+from services.model_ports.conditioning_encoder import conditioning_encoder
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import EncoderModel
 from services.tensor_store.conditioning_cache import ConditioningCache
 from services.tensor_store.tensor_store import TensorStore, open_store
+from services.torch_setup.runtime import set_up_torch
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationRequest, resolve
 
 WARM_UP_ROUNDS = 3
 TENANT = "benchmark"

@@ -33,14 +33,14 @@ from benchmarks.random_model import (
 from benchmarks.report import Row, page, write
 from benchmarks.stock import switched_on
 from benchmarks.turns import Pause
-from denoiser_service.stage import DenoiseStage
-from services.domain.acceleration import CacheDit
-from services.domain.errors import ConfigurationError
-from services.domain.generation import GenerationParameters
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.tensor_ref import Seal
-from services.model_api.kernels import set_kernels
-from services.model_api.runtime import set_up_torch, wait_for
 from services.tensor_store.tensor_store import TensorStore, open_store
+from services.torch_setup.kernels import set_kernels
+from services.torch_setup.runtime import set_up_torch, wait_for
+from triptych.domain.acceleration import CacheDit
+from triptych.domain.errors import ConfigurationError
+from triptych.domain.generation import GenerationParameters
 
 EXIT_UNUSABLE = 2
 GIB = 2**30

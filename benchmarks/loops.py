@@ -10,10 +10,10 @@ import torch
 from benchmarks.random_model import RandomModel
 from benchmarks.stock import Pipeline
 from benchmarks.turns import Pause
-from denoiser_service.stage import DenoiseStage
-from services.domain.generation import GenerationParameters
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import DenoiseRequest
 from services.tensor_store.tensor_store import TensorStore
+from triptych.domain.generation import GenerationParameters
 
 TENANT = "benchmark"
 

@@ -17,7 +17,7 @@ from opentelemetry.trace import set_tracer_provider
 from prometheus_client import CollectorRegistry
 
 from benchmarks.report import Row, write
-from denoiser_service.recorder import DenoiseRecorder
+from denoiser_service.service.recorder import DenoiseRecorder
 from services.domain.stages import BranchDecision, DenoiseRequest, StageTask, StepCompleted
 from services.observability.tracked import Tracked
 from tests.unit.domain.examples import PARAMETERS, TENSOR_REF

@@ -25,12 +25,12 @@ from pydantic import SecretStr
 from benchmarks.loops import our_loop
 from benchmarks.random_model import QWEN_IMAGE, RandomModel
 from benchmarks.report import Row, write
-from denoiser_service.parallel.mesh import RankMesh
-from denoiser_service.stage import DenoiseStage
-from services.domain.parallel import ParallelDegrees
+from denoiser_service.rank.parallel.mesh import RankMesh
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.tensor_ref import Seal
-from services.model_api.runtime import set_up_torch
 from services.tensor_store.tensor_store import TensorStore, open_store
+from services.torch_setup.runtime import set_up_torch
+from triptych.domain.parallel import ParallelDegrees
 
 TIMEOUT = timedelta(minutes=5)
 SIDE, PROMPT, LAYERS, HEADS, WIDTH = 512, 64, 6, 8, 64

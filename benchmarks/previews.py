@@ -19,14 +19,14 @@ from pydantic import SecretStr
 from skimage.metrics import peak_signal_noise_ratio
 
 from benchmarks.report import RESULTS, Row, write
-from denoiser_service.stage import DenoiseStage
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationRequest, resolve
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import DenoiseRequest, DrawPreviewRequest
 from services.domain.tensor_ref import Seal
-from services.model_api.runtime import set_up_torch
 from services.model_families.loading import load_denoiser, load_encoder, load_vae
 from services.tensor_store.tensor_store import TensorStore, open_store
+from services.torch_setup.runtime import set_up_torch
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationRequest, resolve
 from vae_service.preview_stage import PreviewStage
 
 TENANT = "benchmark"

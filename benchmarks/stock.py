@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from services.domain.acceleration import CacheDit
+from triptych.domain.acceleration import CacheDit
 
 Pipeline = Any
 """One of diffusers' pipelines; they are published without types."""

@@ -15,13 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from benchmarks.report import Row, write
-from services.domain.element_type import ElementType
 from services.domain.settings import environment_with
 from services.domain.tiling import Tiling
-from services.model_api.pictures import picture_of
-from services.model_api.qwen_image_vae import QwenImageVae
-from services.model_api.tiling import set_pieces
 from services.model_families.loading import load_vae
+from services.model_families.qwen_image.pictures import QwenImageVae
+from services.numerics.pictures import picture_of
+from services.numerics.tiling import set_pieces
+from triptych.domain.element_type import ElementType
 
 ROOT = Path(__file__).parent.parent
 PICTURE = "docs/images/demo_model.png"

@@ -3,27 +3,27 @@
 import asyncio
 from functools import partial
 
-from denoiser_service.attached_ranks import AttachedRanks
-from denoiser_service.local_ranks import LocalRanks
-from denoiser_service.policy import Room
-from denoiser_service.rank_team import RankBounds, RankSource
-from denoiser_service.replica import DenoiserReplica
-from denoiser_service.scheduler import StepScheduler
-from denoiser_service.servicer import DenoiserServicer
-from denoiser_service.settings import DenoiserSettings
-from denoiser_service.supervisor import ProcessRankGroup
-from services.domain.model import Stage
+from denoiser_service.rank_group.attached_ranks import AttachedRanks
+from denoiser_service.rank_group.local_ranks import LocalRanks
+from denoiser_service.rank_group.rank_team import RankBounds, RankSource
+from denoiser_service.rank_group.supervisor import ProcessRankGroup
+from denoiser_service.service.policy import Room
+from denoiser_service.service.replica import DenoiserReplica
+from denoiser_service.service.scheduler import StepScheduler
+from denoiser_service.service.servicer import DenoiserServicer
+from denoiser_service.service.settings import DenoiserSettings
 from services.domain.settings import split_address
-from services.model_api.cache_profile import find_profile
-from services.model_api.checksums import read_checksums
-from services.model_api.directory import ModelDirectory
-from services.model_api.hub import open_model
-from services.model_api.spec import FamilySpec
-from services.model_api.weights import is_weights
 from services.model_families import find_family
+from services.model_files.checksums import read_checksums
+from services.model_files.directory import ModelDirectory
+from services.model_files.hub import open_model
+from services.model_files.weights import is_weights
+from services.model_ports.cache_profile import find_profile
+from services.model_ports.spec import FamilySpec
 from services.rpc.process import run_process, run_until_first_ends
 from services.rpc.stage_host import StageHost
 from services.tensor_store.opening import open_blob_store
+from triptych.domain.model import Stage
 from triptych.v1 import denoiser_service_pb2_grpc
 
 

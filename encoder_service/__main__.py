@@ -6,16 +6,16 @@ from encoder_service.replica import EncoderReplica
 from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
 from encoder_service.stage import EncodeStage
-from services.domain.model import Stage
 from services.domain.tensor_ref import Seal
-from services.model_api.checksums import read_checksums
-from services.model_api.conditioning_encoder import conditioning_encoder
-from services.model_api.runtime import set_up_torch
 from services.model_families.loading import load_encoder
+from services.model_files.checksums import read_checksums
+from services.model_ports.conditioning_encoder import conditioning_encoder
 from services.rpc.process import run_process
 from services.rpc.stage_host import StageHost
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import open_store
+from services.torch_setup.runtime import set_up_torch
+from triptych.domain.model import Stage
 from triptych.v1 import encoder_service_pb2_grpc
 
 

@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 from encoder_service.stage import EncodeStage
-from services.domain.deadline import Deadline
-from services.domain.model import LoadedModel, Stage
 from services.domain.stages import Encoded, EncodeRequest, StageTask
 from services.domain.store_control import StoreControl
 from services.observability.tracing import current
 from services.observability.tracked import Tracked
 from services.rpc.replica import WorkerReplica
 from services.rpc.worker import StageWorker
+from triptych.domain.deadline import Deadline
+from triptych.domain.model import LoadedModel, Stage
 
 
 class EncoderReplica(WorkerReplica):

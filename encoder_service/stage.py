@@ -2,15 +2,15 @@
 
 import time
 
-from services.domain.deadline import Deadline
-from services.domain.generation import GenerationParameters
-from services.domain.model import Stage
 from services.domain.stages import Encoded, EncodeRequest, StageTask, StageTiming
-from services.model_api.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import EncoderModel, Images, PromptWriter
+from services.model_ports.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import EncoderModel, Images, PromptWriter
 from services.pictures.input_picture import decode_pictures
 from services.tensor_store.tensor_store import TensorStore
+from triptych.domain.deadline import Deadline
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import Stage
 
 
 class EncodeStage:

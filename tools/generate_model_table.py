@@ -13,18 +13,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.domain.acceleration import CacheMethod
-from services.domain.element_type import ElementType
-from services.domain.family_options import LayeredOptions, OptionKind, VideoOptions
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.input_image import InputImage
-from services.domain.model import Capabilities, MediaFormat, Model
-from services.domain.parallel import ParallelMethod
-from services.model_api.crossings import Crossings
-from services.model_api.directory import ModelDirectory
 from services.model_families import find_family
 from services.model_families.loading import describe_model
+from services.model_files.directory import ModelDirectory
+from services.model_ports.crossings import Crossings
 from tests.checkpoints import checkpoint
+from triptych.domain.acceleration import CacheMethod
+from triptych.domain.element_type import ElementType
+from triptych.domain.family_options import LayeredOptions, OptionKind, VideoOptions
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
+from triptych.domain.input_image import InputImage
+from triptych.domain.model import Capabilities, MediaFormat, Model
+from triptych.domain.parallel import ParallelMethod
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 # Published models by the tiny checkpoint that has their layout.

@@ -2,17 +2,17 @@
 
 import asyncio
 
-from services.domain.model import Stage
 from services.domain.tensor_ref import Seal
-from services.model_api.checksums import read_checksums
-from services.model_api.conditioning_encoder import conditioning_encoder
-from services.model_api.runtime import set_up_torch
-from services.model_api.tiling import set_pieces
 from services.model_families.loading import load_vae
+from services.model_files.checksums import read_checksums
+from services.model_ports.conditioning_encoder import conditioning_encoder
+from services.numerics.tiling import set_pieces
 from services.rpc.process import run_process
 from services.rpc.stage_host import StageHost
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import open_store
+from services.torch_setup.runtime import set_up_torch
+from triptych.domain.model import Stage
 from triptych.v1 import vae_service_pb2_grpc
 from vae_service.preview_stage import PreviewStage
 from vae_service.replica import VaeReplica

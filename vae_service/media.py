@@ -12,8 +12,8 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from PIL import Image
 
-from services.domain.errors import Unsupported
-from services.domain.model import MediaFormat
+from triptych.domain.errors import Unsupported
+from triptych.domain.model import MediaFormat
 
 # Noisy 1024 x 1024 pictures: half the time of the default level, 14 % more bytes.
 _PNG_COMPRESS_LEVEL = 3

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
-from services.domain.deadline import Deadline
-from services.domain.model import LoadedModel, Stage
 from services.domain.stages import (
     Decoded,
     DecodeEvent,
@@ -23,6 +21,8 @@ from services.observability.tracing import current
 from services.observability.tracked import Tracked
 from services.rpc.replica import WorkerReplica
 from services.rpc.worker import StageWorker, Timed
+from triptych.domain.deadline import Deadline
+from triptych.domain.model import LoadedModel, Stage
 from vae_service.preview_stage import PreviewStage
 from vae_service.stage import VaeStage
 

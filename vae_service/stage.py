@@ -7,11 +7,6 @@ from dataclasses import dataclass
 import xxhash
 from PIL import Image
 
-from services.domain.deadline import Deadline
-from services.domain.errors import TriptychError, Unsupported
-from services.domain.family_options import LayeredOptions, VideoOptions
-from services.domain.generation import GenerationParameters
-from services.domain.model import Stage
 from services.domain.stages import (
     Artifact,
     DecodeRequest,
@@ -20,11 +15,16 @@ from services.domain.stages import (
     StageTask,
     StageTiming,
 )
-from services.model_api.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import ImageEncodingVae, VaeModel
+from services.model_ports.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import ImageEncodingVae, VaeModel
 from services.pictures.input_picture import decode_described
 from services.tensor_store.tensor_store import TensorStore
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import TriptychError, Unsupported
+from triptych.domain.family_options import LayeredOptions, VideoOptions
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import Stage
 from vae_service.media import encode_media
 
 

@@ -2,10 +2,6 @@
 
 from dataclasses import dataclass
 
-from services.domain.conditioning_reuse import ConditioningReuse
-from services.domain.generation import GenerationParameters
-from services.domain.model import Stage
-from services.domain.parallel import ONE_RANK, ParallelDegrees
 from services.domain.stages import (
     Artifact,
     CacheStatistics,
@@ -14,6 +10,10 @@ from services.domain.stages import (
     StageTiming,
     StepCompleted,
 )
+from triptych.domain.conditioning_reuse import ConditioningReuse
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import Stage
+from triptych.domain.parallel import ONE_RANK, ParallelDegrees
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,12 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError
 from services.domain.model_source import HubModel, ModelSource, taken
-from services.domain.parallel import ParallelDegrees
 from services.domain.tiling import Tiling
 from services.domain.tls import TlsFiles
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError
+from triptych.domain.parallel import ParallelDegrees
 
 MIN_SECRET_BYTES = 32
 MAX_DEGREE = 64

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from services.domain.conditioning_reuse import ConditioningReuse
-from services.domain.deadline import Deadline
-from services.domain.errors import InvalidRequest
-from services.domain.generation import GenerationParameters
-from services.domain.model import LoadedModel, MediaFormat, Stage
-from services.domain.parallel import ONE_RANK, ParallelDegrees
 from services.domain.tensor_ref import TensorRef
+from triptych.domain.conditioning_reuse import ConditioningReuse
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import InvalidRequest
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import LoadedModel, MediaFormat, Stage
+from triptych.domain.parallel import ONE_RANK, ParallelDegrees
 
 
 class StageTask(StrEnum):
@@ -192,7 +192,8 @@ class CacheStatistics:
 
     Attributes:
         branches: each at least one forward.
-        estimated_speedup: of the loop, from what was reused; see denoiser_service.cache_statistics.
+        estimated_speedup: of the loop, from what was reused; see the denoiser's
+            cache_statistics.
         realised_speedup: of the loop, from its own steps' seconds; None where no step was computed
             whole.
     """

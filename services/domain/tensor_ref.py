@@ -15,8 +15,8 @@ from pydantic import (
     StringConstraints,
 )
 
-from services.domain.element_type import ElementType
-from services.domain.errors import TensorRefused
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import TensorRefused
 
 IDENTIFIER = re.compile(r"[0-9a-f]{32}")
 TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.domain.errors import ConfigurationError
+from triptych.domain.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,34 +10,34 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from denoiser_service.commands import RankReady
-from denoiser_service.executor import RankExecutor
-from denoiser_service.policy import Room
-from denoiser_service.replica import DenoiserReplica
-from denoiser_service.scheduler import StepScheduler
-from denoiser_service.stage import DenoiseStage
-from denoiser_service.thread_ranks import ThreadRankGroup
+from denoiser_service.rank.commands import RankReady
+from denoiser_service.rank.executor import RankExecutor
+from denoiser_service.rank.stage import DenoiseStage
+from denoiser_service.rank_group.thread_ranks import ThreadRankGroup
+from denoiser_service.service.policy import Room
+from denoiser_service.service.replica import DenoiserReplica
+from denoiser_service.service.scheduler import StepScheduler
 from encoder_service.replica import EncoderReplica
 from encoder_service.stage import EncodeStage
-from services.domain.model import Stage
 from services.domain.model_source import HubModel
 from services.domain.tensor_ref import Seal
 from services.fused.settings import FusedSettings
 from services.gateway.app import GatewayApp
-from services.model_api.checksums import read_checksums
-from services.model_api.conditioning_encoder import conditioning_encoder
-from services.model_api.hub import open_model
-from services.model_api.kernels import set_kernels
-from services.model_api.runtime import set_up_torch
-from services.model_api.tiling import set_pieces
 from services.model_families import find_family
 from services.model_families.loading import load_denoiser, load_encoder, load_vae
+from services.model_files.checksums import read_checksums
+from services.model_files.hub import open_model
+from services.model_ports.conditioning_encoder import conditioning_encoder
+from services.numerics.tiling import set_pieces
 from services.observability.fullness import watched_fullness
 from services.observability.load import watched_load
 from services.rpc.process import run_process, run_until_first_ends
 from services.rpc.sweeper import sweep_forever
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
+from services.torch_setup.kernels import set_kernels
+from services.torch_setup.runtime import set_up_torch
+from triptych.domain.model import Stage
 from vae_service.preview_stage import PreviewStage
 from vae_service.replica import VaeReplica
 from vae_service.stage import VaeStage

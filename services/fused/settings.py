@@ -6,11 +6,11 @@ from typing import Annotated, Self
 from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from denoiser_service.policy import Order
-from services.domain.element_type import ElementType
+from denoiser_service.service.policy import Order
 from services.domain.model_source import HubModel, ModelSource, taken
 from services.domain.settings import DecodingSettings, EncodingSettings, Seconds
 from services.gateway.settings import PipelineSettings
+from triptych.domain.element_type import ElementType
 
 
 class FusedSettings(PipelineSettings, DecodingSettings, EncodingSettings):

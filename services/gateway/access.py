@@ -8,7 +8,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from services.domain.errors import ConfigurationError, Unauthenticated
+from triptych.domain.errors import ConfigurationError, Unauthenticated
 
 Metadata = Iterable[tuple[str, str | bytes]]
 _HEADER: Final = "authorization"

@@ -6,10 +6,6 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 
-from services.domain.conditioning_reuse import ConditioningReuse, summed
-from services.domain.deadline import Deadline
-from services.domain.errors import TriptychError
-from services.domain.generation import GenerationParameters
 from services.domain.job_event import (
     ArtifactChunk,
     JobCompleted,
@@ -17,7 +13,6 @@ from services.domain.job_event import (
     StageCompleted,
     StageStarted,
 )
-from services.domain.model import Stage
 from services.domain.stages import (
     Artifact,
     DecodeRequest,
@@ -39,6 +34,11 @@ from services.domain.stages import (
 from services.domain.tensor_ref import TensorRef
 from services.gateway.previews import Previews
 from services.gateway.replicas import Route
+from triptych.domain.conditioning_reuse import ConditioningReuse, summed
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import TriptychError
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import Stage
 
 # What a hop keeps of the deadline, so that it can still answer when the next one runs out of time.
 HOP_SECONDS = 0.05

@@ -10,15 +10,15 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from services.domain.deadline import Deadline
-from services.domain.errors import TensorNotFound, TriptychError, Unavailable
-from services.domain.generation import GenerationRequest, resolve
 from services.domain.job_event import JobAccepted, JobCompleted, JobEvent
 from services.gateway.access import Tenant
 from services.gateway.job import Job
 from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
 from services.observability.logs import get_logger
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import TensorNotFound, TriptychError, Unavailable
+from triptych.domain.generation import GenerationRequest, resolve
 
 _RELEASE_SECONDS = 5.0
 

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from services.domain.errors import TriptychError
 from services.domain.job_event import JobEvent, Preview
 from services.domain.stages import PreviewLatents, PreviewPicture
 from services.domain.tensor_ref import TensorRef
 from services.observability.logs import get_logger
+from triptych.domain.errors import TriptychError
 
 _log = get_logger(__name__)
 

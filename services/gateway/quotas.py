@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from services.domain.errors import (
+from services.gateway.access import Quota, Tenant
+from triptych.domain.errors import (
     InvalidRequest,
     QuotaExceeded,
     ResourceExhausted,
     TriptychError,
     Unavailable,
 )
-from services.gateway.access import Quota, Tenant
 
 _MINUTE_SECONDS = 60.0
 _REQUESTS = "requests_per_minute"

@@ -3,10 +3,10 @@
 import asyncio
 from dataclasses import dataclass
 
-from services.domain.errors import InvalidRequest
-from services.domain.input_image import InputImage
 from services.gateway.uploads import Uploads
 from services.pictures.input_picture import describe_picture
+from triptych.domain.errors import InvalidRequest
+from triptych.domain.input_image import InputImage
 from triptych.v1 import generation_pb2
 
 MAX_IMAGES = 16

@@ -5,9 +5,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from services.domain.deadline import Deadline
-from services.domain.errors import TriptychError
-from services.domain.model import Model, Stage
 from services.domain.stages import Capacity, Denoiser, Encoder, Replica, Vae
 from services.gateway.routing import (
     Pools,
@@ -21,6 +18,9 @@ from services.gateway.routing import (
 from services.observability.logs import get_logger
 from services.observability.metrics import Reading
 from services.observability.tracked import UNKNOWN
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import TriptychError
+from triptych.domain.model import Model, Stage
 
 _REPORT_SECONDS = 2.0
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from services.domain.acceleration import NO_CACHE, CacheSupport
-from services.domain.errors import ConfigurationError, ModelNotFound, StageUnavailable
-from services.domain.model import Capabilities, Model, Stage
 from services.domain.stages import Capacity
+from triptych.domain.acceleration import NO_CACHE, CacheSupport
+from triptych.domain.errors import ConfigurationError, ModelNotFound, StageUnavailable
+from triptych.domain.model import Capabilities, Model, Stage
 
 
 class Reported(Protocol):

@@ -8,10 +8,7 @@ from typing import Any, NoReturn
 
 import grpc
 
-from services.domain.deadline import Deadline
-from services.domain.errors import DeadlineExceeded, ModelNotFound, Unsupported
 from services.domain.job_event import JobAccepted, JobCompleted, JobEvent
-from services.domain.model import MediaFormat
 from services.gateway.access import Access, Tenant
 from services.gateway.pipeline import Pipeline
 from services.gateway.received_images import receive_images
@@ -24,6 +21,9 @@ from services.observability.tracked import GATEWAY, GENERATE, Tracked
 from services.rpc.convert.generation import request_from_proto
 from services.rpc.convert.jobs import EventWriter
 from services.rpc.convert.models import model_to_proto
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import DeadlineExceeded, ModelNotFound, Unsupported
+from triptych.domain.model import MediaFormat
 from triptych.v1 import generation_service_pb2 as pb2
 from triptych.v1 import generation_service_pb2_grpc
 

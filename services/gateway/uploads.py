@@ -6,9 +6,9 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from services.domain.errors import InvalidRequest, ResourceExhausted
-from services.domain.input_image import InputImage
 from services.pictures.input_picture import MAX_BYTES, describe_picture
+from triptych.domain.errors import InvalidRequest, ResourceExhausted
+from triptych.domain.input_image import InputImage
 
 # What keeping an upload takes beside its bytes, so that tiny ones cannot be piled up without end.
 _LEAST_BYTES = 4096

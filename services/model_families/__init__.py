@@ -1,4 +1,4 @@
-"""One folder per model family, found by folder name; importing this package loads no torch.
+"""One folder for each kin group of model families, found by its `spec` modules; loads no torch.
 
 A folder offers `spec.SPEC` (torch-free) and the modules `encoder`, `denoiser` and `vae`, each with
 `load(directory, dtype, device)`.
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from services.domain.errors import ConfigurationError
-from services.model_api.directory import ModelDirectory
-from services.model_api.lasting_import import import_lasting
-from services.model_api.spec import FamilySpec
+from services.model_files.directory import ModelDirectory
+from services.model_ports.spec import FamilySpec
+from services.torch_setup.lasting_import import import_lasting
+from triptych.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import torch
 
-    from services.model_api.stages import DenoiserModel, EncoderModel, VaeModel
+    from services.model_ports.stages import DenoiserModel, EncoderModel, VaeModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,10 @@ class Family:
 
 def families() -> Iterator[Family]:
     """Every family there is, in the order of their folders' names."""
-    for folder in sorted(each.name for each in pkgutil.iter_modules(__path__) if each.ispkg):
-        yield Family(folder, importlib.import_module(f"{__name__}.{folder}.spec").SPEC)
+    found = pkgutil.walk_packages(__path__, f"{__name__}.")
+    for module in sorted(each.name for each in found if each.name.endswith(".spec")):
+        folder = module.removeprefix(f"{__name__}.").removesuffix(".spec")
+        yield Family(folder, importlib.import_module(module).SPEC)
 
 
 def find_family(directory: ModelDirectory) -> Family:

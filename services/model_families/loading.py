@@ -7,20 +7,20 @@ from typing import Protocol, TypeVar
 import torch
 from pydantic import ValidationError
 
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError
-from services.domain.model import LoadedModel, Model, Stage
 from services.domain.model_source import HubModel
-from services.model_api.cache_profile import CacheProfile, find_profile
-from services.model_api.checksums import Checksums
-from services.model_api.directory import ModelDirectory
-from services.model_api.hub import open_model
-from services.model_api.modules import components_of
-from services.model_api.runtime import torch_device, torch_dtype
-from services.model_api.spec import check_defaults
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import DenoiserModel, EncoderModel, VaeModel
 from services.model_families import Family, find_family
+from services.model_files.checksums import Checksums
+from services.model_files.directory import ModelDirectory
+from services.model_files.hub import open_model
+from services.model_files.modules import components_of
+from services.model_ports.cache_profile import CacheProfile, find_profile
+from services.model_ports.spec import check_defaults
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import DenoiserModel, EncoderModel, VaeModel
+from services.torch_setup.runtime import torch_device, torch_dtype
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError
+from triptych.domain.model import LoadedModel, Model, Stage
 
 
 class _HasComponents(Protocol):
@@ -71,7 +71,7 @@ def load_denoiser(
         name: see load_encoder.
         dtype: see load_encoder.
         device: see load_encoder.
-        cache_profile: see services.model_api.cache_profile.find_profile.
+        cache_profile: see services.model_ports.cache_profile.find_profile.
         checksums: see load_encoder.
     """
     told = (source, name, dtype, device)

@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager
 from threading import Timer
 from typing import TYPE_CHECKING, Final
 
-from services.domain.errors import ConfigurationError
 from services.observability.logs import get_logger
+from triptych.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader

@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from services.domain.errors import TriptychError
+from triptych.domain.errors import TriptychError
 
 Attributes = Mapping[str, str | int | float | bool]
 

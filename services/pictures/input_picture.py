@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import xxhash
 from PIL import Image, UnidentifiedImageError
 
-from services.domain.errors import InvalidRequest
-from services.domain.input_image import InputImage
+from triptych.domain.errors import InvalidRequest
+from triptych.domain.input_image import InputImage
 
 MAX_BYTES = 32 * 1024 * 1024
 MAX_PIXELS = 8192 * 8192

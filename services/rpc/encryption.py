@@ -2,9 +2,9 @@
 
 import grpc
 
-from services.domain.errors import ConfigurationError
 from services.domain.tls import TlsFiles
 from services.observability.logs import get_logger
+from triptych.domain.errors import ConfigurationError
 
 _log = get_logger(__name__)
 

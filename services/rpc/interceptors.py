@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from services.domain.errors import TriptychError
 from services.observability import tracing
 from services.observability.logs import bind_request, get_logger
 from services.rpc.status import abort
 from services.rpc.unreadable import lenient, read_request
+from triptych.domain.errors import TriptychError
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]  # generic in the stubs alone

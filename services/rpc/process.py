@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from services.domain.errors import ConfigurationError
 from services.domain.settings import ProcessSettings, ServerSettings
 from services.observability.exposition import exposed, traced
 from services.observability.logs import configure
+from triptych.domain.errors import ConfigurationError
 
 _PR_SET_PDEATHSIG = 1
 EXIT_CONFIGURATION = 2

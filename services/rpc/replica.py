@@ -3,13 +3,13 @@
 import asyncio
 import uuid
 
-from services.domain.deadline import Deadline
-from services.domain.errors import ModelNotFound
-from services.domain.generation import GenerationParameters
-from services.domain.model import LoadedModel, Stage
 from services.domain.stages import Capacity
 from services.domain.store_control import StoreControl
 from services.rpc.worker import StageWorker
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import ModelNotFound
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import LoadedModel, Stage
 
 
 def check_holds(models: tuple[LoadedModel, ...], parameters: GenerationParameters) -> None:

@@ -9,12 +9,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.domain.errors import ConfigurationError
 from services.domain.settings import ServerSettings
 from services.observability.logs import get_logger
 from services.rpc.encryption import server_credentials
 from services.rpc.health import HealthService
 from services.rpc.interceptors import CallInterceptor, Guard, let_pass
+from triptych.domain.errors import ConfigurationError
 
 _OPTIONS = [
     # Two processes on one port would share its calls at random: refuse the second one instead.

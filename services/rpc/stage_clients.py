@@ -7,9 +7,6 @@ from typing import TypeVar
 import grpc
 from pydantic import ValidationError
 
-from services.domain.deadline import Deadline
-from services.domain.errors import InvalidRequest, TensorRefused, TriptychError
-from services.domain.model import Stage
 from services.domain.stages import (
     Capacity,
     Decoded,
@@ -42,6 +39,9 @@ from services.rpc.convert.stages import (
 from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
 from services.rpc.interceptors import REQUEST_ID_METADATA
 from services.rpc.status import error_of
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import InvalidRequest, TensorRefused, TriptychError
+from triptych.domain.model import Stage
 from triptych.v1 import (
     denoiser_service_pb2,
     denoiser_service_pb2_grpc,

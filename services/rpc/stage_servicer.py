@@ -5,13 +5,13 @@ from typing import Any, Protocol
 
 import grpc
 
-from services.domain.deadline import Deadline
-from services.domain.errors import FieldViolation, InvalidRequest
 from services.domain.stages import Capacity, Replica
 from services.domain.store_control import StoreControl
 from services.domain.tensor_ref import IDENTIFIER, TENANT
 from services.rpc.convert.models import capacity_to_proto
 from services.rpc.server import ServiceServer
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import FieldViolation, InvalidRequest
 from triptych.v1 import (
     stage_service_pb2,
     stage_service_pb2_grpc,

@@ -8,14 +8,14 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from services.domain.errors import (
+from services.rpc.convert.durations import duration_to_proto
+from triptych.domain.errors import (
     DeadlineExceeded,
     FieldViolation,
     RemoteFailure,
     StageUnavailable,
     TriptychError,
 )
-from services.rpc.convert.durations import duration_to_proto
 from triptych.status import ERROR_DOMAIN, failure_of
 
 # Statuses travel in the trailing metadata, of which gRPC accepts 8 KiB; what a client sent must not

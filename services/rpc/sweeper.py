@@ -2,9 +2,9 @@
 
 import asyncio
 
-from services.domain.errors import TriptychError
 from services.domain.store_control import StoreControl
 from services.observability.logs import get_logger
+from triptych.domain.errors import TriptychError
 
 _log = get_logger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
-from services.domain.errors import InvalidRequest
+from triptych.domain.errors import InvalidRequest
 
 _UNREADABLE: Final = object()
 

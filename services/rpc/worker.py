@@ -7,10 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Generic, TypeVar
 
-from services.domain.deadline import Deadline
-from services.domain.errors import QueueFull, StageUnavailable
-from services.domain.model import Stage
 from services.observability import tracing
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import QueueFull, StageUnavailable
+from triptych.domain.model import Stage
 
 T = TypeVar("T")
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from services.domain.element_type import ElementType
 from services.domain.tensor_ref import TensorSpec
+from triptych.domain.element_type import ElementType
 
 DATA_ALIGNMENT_BYTES = 64
 """A cache line, and the widest vector register: what torch itself aligns tensors to."""

@@ -5,10 +5,10 @@ from abc import abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from services.domain.errors import TensorRefused
 from services.domain.store_control import StoreControl
 from services.domain.tensor_ref import IDENTIFIER
 from services.tensor_store.entry_store import EntryStore
+from triptych.domain.errors import TensorRefused
 
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

@@ -6,10 +6,10 @@ import torch
 import xxhash
 from pydantic import ValidationError
 
-from services.domain.element_type import ElementType
-from services.domain.errors import TensorCorrupted, Unsupported
 from services.domain.tensor_ref import MAX_RANK, MAX_TENSORS, TensorSpec
 from services.tensor_store.blob_layout import BlobLayout
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import TensorCorrupted, Unsupported
 
 _CHUNK_BYTES = 1 << 20
 """Hashed right after it was copied, while it is still in a core's cache."""

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from pydantic import TypeAdapter
 
-from services.domain.errors import TriptychError
 from services.domain.store_control import EntryUsage
 from services.domain.tensor_ref import Seal, TensorSpec
 from services.observability.logs import get_logger
 from services.tensor_store import codec
 from services.tensor_store.blob_layout import DATA_ALIGNMENT_BYTES, BlobLayout
 from services.tensor_store.entry_store import EntryStore
+from triptych.domain.errors import TriptychError
 
 Key = Sequence[object]
 """All that decides an entry's tensors, as JSON values."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from services.domain.errors import ConfigurationError
 from services.tensor_store import flat_directory
 from services.tensor_store.entry_store import ENTRY_NAME
 from services.tensor_store.segment import NO_ROOM
+from triptych.domain.errors import ConfigurationError
 
 _UNFINISHED: Final = "writing"
 # A process that is stopped while it writes must not hold up the others.

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-from services.domain.errors import StoreFull, TensorCorrupted, TensorNotFound, Unavailable
 from services.domain.store_control import Bound, Fullness, StoreStats, SweepReport
 from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, check_request
 from services.tensor_store.memory_entries import EntryTable, MemoryEntries
 from services.tensor_store.store_url import LocalOptions, StoreUrl
+from triptych.domain.errors import StoreFull, TensorCorrupted, TensorNotFound, Unavailable
 
 
 class MemoryOptions(LocalOptions):

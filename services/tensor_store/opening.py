@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 
-from services.domain.errors import ConfigurationError
 from services.tensor_store.blob_store import BlobStore
 from services.tensor_store.memory import MemoryBlobStore
 from services.tensor_store.redis import RedisBlobStore
 from services.tensor_store.shared_memory import SharedMemoryBlobStore
 from services.tensor_store.store_url import StoreUrl
+from triptych.domain.errors import ConfigurationError
 
 _BACKENDS: Mapping[str, Callable[[StoreUrl], BlobStore]] = {
     "memory": MemoryBlobStore.from_url,

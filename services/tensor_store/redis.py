@@ -17,7 +17,12 @@ from typing import Final, Self, cast
 
 from redis.exceptions import OutOfMemoryError
 
-from services.domain.errors import (
+from services.domain.store_control import Bound, Fullness, StoreStats, SweepReport
+from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, check_request
+from services.tensor_store.redis_entries import RedisEntries
+from services.tensor_store.redis_server import CHUNK_BYTES, RedisOptions, RedisServer
+from services.tensor_store.store_url import StoreUrl
+from triptych.domain.errors import (
     ConfigurationError,
     StoreFull,
     TensorCorrupted,
@@ -26,11 +31,6 @@ from services.domain.errors import (
     TriptychError,
     Unavailable,
 )
-from services.domain.store_control import Bound, Fullness, StoreStats, SweepReport
-from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, check_request
-from services.tensor_store.redis_entries import RedisEntries
-from services.tensor_store.redis_server import CHUNK_BYTES, RedisOptions, RedisServer
-from services.tensor_store.store_url import StoreUrl
 
 _REMEMBERED_RUNS: Final = 8
 # All who share the store must notice a restart before they can work together again.

@@ -18,10 +18,10 @@ from typing import Final, cast
 from redis import WatchError
 from redis.client import Pipeline
 
-from services.domain.errors import ConfigurationError, StoreFull, Unavailable
 from services.domain.store_control import EntryUsage
 from services.tensor_store.entry_store import EntryStore, check_entry_name
 from services.tensor_store.redis_server import CHUNK_BYTES, RedisServer
+from triptych.domain.errors import ConfigurationError, StoreFull, Unavailable
 
 _TRIES: Final = 5
 

@@ -19,8 +19,8 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
-from services.domain.errors import ConfigurationError, StoreFull, Unavailable
 from services.tensor_store.store_url import StoreOptions, StoreUrl
+from triptych.domain.errors import ConfigurationError, StoreFull, Unavailable
 
 DEFAULT_PORT: Final = 6379
 MIN_VERSION: Final = (7, 0)

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
-from services.domain.errors import StoreFull, Unavailable
 from services.tensor_store.blob_store import BlobName
 from services.tensor_store.entry_directory import EntryDirectory
 from services.tensor_store.owner_directory import OwnerDirectory
 from services.tensor_store.segment import NoRoom, Segment, lock_for_writing
+from triptych.domain.errors import StoreFull, Unavailable
 
 _MAX_SLACK = 4
 """How many times as large as a blob the segment may be that is used again for it."""

@@ -8,7 +8,6 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from services.domain.errors import ConfigurationError, StoreFull, TensorCorrupted, TensorNotFound
 from services.domain.store_control import Bound, Fullness, StoreStats, SweepReport
 from services.tensor_store.blob_store import BlobName, BlobStore, Reservation, check_request
 from services.tensor_store.segment import NO_ROOM, map_for_reading
@@ -16,6 +15,7 @@ from services.tensor_store.segment_pool import SegmentPool
 from services.tensor_store.shared_memory_entries import SharedMemoryEntries
 from services.tensor_store.store_root import StoreRoot
 from services.tensor_store.store_url import LocalOptions, StoreUrl
+from triptych.domain.errors import ConfigurationError, StoreFull, TensorCorrupted, TensorNotFound
 
 
 class SharedMemoryOptions(LocalOptions):

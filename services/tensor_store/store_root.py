@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from services.domain.errors import ConfigurationError
 from services.domain.tensor_ref import IDENTIFIER
 from services.tensor_store.entry_directory import EntryDirectory
 from services.tensor_store.owner_directory import OwnerDirectory
+from triptych.domain.errors import ConfigurationError
 
 MIN_FILE_SYSTEM_BYTES = 16 << 20
 """Less cannot hold one request's tensors."""

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from services.domain.errors import ConfigurationError
+from triptych.domain.errors import ConfigurationError
 
 Options = TypeVar("Options", bound="StoreOptions")
 

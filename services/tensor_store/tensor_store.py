@@ -10,13 +10,6 @@ from contextlib import ExitStack, contextmanager
 import torch
 import xxhash
 
-from services.domain.deadline import Deadline
-from services.domain.errors import (
-    ConfigurationError,
-    TensorCorrupted,
-    TensorNotFound,
-    TensorRefused,
-)
 from services.domain.store_control import (
     EntryUsage,
     Fullness,
@@ -31,6 +24,13 @@ from services.tensor_store.blob_layout import BlobLayout
 from services.tensor_store.blob_store import BlobName, BlobStore
 from services.tensor_store.conditioning_cache import ConditioningCache
 from services.tensor_store.opening import open_blob_store
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import (
+    ConfigurationError,
+    TensorCorrupted,
+    TensorNotFound,
+    TensorRefused,
+)
 
 INLINE = "inline:"
 # Spans, and what they say.

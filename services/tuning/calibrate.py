@@ -6,9 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from services.domain.acceleration import TeaCache
-from services.domain.errors import ConfigurationError
-from services.model_api.cache_profile import Calibration, Measurement
+from services.model_ports.cache_profile import Calibration, Measurement
 from services.rpc.process import process_frame
 from services.tuning.comparison import compare
 from services.tuning.polynomial import IDENTITY, MIN_R_SQUARED, fit_polynomial, thresholds_for
@@ -23,6 +21,8 @@ from services.tuning.report import (
 )
 from services.tuning.session import begin
 from services.tuning.settings import CalibrateSettings
+from triptych.domain.acceleration import TeaCache
+from triptych.domain.errors import ConfigurationError
 
 # Of steps; thresholds are chosen so that about as many are reused.
 _SHARES: Final = (0.3, 0.5, 0.65, 0.8)

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from services.domain.acceleration import (
+from services.tuning.polynomial import IDENTITY, thresholds_for
+from triptych.domain.acceleration import (
     Cache,
     CacheDit,
     CacheSupport,
@@ -12,7 +13,6 @@ from services.domain.acceleration import (
     TeaCache,
     cache_violations,
 )
-from services.tuning.polynomial import IDENTITY, thresholds_for
 
 # Of steps; TeaCache's thresholds are chosen so that about as many are reused.
 _SHARES: Final = (0.2, 0.3, 0.4, 0.5, 0.65, 0.8)

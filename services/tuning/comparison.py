@@ -5,11 +5,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from services.domain.acceleration import NO_CACHE, Cache
-from services.model_api.cache_profile import Measurement
+from services.model_ports.cache_profile import Measurement
 from services.tuning.likeness import psnr, ssim
 from services.tuning.painter import Painter
 from services.tuning.subjects import Subjects
+from triptych.domain.acceleration import NO_CACHE, Cache
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,9 @@ import numpy.typing as npt
 import torch
 from pydantic import SecretStr
 
-from denoiser_service.commands import Stepped
-from denoiser_service.stage import DenoiseStage
+from denoiser_service.rank.commands import Stepped
+from denoiser_service.rank.stage import DenoiseStage
 from encoder_service.stage import EncodeStage
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters
 from services.domain.model_source import HubModel
 from services.domain.stages import (
     BranchDecision,
@@ -26,12 +24,14 @@ from services.domain.stages import (
     EncodeRequest,
 )
 from services.domain.tensor_ref import Seal
-from services.model_api.cache_profile import Clock
-from services.model_api.checksums import Checksums
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import DenoiserModel, EncoderModel, VaeModel
 from services.model_families.loading import load_denoiser, load_encoder, load_vae
+from services.model_files.checksums import Checksums
+from services.model_ports.cache_profile import Clock
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import DenoiserModel, EncoderModel, VaeModel
 from services.tensor_store.tensor_store import TensorStore, open_store
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters
 from vae_service.stage import VaeStage
 
 _TENANT = "tuning"
@@ -143,7 +143,7 @@ def load_painter(
         source: the model.
         dtype: the type the weights compute in.
         device: a torch device.
-        cache_profile: see services.model_api.cache_profile.find_profile.
+        cache_profile: see services.model_ports.cache_profile.find_profile.
         checksums: what the model's files must be; None to take them as they are.
 
     Raises:

@@ -6,9 +6,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from denoiser_service.acceleration.tea_cache import TeaCacheRule
-from services.domain.errors import ConfigurationError
-from services.model_api.cache_profile import Fit
+from denoiser_service.rank.acceleration.tea_cache import TeaCacheRule
+from services.model_ports.cache_profile import Fit
+from triptych.domain.errors import ConfigurationError
 
 DEGREE: Final = 4
 IDENTITY: Final = (0.0, 0.0, 0.0, 1.0, 0.0)

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from denoiser_service.commands import Stepped
-from services.domain.acceleration import TeaCache
-from services.domain.errors import ConfigurationError
+from denoiser_service.rank.commands import Stepped
 from services.domain.stages import BranchDecision
-from services.model_api.acceleration import BlockLists
-from services.model_api.stages import CachingDenoiserModel
+from services.model_ports.acceleration import BlockLists
+from services.model_ports.stages import CachingDenoiserModel
 from services.tuning.painter import Painter
 from services.tuning.polynomial import IDENTITY
 from services.tuning.subjects import Subjects
+from triptych.domain.acceleration import TeaCache
+from triptych.domain.errors import ConfigurationError
 
 # Every step is computed, and its event carries the signal that the rule looks at.
 _WATCHED = TeaCache(rel_l1_thresh=0.0, coefficients=IDENTITY)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from services.domain.acceleration import Cache, CacheDit, TeaCache
-from services.model_api.cache_profile import Conditions, Fit, Measurement
+from services.model_ports.cache_profile import Conditions, Fit, Measurement
+from triptych.domain.acceleration import Cache, CacheDit, TeaCache
 
 OUT = Console(highlight=False, soft_wrap=True)
 PROGRESS = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -7,23 +7,23 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from services.domain.acceleration import NO_CACHE
-from services.domain.errors import ConfigurationError
-from services.domain.model import Stage
-from services.model_api.cache_profile import (
+from services.model_families import find_family
+from services.model_files.checksums import read_checksums
+from services.model_files.hub import open_model
+from services.model_ports.cache_profile import (
     CacheProfile,
     Conditions,
     find_profile,
     profiled_model,
 )
-from services.model_api.checksums import read_checksums
-from services.model_api.hub import open_model
-from services.model_api.runtime import set_up_torch
-from services.model_families import find_family
+from services.torch_setup.runtime import set_up_torch
 from services.tuning.painter import Painter, load_painter
 from services.tuning.report import say_progress
 from services.tuning.settings import MeasuringSettings
 from services.tuning.subjects import Subjects, subjects_of
+from triptych.domain.acceleration import NO_CACHE
+from triptych.domain.errors import ConfigurationError
+from triptych.domain.model import Stage
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.domain.element_type import ElementType
 from services.domain.model_source import HubModel, ModelSource, taken
 from services.domain.settings import ProcessSettings
+from triptych.domain.element_type import ElementType
 
 
 class MeasuringSettings(ProcessSettings):

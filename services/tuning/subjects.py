@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from services.domain.acceleration import Cache
-from services.domain.errors import ConfigurationError, InvalidRequest
-from services.domain.family_options import VideoOptions
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.model import Model
 from services.pictures.input_picture import describe_picture
 from services.tuning.settings import MeasuringSettings
+from triptych.domain.acceleration import Cache
+from triptych.domain.errors import ConfigurationError, InvalidRequest
+from triptych.domain.family_options import VideoOptions
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
+from triptych.domain.model import Model
 
 DEFAULT_PROMPTS: Final[tuple[str, ...]] = (
     "a lighthouse on a cliff at dusk, waves breaking below",

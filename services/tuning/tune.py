@@ -3,8 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from services.domain.errors import ConfigurationError
-from services.model_api.cache_profile import Measurement, TunedDefault
+from services.model_ports.cache_profile import Measurement, TunedDefault
 from services.rpc.process import process_frame
 from services.tuning.candidates import candidates
 from services.tuning.comparison import compare
@@ -12,6 +11,7 @@ from services.tuning.recording import record
 from services.tuning.report import named, say, say_conditions, say_measurements, say_progress
 from services.tuning.session import begin
 from services.tuning.settings import TuneSettings
+from triptych.domain.errors import ConfigurationError
 
 
 def main(settings: TuneSettings) -> None:

@@ -19,9 +19,9 @@ LIGHT_PROCESSES = {
     "client": ["triptych", "triptych.client", "triptych.aio", "triptych.cli"],
     "denoiser": [
         "denoiser_service.__main__",
-        "denoiser_service.supervisor",
-        "denoiser_service.servicer",
-        "denoiser_service.scheduler",
+        "denoiser_service.rank_group.supervisor",
+        "denoiser_service.service.servicer",
+        "denoiser_service.service.scheduler",
     ],
 }
 
@@ -119,8 +119,8 @@ def test_every_module_and_everything_public_in_it_says_what_it_is() -> None:
 def test_no_broad_except_but_at_edges_and_around_previews() -> None:
     # A call's edge to the wire and a rank's edge to its supervisor; what nobody needs, which must
     # not cost the result; and what only cleans up.
-    edges = {"services/rpc/interceptors.py", "denoiser_service/executor.py"}
-    allowed = edges | {"services/gateway/previews.py", "denoiser_service/stored_previews.py"}
+    edges = {"services/rpc/interceptors.py", "denoiser_service/rank/executor.py"}
+    allowed = edges | {"services/gateway/previews.py", "denoiser_service/rank/stored_previews.py"}
     broad = {
         str(file.relative_to(ROOT))
         for file in _written(*PACKAGES)

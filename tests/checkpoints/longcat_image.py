@@ -4,7 +4,7 @@ from pathlib import Path
 
 from diffusers import LongCatImageTransformer2DModel
 
-from services.model_api.still_image_processor import StillImageProcessor
+from services.numerics.still_image_processor import StillImageProcessor
 from tests.checkpoints.directory import write_directory
 from tests.checkpoints.schedulers import flux_scheduler
 from tests.checkpoints.text_encoders import QWEN_WIDTH, qwen_vl_model

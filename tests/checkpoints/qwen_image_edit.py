@@ -4,7 +4,7 @@ from pathlib import Path
 
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
-from services.model_api.still_image_processor import StillImageProcessor
+from services.numerics.still_image_processor import StillImageProcessor
 from tests.checkpoints.directory import write_directory
 from tests.checkpoints.qwen_image import TEMPLATE, transformer
 from tests.checkpoints.schedulers import qwen_image_scheduler

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from services.model_api.still_image_processor import StillImageProcessor
+from services.numerics.still_image_processor import StillImageProcessor
 
 _FLOAT32_VAES = ("AutoencoderKLWan",)
 

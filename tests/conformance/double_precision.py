@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import DenoiserModel
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import DenoiserModel
 
 _WIDER: dict[object, torch.dtype] = {
     torch.float32: torch.float64,

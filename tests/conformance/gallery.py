@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from services.domain.element_type import ElementType
 from services.tensor_store.tensor_store import TensorStore
 from tests.checkpoints import MODELS
 from tests.checkpoints.stock import stock_pipeline
 from tests.conformance.references import Reference
 from tests.conformance.split_stages import Split, load_split
+from triptych.domain.element_type import ElementType
 
 
 class Gallery:

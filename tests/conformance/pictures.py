@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from services.domain.generation import GenerationParameters
-from services.domain.input_image import InputImage
 from services.pictures.input_picture import decode_picture, describe_picture
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.input_image import InputImage
 
 # Width, height and mode: upright, lying, and with transparent parts.
 _KINDS = ((120, 72, "RGB"), (64, 96, "RGBA"), (88, 88, "RGB"))

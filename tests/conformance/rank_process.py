@@ -13,20 +13,20 @@ import torch.distributed as dist
 from pydantic import BaseModel, SecretStr
 from safetensors.torch import load_file, save_file
 
-from denoiser_service.parallel.mesh import RankMesh
-from denoiser_service.stage import DenoiseStage
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters
-from services.domain.parallel import ParallelDegrees
+from denoiser_service.rank.parallel.mesh import RankMesh
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import BranchDecision, DenoiseRequest
 from services.domain.tensor_ref import Seal
-from services.model_api.runtime import set_up_torch
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import DenoiserModel, image_latents_name
 from services.model_families.loading import load_denoiser
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import DenoiserModel, image_latents_name
 from services.tensor_store.tensor_store import TensorStore, open_store
+from services.torch_setup.runtime import set_up_torch
 from tests.conformance.double_precision import DoublePrecision, widened, widened_tensors
 from tests.conformance.small_areas import shrink_areas
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.parallel import ParallelDegrees
 
 TIMEOUT = timedelta(minutes=5)
 TENANT, REQUEST = "someone", "0" * 32

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from services.domain.generation import GenerationParameters
-from services.domain.parallel import ParallelDegrees
 from services.domain.stages import BranchDecision
 from tests.conformance.rank_process import TIMEOUT, Report, Task
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.parallel import ParallelDegrees
 
 MOST = 4
 

@@ -9,7 +9,7 @@ from importlib import import_module
 
 import pytest
 
-from services.domain.image_fit import ImageFit
+from triptych.domain.image_fit import ImageFit
 
 _SCALE = 64
 _PIPELINES = (

@@ -10,17 +10,16 @@ from typing import cast
 import torch
 from PIL import Image
 
-from denoiser_service.commands import Finished
-from denoiser_service.stage import DenoiseStage
+from denoiser_service.rank.commands import Finished
+from denoiser_service.rank.stage import DenoiseStage
 from encoder_service.stage import EncodeStage
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.model import Stage
 from services.domain.stages import DecodeRequest, DenoiseRequest, EncodeImageRequest, EncodeRequest
-from services.model_api.directory import ModelDirectory
-from services.model_api.encoding import encode_all
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import (
+from services.model_families import find_family
+from services.model_families.loading import load_denoiser, load_encoder, load_vae
+from services.model_files.directory import ModelDirectory
+from services.model_ports.encoding import encode_all
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import (
     DenoiserModel,
     EncoderModel,
     ImageEncodingVae,
@@ -28,11 +27,12 @@ from services.model_api.stages import (
     VaeModel,
     image_latents_name,
 )
-from services.model_families import find_family
-from services.model_families.loading import load_denoiser, load_encoder, load_vae
 from services.tensor_store.tensor_store import TensorStore
 from tests.conformance.pictures import described, encoded_of, pictures_of
 from tests.conformance.references import Drawn
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
+from triptych.domain.model import Stage
 from vae_service.stage import VaeStage
 
 TENANT = "someone"

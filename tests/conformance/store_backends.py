@@ -12,7 +12,6 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from services.domain.errors import TriptychError
 from services.domain.tensor_ref import MAX_INLINE_BYTES, Seal, TensorRef
 from services.tensor_store.blob_store import BlobStore
 from services.tensor_store.memory import MemoryBlobStore, MemoryOptions
@@ -22,6 +21,7 @@ from services.tensor_store.shared_memory import SharedMemoryBlobStore, SharedMem
 from services.tensor_store.store_url import StoreUrl
 from services.tensor_store.tensor_store import TensorStore
 from tests.valkey_server import DEBIANS, KeyValueServer, key_value_server
+from triptych.domain.errors import TriptychError
 
 MIB = 1 << 20
 QUOTA_BYTES = 8 * MIB

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from denoiser_service import stage as denoise_stage
-from denoiser_service.acceleration.session import Session, open_session
-from denoiser_service.stage import DenoiseStage
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters
+from denoiser_service.rank.acceleration.session import Session, open_session
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import BranchDecision
-from services.model_api.acceleration import Branches, each_branch
+from services.model_ports.acceleration import Branches, each_branch
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters
 
 STEPS = 10
 CACHES: dict[str, dict[str, Any]] = {

@@ -7,18 +7,18 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from services.domain.element_type import ElementType
-from services.domain.errors import InvalidRequest
-from services.domain.generation import GenerationParameters
 from services.domain.tensor_ref import Seal
-from services.model_api.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
-from services.model_api.encoding import Encoding
-from services.model_api.stages import ImageEncodingVae
+from services.model_ports.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
+from services.model_ports.encoding import Encoding
+from services.model_ports.stages import ImageEncodingVae
 from services.tensor_store.tensor_store import open_store
 from tests.conformance.gallery import Gallery
 from tests.conformance.pictures import encoded_of, pictures_of
 from tests.conformance.references import Reference, references
 from tests.conformance.split_stages import TENANT, Split
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import InvalidRequest
+from triptych.domain.generation import GenerationParameters
 
 
 @pytest.fixture(params=references(), ids=lambda reference: reference.model)

@@ -8,14 +8,14 @@ import cache_dit
 import pytest
 import torch
 
-from services.domain.acceleration import CacheDit
-from services.domain.element_type import ElementType
-from services.domain.family_options import FluxOptions
-from services.domain.generation import GenerationParameters
 from tests.checkpoints.stock import stock_pipeline
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Reference, references
 from tests.conformance.references.flux import TRUE
+from triptych.domain.acceleration import CacheDit
+from triptych.domain.element_type import ElementType
+from triptych.domain.family_options import FluxOptions
+from triptych.domain.generation import GenerationParameters
 
 STEPS = 10
 # Random weights change much from step to step: from 1 on, every change counts as small.

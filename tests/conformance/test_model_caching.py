@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from denoiser_service.acceleration.tea_cache import TeaCacheSession
-from denoiser_service.stage import DenoiseStage
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters
+from denoiser_service.rank.acceleration.tea_cache import TeaCacheSession
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import BranchDecision
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Drawn, Reference, guidance, references
 from tests.conformance.split_stages import Split
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters
 
 STEPS = 12
 IDENTITY = [0.0, 0.0, 0.0, 1.0, 0.0]

@@ -4,18 +4,18 @@ from collections.abc import Mapping
 
 import pytest
 
-from services.domain.element_type import ElementType
-from services.domain.errors import InvalidRequest
-from services.domain.generation import GenerationParameters
-from services.model_api.crossings import Crossings
-from services.model_api.directory import ModelDirectory
-from services.model_api.encoding import encode_all
-from services.model_api.stages import Tensors, image_latents_name
 from services.model_families import find_family
+from services.model_files.directory import ModelDirectory
+from services.model_ports.crossings import Crossings
+from services.model_ports.encoding import encode_all
+from services.model_ports.stages import Tensors, image_latents_name
 from tests.conformance.gallery import Gallery
 from tests.conformance.pictures import pictures_of
 from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import InvalidRequest
+from triptych.domain.generation import GenerationParameters
 
 
 @pytest.fixture(params=references(), ids=lambda reference: reference.model)

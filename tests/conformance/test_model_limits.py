@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 
-from services.domain.element_type import ElementType
-from services.domain.errors import InvalidRequest, TriptychError
-from services.domain.generation import GenerationParameters
-from services.model_api.encoding import encode_all
-from services.model_api.stages import Tensors
+from services.model_ports.encoding import encode_all
+from services.model_ports.stages import Tensors
 from tests.conformance.gallery import Gallery
 from tests.conformance.pictures import pictures_of
 from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import InvalidRequest, TriptychError
+from triptych.domain.generation import GenerationParameters
 
 
 @pytest.fixture(params=references(), ids=lambda reference: reference.model)

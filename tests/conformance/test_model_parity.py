@@ -7,15 +7,15 @@ between stages crosses through a tensor store.
 import pytest
 import torch
 
-from denoiser_service.stage import DenoiseStage
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters
-from services.domain.model import Stage
-from services.model_api.directory import ModelDirectory
+from denoiser_service.rank.stage import DenoiseStage
 from services.model_families import find_family
+from services.model_files.directory import ModelDirectory
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import Stage
 
 REFERENCES = references()
 

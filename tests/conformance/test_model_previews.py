@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from denoiser_service.stage import DenoiseStage
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import DrawPreviewRequest
 from services.domain.tensor_ref import TensorRef
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Drawn, Reference, references
 from tests.conformance.split_stages import TENANT, Split
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters
 from vae_service.preview_stage import PreviewStage
 
 STEPS = 4

@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 import torch
 
-from denoiser_service.stage import DenoiseStage
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters
-from services.domain.model import Capabilities
-from services.domain.parallel import ONE_RANK, ParallelDegrees, ParallelMethod
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import BranchDecision
-from services.model_api.branches import InTurn
-from services.model_api.directory import ModelDirectory
 from services.model_families import find_family
+from services.model_files.directory import ModelDirectory
+from services.model_ports.branches import InTurn
 from tests.checkpoints import checkpoint
 from tests.conformance.gallery import Gallery
 from tests.conformance.ranks import Ranks, running_ranks
 from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split
 from tools.generate_model_table import PUBLISHED
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import Capabilities
+from triptych.domain.parallel import ONE_RANK, ParallelDegrees, ParallelMethod
 
 STEPS = 6
 # Ranks add up in another order. Measured over all cases: 3e-6 at most, and 2e-14 in float64.

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from denoiser_service.memory import size_bytes
-from denoiser_service.stage import DenoiseStage
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters
-from services.model_api.directory import ModelDirectory
-from services.model_api.residency import SCHEDULE_BYTES
+from denoiser_service.rank.stage import DenoiseStage
+from denoiser_service.service.memory import size_bytes
 from services.model_families import find_family
+from services.model_files.directory import ModelDirectory
+from services.model_ports.residency import SCHEDULE_BYTES
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters
 
 # Each of Wan's experts takes enough of them for a whole Taylor expansion and the one before.
 STEPS = 10

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from denoiser_service.commands import Stepped
-from denoiser_service.stage import DenoiseStage
-from services.domain.acceleration import NO_CACHE, TeaCache
-from services.domain.element_type import ElementType
+from denoiser_service.rank.commands import Stepped
+from denoiser_service.rank.stage import DenoiseStage
 from services.tuning.painter import Painter
 from services.tuning.polynomial import IDENTITY, fit_polynomial
 from services.tuning.recording import record
@@ -20,6 +18,8 @@ from tests.conformance.gallery import Gallery
 from tests.conformance.pictures import ENCODED
 from tests.conformance.references import Reference, references
 from tests.conformance.split_stages import Split
+from triptych.domain.acceleration import NO_CACHE, TeaCache
+from triptych.domain.element_type import ElementType
 
 STEPS = 7
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from denoiser_service.commands import (
+from denoiser_service.rank.commands import (
     Finish,
     Finished,
     Prepare,
@@ -17,15 +17,15 @@ from denoiser_service.commands import (
     Stepped,
     SteppedBatch,
 )
-from denoiser_service.executor import RankExecutor
-from denoiser_service.stage import DenoiseStage
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters
+from denoiser_service.rank.executor import RankExecutor
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import DenoiseRequest
-from services.model_api.stages import BatchingDenoiserModel
+from services.model_ports.stages import BatchingDenoiserModel
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters
 
 STEPS = (5, 3, 4)
 

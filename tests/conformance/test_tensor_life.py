@@ -5,8 +5,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from services.domain.deadline import Deadline
-from services.domain.errors import TensorNotFound
 from services.domain.store_control import SweepReport
 from tests.conformance.store_backends import (
     BACKENDS,
@@ -16,6 +14,8 @@ from tests.conformance.store_backends import (
     TTL_SECONDS,
     Backend,
 )
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import TensorNotFound
 
 
 @pytest.fixture(params=BACKENDS)

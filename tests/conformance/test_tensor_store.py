@@ -10,15 +10,6 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from services.domain.element_type import ElementType
-from services.domain.errors import (
-    StoreFull,
-    TensorCorrupted,
-    TensorNotFound,
-    TensorRefused,
-    Unavailable,
-    Unsupported,
-)
 from services.domain.store_control import Bound, Fullness
 from services.domain.tensor_ref import Seal, TensorRef
 from services.tensor_store.memory import MemoryBlobStore, MemoryOptions
@@ -35,6 +26,15 @@ from tests.conformance.store_backends import (
     TTL_SECONDS,
     Backend,
     over,
+)
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import (
+    StoreFull,
+    TensorCorrupted,
+    TensorNotFound,
+    TensorRefused,
+    Unavailable,
+    Unsupported,
 )
 
 

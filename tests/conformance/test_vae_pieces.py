@@ -8,14 +8,14 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError
-from services.domain.generation import GenerationParameters
 from services.domain.tiling import Tiling
-from services.model_api.tiling import set_pieces
+from services.numerics.tiling import set_pieces
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Drawn, Reference, references
 from tests.conformance.split_stages import Split
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError
+from triptych.domain.generation import GenerationParameters
 
 TILE = 32
 LARGE_TILE = 1024

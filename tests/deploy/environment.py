@@ -1,7 +1,7 @@
 """The variables that the processes know."""
 
-from denoiser_service.rank import RankSettings
-from denoiser_service.settings import DenoiserSettings
+from denoiser_service.rank.process import RankSettings
+from denoiser_service.service.settings import DenoiserSettings
 from encoder_service.settings import EncoderSettings
 from services.gateway.settings import GatewaySettings
 from vae_service.settings import VaeSettings

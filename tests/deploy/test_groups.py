@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from denoiser_service.rank import RankSettings
+from denoiser_service.rank.process import RankSettings
 from tests.deploy.helm import CHART, containers, rendered
 
 pytestmark = pytest.mark.deploy

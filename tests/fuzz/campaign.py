@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from services.domain.errors import TriptychError
 from tests.fuzz.documented import documented_reasons
+from triptych.domain.errors import TriptychError
 
 OK = "OK"
 REFUSED_START = "exit 2"

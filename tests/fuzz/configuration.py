@@ -13,25 +13,25 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from denoiser_service.settings import DenoiserSettings
+from denoiser_service.service.settings import DenoiserSettings
 from encoder_service.settings import EncoderSettings
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError
-from services.domain.model import Stage
 from services.domain.settings import ProcessSettings
 from services.fused.settings import FusedSettings
 from services.gateway.access import AccessList
 from services.gateway.settings import GatewaySettings
-from services.model_api.cache_profile import find_profile
-from services.model_api.checksums import Checksums
-from services.model_api.directory import CACHE_PROFILE, MANIFEST, ModelDirectory
-from services.model_api.weights import check_weight_file
 from services.model_families import find_family
 from services.model_families.loading import describe_model
+from services.model_files.checksums import Checksums
+from services.model_files.directory import CACHE_PROFILE, MANIFEST, ModelDirectory
+from services.model_files.weights import check_weight_file
+from services.model_ports.cache_profile import find_profile
 from services.tensor_store.opening import open_blob_store
 from services.tensor_store.store_url import StoreUrl
 from tests.checkpoints import MODELS, checkpoint
 from tests.fuzz.campaign import OK, REFUSED_START, Target
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError
+from triptych.domain.model import Stage
 from vae_service.settings import VaeSettings
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]

@@ -12,12 +12,12 @@ from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from services.domain.errors import TriptychError
 from services.domain.tensor_ref import Seal, TensorRef
 from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.fuzz.campaign import OK, Target, refusal
 from tests.fuzz.messages import altered
+from triptych.domain.errors import TriptychError
 from triptych.v1 import tensor_pb2
 
 _TENANT, _REQUEST = "alice", "7" * 32

@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import strategies as st
 from PIL import Image
 
-from services.domain.errors import InvalidRequest
 from services.pictures.input_picture import decode_described, describe_picture
 from tests.fuzz.campaign import OK, Target, refusal
 from tests.unit.pictures.drawn import chunks_of, drawn, encoded, header_of, png_of, turned
+from triptych.domain.errors import InvalidRequest
 
 _CHUNK_KINDS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"iCCP", b"acTL", b"fcTL", b"zTXt")
 _SIDES = st.sampled_from([0, 1, 7, 8192, 8193, 65_535, 2**31 - 1, 2**32 - 1])

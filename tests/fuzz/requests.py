@@ -8,15 +8,9 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 from hypothesis import strategies as st
 
-from services.domain.acceleration import CacheMethod, CacheSupport
-from services.domain.errors import TriptychError
-from services.domain.family_options import OptionKind, OptionLimits, switch
-from services.domain.generation import resolve
-from services.domain.image_fit import ImageFit
-from services.domain.model import LoadedModel, MediaFormat, Model
 from services.gateway.received_images import receive_images
 from services.gateway.uploads import Uploads
-from services.model_api.stage_model import StageModel
+from services.model_ports.stage_model import StageModel
 from services.rpc.convert.generation import (
     parameters_from_proto,
     parameters_to_proto,
@@ -26,6 +20,12 @@ from tests.fuzz.campaign import OK, Target, refusal
 from tests.fuzz.messages import altered
 from tests.fuzz.pictures import files
 from tests.unit.domain.examples import CAPABILITIES, DEFAULTS, MODEL
+from triptych.domain.acceleration import CacheMethod, CacheSupport
+from triptych.domain.errors import TriptychError
+from triptych.domain.family_options import OptionKind, OptionLimits, switch
+from triptych.domain.generation import resolve
+from triptych.domain.image_fit import ImageFit
+from triptych.domain.model import LoadedModel, MediaFormat, Model
 from triptych.v1 import acceleration_pb2, generation_pb2, generation_service_pb2
 
 UNREADABLE = "not a message"

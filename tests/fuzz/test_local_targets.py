@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from services.domain import errors
-from services.domain.errors import ConfigurationError, TriptychError
 from tests.fuzz.campaign import Target, run
 from tests.fuzz.documented import documented_reasons
 from tests.fuzz.targets import local_targets
+from triptych.domain.errors import ConfigurationError, TriptychError
 
 SAMPLE = 100
 

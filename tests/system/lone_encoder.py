@@ -10,11 +10,11 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.domain.deadline import Deadline
-from services.domain.generation import GenerationRequest, resolve
 from services.domain.stages import Encoded, EncodeRequest
 from services.rpc.stage_clients import RemoteEncoder
 from tests.system.running_cluster import MODEL, READY_SECONDS
+from triptych.domain.deadline import Deadline
+from triptych.domain.generation import GenerationRequest, resolve
 
 
 class LoneEncoder:

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from denoiser_service.channel import MAX_FRAME_BYTES
+from denoiser_service.rank.channel import MAX_FRAME_BYTES
 from tests.fuzz.calls import Callers, SoundRequests
 from tests.system.running_cluster import RunningCluster
 from triptych import InvalidRequestError, ModelNotFoundError

@@ -7,10 +7,10 @@ from contextlib import closing
 import grpc
 import pytest
 
-from services.domain.deadline import Deadline
 from services.rpc.stage_clients import RemoteDenoiser
 from tests.system.running_cluster import RunningCluster, until
 from triptych import CancelledError, DeadlineExceededError
+from triptych.domain.deadline import Deadline
 from triptych.events import Accepted, Event, StepCompleted
 from triptych.v1 import denoiser_service_pb2, denoiser_service_pb2_grpc
 

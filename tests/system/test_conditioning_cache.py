@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from services.domain.conditioning_reuse import ConditioningReuse
 from services.domain.stages import Encoded
 from tests.system.lone_encoder import lone_encoder
 from tests.system.running_cluster import RunningCluster, running_cluster
 from tests.valkey_server import key_value_server
 from triptych import Generation
+from triptych.domain.conditioning_reuse import ConditioningReuse
 
 pytestmark = pytest.mark.timeout(300)
 PROMPT, NEGATIVE_PROMPT = "a green square, far away", "fog"

@@ -14,18 +14,18 @@ import xxhash
 from pydantic import SecretStr
 
 import triptych
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
 from services.domain.tensor_ref import Seal
-from services.model_api.directory import ModelDirectory
 from services.model_families import find_family
 from services.model_families.loading import describe_model
+from services.model_files.directory import ModelDirectory
 from services.tensor_store.tensor_store import open_store
 from tests.conformance.gallery import Gallery
 from tests.conformance.pictures import described, encoded_of
 from tests.conformance.references import Reference, references
 from tests.conformance.split_stages import pixels_of
 from tests.system.running_cluster import RunningCluster, running_cluster
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 
 REFERENCES = references()
 pytestmark = pytest.mark.timeout(400)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from services.domain.errors import TriptychError
 from tests.system.lone_encoder import lone_encoder
+from triptych.domain.errors import TriptychError
 
 
 async def test_a_full_store_refuses_until_something_is_released(tmp_path: Path) -> None:

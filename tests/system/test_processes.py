@@ -7,10 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.domain.deadline import Deadline
 from services.domain.stages import Capacity
 from services.rpc.stage_clients import RemoteDenoiser, RemoteEncoder, RemoteReplica, RemoteVae
 from tests.system.running_cluster import MODEL, RunningCluster
+from triptych.domain.deadline import Deadline
 
 
 async def capacity_of(client: RemoteReplica) -> Capacity:

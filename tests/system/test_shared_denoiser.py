@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.domain.deadline import Deadline
 from services.domain.stages import RankGroupInfo
 from services.rpc.stage_clients import RemoteDenoiser
 from tests.system.running_cluster import RunningCluster, running_cluster, until
@@ -22,6 +21,7 @@ from triptych import (
     TeaCache,
     UnavailableError,
 )
+from triptych.domain.deadline import Deadline
 from triptych.events import Event, StepCompleted
 
 LIMIT = 2**20

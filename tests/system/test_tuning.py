@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from services.domain.acceleration import NO_CACHE
-from services.model_api.cache_profile import find_profile, read_profile
-from services.model_api.directory import ModelDirectory
 from services.model_families import find_family
+from services.model_files.directory import ModelDirectory
+from services.model_ports.cache_profile import find_profile, read_profile
 from services.tuning.polynomial import MIN_R_SQUARED
 from tests.checkpoints import checkpoint
 from tests.integration.command import Ended
 from tests.system.running_cluster import MODEL
+from triptych.domain.acceleration import NO_CACHE
 
 # Two runs' worth, on a machine that is busy with others.
 pytestmark = pytest.mark.timeout(400)

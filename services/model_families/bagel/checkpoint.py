@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import Qwen2Config, SiglipVisionConfig
 
-from services.domain.errors import ConfigurationError
-from services.model_api.directory import ModelDirectory
 from services.model_families.bagel.resizing import VISION_FIT
 from services.model_families.bagel.spec import WEIGHTS
+from services.model_files.directory import ModelDirectory
+from triptych.domain.errors import ConfigurationError
 
 C = TypeVar("C")
 M = TypeVar("M", bound=nn.Module)

@@ -11,21 +11,6 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from services.domain.family_options import BagelOptions
-from services.domain.generation import GenerationParameters
-from services.domain.input_image import InputImage
-from services.model_api.acceleration import (
-    CONDITIONAL,
-    Arguments,
-    Block,
-    BlockLists,
-)
-from services.model_api.conditioning import Shape, take_conditioning
-from services.model_api.directory import ModelDirectory
-from services.model_api.scheduled_state import ScheduledState
-from services.model_api.schedules import Schedule
-from services.model_api.sequence import SequenceSplit, TokenShare
-from services.model_api.stages import Tensors, image_latents_name
 from services.model_families.bagel.checkpoint import (
     language_model_config,
     load_published,
@@ -41,6 +26,21 @@ from services.model_families.bagel.spec import (
     VAE_SCALE_FACTOR,
 )
 from services.model_families.bagel.tokens import grid_positions, patches_of, picture_of_patches
+from services.model_files.directory import ModelDirectory
+from services.model_ports.acceleration import (
+    CONDITIONAL,
+    Arguments,
+    Block,
+    BlockLists,
+)
+from services.model_ports.sequence import SequenceSplit, TokenShare
+from services.model_ports.stages import Tensors, image_latents_name
+from services.numerics.conditioning import Shape, take_conditioning
+from services.numerics.scheduled_state import ScheduledState
+from services.numerics.schedules import Schedule
+from triptych.domain.family_options import BagelOptions
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.input_image import InputImage
 
 # Published with the model: more of the steps where most is noise.
 _SHIFT = 3.0

@@ -8,14 +8,6 @@ from PIL import Image
 from torch import nn
 from transformers import Qwen2Tokenizer
 
-from services.domain.conditioning_reuse import ConditioningPart
-from services.domain.errors import ConfigurationError
-from services.domain.generation import GenerationParameters
-from services.model_api.directory import ModelDirectory
-from services.model_api.encoding import Encoding, prompt_encodings
-from services.model_api.modules import load_part
-from services.model_api.prompts import counted_prompts
-from services.model_api.stages import Images
 from services.model_families.bagel.checkpoint import (
     language_model_config,
     load_published,
@@ -24,6 +16,14 @@ from services.model_families.bagel.checkpoint import (
 from services.model_families.bagel.input_picture import vision_pixels
 from services.model_families.bagel.spec import MAX_PROMPT_TOKENS, MAX_VISION_SIDE
 from services.model_families.bagel.vision_tower import VisionTower
+from services.model_files.directory import ModelDirectory
+from services.model_files.modules import load_part
+from services.model_ports.encoding import Encoding, prompt_encodings
+from services.model_ports.stages import Images
+from services.numerics.prompts import counted_prompts
+from triptych.domain.conditioning_reuse import ConditioningPart
+from triptych.domain.errors import ConfigurationError
+from triptych.domain.generation import GenerationParameters
 
 _PROMPT_MARKERS = ("<|im_start|>", "<|im_end|>")
 _PICTURE_MARKERS = ("<|vision_start|>", "<|vision_end|>")

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from services.domain.image_fit import ImageFit
+from triptych.domain.image_fit import ImageFit
 
 Size = tuple[int, int]
 

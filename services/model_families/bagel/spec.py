@@ -7,32 +7,32 @@ levels at both ends, is 49 steps.
 import math
 from typing import Final
 
-from services.domain.acceleration import CacheMethod, CacheSupport
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError
-from services.domain.family_options import OptionKind, OptionLimits
-from services.domain.generation import GenerationParameters
-from services.domain.model import Capabilities, GenerationDefaults, Stage
 from services.domain.stages import DenoiseRequest
-from services.model_api.cache_support import BAGEL_COEFFICIENTS
-from services.model_api.crossings import (
+from services.model_families.bagel.resizing import VAE_FIT, VISION_FIT, vae_size, vision_size
+from services.model_files.directory import ModelDirectory
+from services.model_ports.cache_support import BAGEL_COEFFICIENTS
+from services.model_ports.crossings import (
     Crossings,
     LatentSpace,
     configured_size,
     pixels_bytes,
     prompt_bytes,
 )
-from services.model_api.directory import ModelDirectory
-from services.model_api.parallel_support import parallel_support
-from services.model_api.picture_limits import picture_limits
-from services.model_api.residency import (
+from services.model_ports.parallel_support import parallel_support
+from services.model_ports.picture_limits import picture_limits
+from services.model_ports.residency import (
     Residency,
     pictures_bytes,
     prompt_tokens,
     state_bytes,
 )
-from services.model_api.spec import FamilySpec
-from services.model_families.bagel.resizing import VAE_FIT, VISION_FIT, vae_size, vision_size
+from services.model_ports.spec import FamilySpec
+from triptych.domain.acceleration import CacheMethod, CacheSupport
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError
+from triptych.domain.family_options import OptionKind, OptionLimits
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import Capabilities, GenerationDefaults, Stage
 
 WEIGHTS: Final = "ema.safetensors"
 """Of the language model, the vision tower and what connects them."""

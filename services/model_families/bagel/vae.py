@@ -13,14 +13,14 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from services.domain.errors import ConfigurationError
-from services.domain.generation import GenerationParameters
-from services.model_api.directory import ModelDirectory
-from services.model_api.encoding import Encoding, image_encoding
-from services.model_api.image_vae import ImageVae
 from services.model_families.bagel.checkpoint import fill
 from services.model_families.bagel.input_picture import vae_pixels
 from services.model_families.bagel.spec import LATENT_CHANNELS, VAE_SCALE_FACTOR, VAE_WEIGHTS
+from services.model_files.directory import ModelDirectory
+from services.model_ports.encoding import Encoding, image_encoding
+from services.numerics.image_vae import ImageVae
+from triptych.domain.errors import ConfigurationError
+from triptych.domain.generation import GenerationParameters
 
 _LEVELS = 4
 _BLOCK = re.compile(r"encoder\.down\.(\d+)\.block\.(\d+)\.conv2\.weight")

@@ -11,24 +11,24 @@ from functools import partial
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-from services.domain.family_options import FluxOptions
-from services.domain.generation import GenerationParameters
-from services.model_api.acceleration import (
+from services.model_families.flux.spec import PROMPT_TOKENS
+from services.model_files.directory import ModelDirectory
+from services.model_files.modules import load_module
+from services.model_files.vae_config import image_scale_factor
+from services.model_ports.acceleration import (
     CONDITIONAL,
     UNCONDITIONAL,
     BlockLists,
     adaptive_norm_signal,
 )
-from services.model_api.conditioning import take_conditioning
-from services.model_api.directory import ModelDirectory
-from services.model_api.modules import load_module
-from services.model_api.packed_latents import PackedLatents, PackedState
-from services.model_api.rows import Rows
-from services.model_api.schedules import Schedule, load_flow_scheduler
-from services.model_api.sequence import SequenceSplit, joint_rotary
-from services.model_api.stages import Tensors
-from services.model_api.vae_config import image_scale_factor
-from services.model_families.flux.spec import PROMPT_TOKENS
+from services.model_ports.rows import Rows
+from services.model_ports.sequence import SequenceSplit, joint_rotary
+from services.model_ports.stages import Tensors
+from services.numerics.conditioning import take_conditioning
+from services.numerics.packed_latents import PackedLatents, PackedState
+from services.numerics.schedules import Schedule, load_flow_scheduler
+from triptych.domain.family_options import FluxOptions
+from triptych.domain.generation import GenerationParameters
 
 
 @dataclass(slots=True)

@@ -6,13 +6,13 @@ import torch
 from diffusers import FluxPipeline
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from services.domain.generation import GenerationParameters
-from services.model_api.directory import ModelDirectory
-from services.model_api.encoding import Encoding, prompt_encodings
-from services.model_api.modules import load_module, load_part
-from services.model_api.prompts import counted_prompts
-from services.model_api.stages import Images
 from services.model_families.flux.spec import PROMPT_TOKENS
+from services.model_files.directory import ModelDirectory
+from services.model_files.modules import load_module, load_part
+from services.model_ports.encoding import Encoding, prompt_encodings
+from services.model_ports.stages import Images
+from services.numerics.prompts import counted_prompts
+from triptych.domain.generation import GenerationParameters
 
 
 class FluxEncoder:

@@ -7,12 +7,12 @@ from diffusers import (
     OvisImageTransformer2DModel,
 )
 
-from services.model_api.directory import ModelDirectory
-from services.model_api.guided_packed_denoiser import GuidedPackedDenoiser
-from services.model_api.modules import load_module
-from services.model_api.schedules import load_flow_scheduler
-from services.model_api.vae_config import image_scale_factor
 from services.model_families.ovis_image.spec import PROMPT_TOKENS
+from services.model_files.directory import ModelDirectory
+from services.model_files.modules import load_module
+from services.model_files.vae_config import image_scale_factor
+from services.numerics.guided_packed_denoiser import GuidedPackedDenoiser
+from services.numerics.schedules import load_flow_scheduler
 
 
 class OvisImageDenoiser(GuidedPackedDenoiser):

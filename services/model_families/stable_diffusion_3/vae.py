@@ -1,5 +1,5 @@
 """Stable Diffusion 3's VAE: latents to a picture."""
 
-from services.model_api.image_vae import load_image_vae as load
+from services.numerics.image_vae import load_image_vae as load
 
 __all__ = ["load"]

@@ -12,28 +12,28 @@ from typing import Any, Self
 import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 
-from services.domain.generation import GenerationParameters
-from services.model_api.acceleration import (
-    CONDITIONAL,
-    UNCONDITIONAL,
-    Arguments,
-    Block,
-    BlockLists,
-)
-from services.model_api.conditioning import prompt_shapes, take_conditioning
-from services.model_api.directory import ModelDirectory
-from services.model_api.modules import load_module, load_part
-from services.model_api.rows import Rows
-from services.model_api.scheduled_state import ScheduledState
-from services.model_api.schedules import Schedule
-from services.model_api.sequence import SequenceSplit, TokenShare
-from services.model_api.stages import Tensors
 from services.model_families.wan.spec import (
     PROMPT_TOKENS,
     LatentGrid,
     boundary_ratio,
     video_options,
 )
+from services.model_files.directory import ModelDirectory
+from services.model_files.modules import load_module, load_part
+from services.model_ports.acceleration import (
+    CONDITIONAL,
+    UNCONDITIONAL,
+    Arguments,
+    Block,
+    BlockLists,
+)
+from services.model_ports.rows import Rows
+from services.model_ports.sequence import SequenceSplit, TokenShare
+from services.model_ports.stages import Tensors
+from services.numerics.conditioning import prompt_shapes, take_conditioning
+from services.numerics.scheduled_state import ScheduledState
+from services.numerics.schedules import Schedule
+from triptych.domain.generation import GenerationParameters
 
 
 @dataclass(frozen=True, slots=True)

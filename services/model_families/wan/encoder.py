@@ -5,10 +5,10 @@ from diffusers import WanPipeline
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from transformers import T5TokenizerFast, UMT5EncoderModel
 
-from services.model_api.directory import ModelDirectory
-from services.model_api.modules import load_module, load_part
-from services.model_api.prompt_encoder import PromptEncoder
 from services.model_families.wan.spec import PROMPT_TOKENS
+from services.model_files.directory import ModelDirectory
+from services.model_files.modules import load_module, load_part
+from services.numerics.prompt_encoder import PromptEncoder
 
 
 class WanEncoder(PromptEncoder):

@@ -3,28 +3,28 @@
 from dataclasses import dataclass
 from typing import Self
 
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError, TriptychError
-from services.domain.family_options import OptionKind, OptionLimits, VideoOptions
-from services.domain.generation import GenerationParameters
-from services.domain.model import Capabilities, GenerationDefaults, MediaFormat, Stage
 from services.domain.stages import DenoiseRequest
-from services.model_api.cache_support import cache_support
-from services.model_api.crossings import (
+from services.model_files.directory import ModelDirectory
+from services.model_ports.cache_support import cache_support
+from services.model_ports.crossings import (
     Crossings,
     configured_size,
     pixels_bytes,
     prompt_bytes,
 )
-from services.model_api.directory import ModelDirectory
-from services.model_api.parallel_support import parallel_support
-from services.model_api.picture_limits import picture_limits
-from services.model_api.residency import (
+from services.model_ports.parallel_support import parallel_support
+from services.model_ports.picture_limits import picture_limits
+from services.model_ports.residency import (
     Residency,
     inner_width,
     state_bytes,
 )
-from services.model_api.spec import FamilySpec
+from services.model_ports.spec import FamilySpec
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError, TriptychError
+from triptych.domain.family_options import OptionKind, OptionLimits, VideoOptions
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import Capabilities, GenerationDefaults, MediaFormat, Stage
 
 PROMPT_TOKENS = 512
 """What UMT5 reads of a prompt; shorter ones are padded to it."""

@@ -7,14 +7,14 @@ from diffusers import AutoencoderKLWan
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 
-from services.domain.errors import TriptychError
-from services.domain.generation import GenerationParameters
-from services.model_api.directory import ModelDirectory
-from services.model_api.latent_statistics import normalise, unnormalise
-from services.model_api.modules import load_module
-from services.model_api.pictures import take_latents
-from services.model_api.stages import Tensors
 from services.model_families.wan.spec import LatentGrid, video_options
+from services.model_files.directory import ModelDirectory
+from services.model_files.modules import load_module
+from services.model_ports.stages import Tensors
+from services.numerics.latent_statistics import normalise, unnormalise
+from services.numerics.pictures import take_latents
+from triptych.domain.errors import TriptychError
+from triptych.domain.generation import GenerationParameters
 
 
 class WanVae:

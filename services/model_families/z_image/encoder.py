@@ -4,10 +4,10 @@ import torch
 from diffusers import ZImagePipeline
 from transformers import Qwen2Tokenizer, Qwen3Model
 
-from services.model_api.directory import ModelDirectory
-from services.model_api.modules import load_module, load_part
-from services.model_api.prompt_encoder import PromptEncoder
 from services.model_families.z_image.spec import MAX_PROMPT_TOKENS
+from services.model_files.directory import ModelDirectory
+from services.model_files.modules import load_module, load_part
+from services.numerics.prompt_encoder import PromptEncoder
 
 
 class ZImageEncoder(PromptEncoder):

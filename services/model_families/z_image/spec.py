@@ -2,24 +2,24 @@
 
 import math
 
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters
-from services.domain.model import Capabilities, GenerationDefaults
 from services.domain.stages import DenoiseRequest
-from services.model_api.cache_support import QWEN_IMAGE_COEFFICIENTS, cache_support
-from services.model_api.crossings import (
+from services.model_files.directory import ModelDirectory
+from services.model_files.vae_config import image_scale_factor
+from services.model_ports.cache_support import QWEN_IMAGE_COEFFICIENTS, cache_support
+from services.model_ports.crossings import (
     Crossings,
     LatentSpace,
     configured_size,
     pixels_bytes,
     prompt_bytes,
 )
-from services.model_api.directory import ModelDirectory
-from services.model_api.parallel_support import parallel_support
-from services.model_api.picture_limits import picture_limits
-from services.model_api.residency import Residency, prompt_tokens, state_bytes
-from services.model_api.spec import FamilySpec
-from services.model_api.vae_config import image_scale_factor
+from services.model_ports.parallel_support import parallel_support
+from services.model_ports.picture_limits import picture_limits
+from services.model_ports.residency import Residency, prompt_tokens, state_bytes
+from services.model_ports.spec import FamilySpec
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import Capabilities, GenerationDefaults
 
 MAX_PROMPT_TOKENS = 512
 """What the published pipeline reads of a prompt inside its chat template."""

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from services.domain.acceleration import (
+from services.domain.stages import BranchDecision, BranchStatistics, CacheStatistics
+from services.rpc.convert.enums import MASK_POLICIES, REUSE_POLICIES
+from triptych.domain.acceleration import (
     Cache,
     CacheDit,
     MaskPolicy,
@@ -11,8 +13,6 @@ from services.domain.acceleration import (
     StepsMask,
     TeaCache,
 )
-from services.domain.stages import BranchDecision, BranchStatistics, CacheStatistics
-from services.rpc.convert.enums import MASK_POLICIES, REUSE_POLICIES
 from triptych.v1 import acceleration_pb2
 
 _PATH = "acceleration.cache_dit.scm"

@@ -3,19 +3,19 @@
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from services.domain.acceleration import (
+from services.domain.stages import StageTask
+from triptych.domain.acceleration import (
     CacheMethod,
     CoefficientsSource,
     MaskPolicy,
     ReusePolicy,
 )
-from services.domain.conditioning_reuse import ConditioningPart
-from services.domain.element_type import ElementType
-from services.domain.errors import InvalidRequest
-from services.domain.family_options import OptionKind
-from services.domain.model import MediaFormat, Stage
-from services.domain.parallel import ParallelMethod
-from services.domain.stages import StageTask
+from triptych.domain.conditioning_reuse import ConditioningPart
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import InvalidRequest
+from triptych.domain.family_options import OptionKind
+from triptych.domain.model import MediaFormat, Stage
+from triptych.domain.parallel import ParallelMethod
 from triptych.v1 import acceleration_pb2, capabilities_pb2, generation_pb2, tensor_pb2
 
 E = TypeVar("E", bound=StrEnum)

@@ -1,6 +1,6 @@
 """Options of model families on the wire."""
 
-from services.domain.family_options import (
+from triptych.domain.family_options import (
     GROUPS,
     BagelOptions,
     FamilyOptions,

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 
 from google.protobuf.message import Message
 
-from services.domain.acceleration import NO_CACHE
-from services.domain.errors import FieldViolation, InvalidRequest
-from services.domain.generation import GenerationParameters, GenerationRequest
-from services.domain.input_image import InputImage
 from services.rpc.convert.acceleration import cache_from_proto, cache_to_proto
 from services.rpc.convert.enums import ELEMENT_TYPES, MEDIA_FORMATS
 from services.rpc.convert.family_options import options_from_proto, write_options
 from services.rpc.convert.images import images_from_proto, write_images
+from triptych.domain.acceleration import NO_CACHE
+from triptych.domain.errors import FieldViolation, InvalidRequest
+from triptych.domain.generation import GenerationParameters, GenerationRequest
+from triptych.domain.input_image import InputImage
 from triptych.v1 import generation_pb2, job_pb2
 
 

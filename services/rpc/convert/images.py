@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from services.domain.errors import InvalidRequest
-from services.domain.input_image import InputImage
+from triptych.domain.errors import InvalidRequest
+from triptych.domain.input_image import InputImage
 from triptych.v1 import generation_pb2
 
 

@@ -2,17 +2,6 @@
 
 from typing import Any
 
-from services.domain.acceleration import NO_CACHE, CacheSupport, CoefficientsSource
-from services.domain.family_options import OptionLimits
-from services.domain.image_fit import ImageFit
-from services.domain.model import (
-    Capabilities,
-    Component,
-    GenerationDefaults,
-    LoadedModel,
-    Model,
-)
-from services.domain.parallel import ParallelDegrees, ParallelSupport
 from services.domain.stages import Capacity, RankGroupInfo
 from services.rpc.convert.acceleration import cache_from_proto, cache_to_proto
 from services.rpc.convert.durations import duration_to_proto, seconds_from_proto
@@ -25,6 +14,17 @@ from services.rpc.convert.enums import (
     PARALLEL_METHODS,
     STAGES,
 )
+from triptych.domain.acceleration import NO_CACHE, CacheSupport, CoefficientsSource
+from triptych.domain.family_options import OptionLimits
+from triptych.domain.image_fit import ImageFit
+from triptych.domain.model import (
+    Capabilities,
+    Component,
+    GenerationDefaults,
+    LoadedModel,
+    Model,
+)
+from triptych.domain.parallel import ParallelDegrees, ParallelSupport
 from triptych.v1 import capabilities_pb2, stage_service_pb2
 
 _SAME_NAMED = (

@@ -1,6 +1,6 @@
 """How steps are spread over ranks, on the wire."""
 
-from services.domain.parallel import ParallelDegrees
+from triptych.domain.parallel import ParallelDegrees
 from triptych.v1 import acceleration_pb2
 
 

@@ -1,6 +1,5 @@
 """What stages report, on the wire."""
 
-from services.domain.conditioning_reuse import ConditioningReuse
 from services.domain.stages import (
     Artifact,
     Denoised,
@@ -23,6 +22,7 @@ from services.rpc.convert.enums import (
 )
 from services.rpc.convert.parallel import degrees_from_proto, degrees_to_proto
 from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
+from triptych.domain.conditioning_reuse import ConditioningReuse
 from triptych.v1 import denoiser_service_pb2, generation_pb2, job_pb2
 
 

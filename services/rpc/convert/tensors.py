@@ -3,9 +3,9 @@
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import ValidationError
 
-from services.domain.errors import TensorRefused
 from services.domain.tensor_ref import TensorRef
 from services.rpc.convert.enums import ELEMENT_TYPES
+from triptych.domain.errors import TensorRefused
 from triptych.v1 import tensor_pb2
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from services.domain.generation import GenerationParameters
-from services.domain.model import Capabilities
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import Capabilities
 
 
 @dataclass(frozen=True)

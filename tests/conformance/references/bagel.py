@@ -6,15 +6,15 @@ from typing import Self
 
 import torch
 
-from services.domain.family_options import BagelOptions
-from services.domain.generation import GenerationParameters
-from services.model_api.directory import ModelDirectory
-from services.model_api.encoding import encode_all
 from services.model_families.bagel import denoiser, encoder, vae
 from services.model_families.bagel.context import Context
 from services.model_families.bagel.flow_transformer import FlowTransformer
+from services.model_files.directory import ModelDirectory
+from services.model_ports.encoding import encode_all
 from tests.conformance.pictures import pictures_of
 from tests.conformance.references import Drawn, Reference
+from triptych.domain.family_options import BagelOptions
+from triptych.domain.generation import GenerationParameters
 
 
 class BagelInOneProcess:

@@ -1,8 +1,8 @@
 from diffusers import FluxPipeline
 
-from services.domain.family_options import FluxOptions
-from services.domain.generation import GenerationParameters
 from tests.conformance.references import Drawn, Reference, draw_packed
+from triptych.domain.family_options import FluxOptions
+from triptych.domain.generation import GenerationParameters
 
 # Guided by a branch of its own beside the scale that the transformer is told.
 TRUE: dict[str, object] = {"kind": "flux", "true_guidance_scale": 3.7}

@@ -3,8 +3,8 @@ from typing import Any
 import torch
 from diffusers import LongCatImagePipeline
 
-from services.domain.generation import GenerationParameters
 from tests.conformance.references import Drawn, Reference
+from triptych.domain.generation import GenerationParameters
 
 
 def _draw(pipeline: LongCatImagePipeline, parameters: GenerationParameters) -> Drawn:

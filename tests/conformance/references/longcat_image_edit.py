@@ -3,9 +3,9 @@ from typing import Any
 import torch
 from diffusers import LongCatImageEditPipeline
 
-from services.domain.generation import GenerationParameters
 from tests.conformance.pictures import pictures_of
 from tests.conformance.references import Drawn, Reference
+from triptych.domain.generation import GenerationParameters
 
 
 def _draw(pipeline: LongCatImageEditPipeline, parameters: GenerationParameters) -> Drawn:

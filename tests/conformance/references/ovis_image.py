@@ -1,7 +1,7 @@
 from diffusers import OvisImagePipeline
 
-from services.domain.generation import GenerationParameters
 from tests.conformance.references import Drawn, Reference, draw_packed
+from triptych.domain.generation import GenerationParameters
 
 
 def _draw(pipeline: OvisImagePipeline, parameters: GenerationParameters) -> Drawn:

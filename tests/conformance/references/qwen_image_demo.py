@@ -3,8 +3,8 @@ from pathlib import Path
 
 from diffusers import QwenImagePipeline
 
-from services.domain.generation import GenerationParameters
 from tests.conformance.references import Drawn, Reference, draw_packed
+from triptych.domain.generation import GenerationParameters
 
 _DEMO = Path(__file__).parents[3] / "models" / "demo"
 

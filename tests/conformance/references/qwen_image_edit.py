@@ -2,9 +2,9 @@ from typing import Any
 
 from diffusers import QwenImageEditPipeline
 
-from services.domain.generation import GenerationParameters
 from tests.conformance.pictures import pictures_of
 from tests.conformance.references import Drawn, Reference, draw_packed
+from triptych.domain.generation import GenerationParameters
 
 
 def draw_edited(pipeline: Any, parameters: GenerationParameters, *, several: bool) -> Drawn:

@@ -1,8 +1,8 @@
 from diffusers import QwenImageEditPlusPipeline
 
-from services.domain.generation import GenerationParameters
 from tests.conformance.references import Drawn, Reference
 from tests.conformance.references.qwen_image_edit import draw_edited
+from triptych.domain.generation import GenerationParameters
 
 
 def _draw(pipeline: QwenImageEditPlusPipeline, parameters: GenerationParameters) -> Drawn:

@@ -3,10 +3,10 @@ from typing import Any
 import torch
 from diffusers import QwenImageLayeredPipeline
 
-from services.domain.family_options import LayeredOptions
-from services.domain.generation import GenerationParameters
 from tests.conformance.pictures import pictures_of
 from tests.conformance.references import Drawn, Reference
+from triptych.domain.family_options import LayeredOptions
+from triptych.domain.generation import GenerationParameters
 
 
 def _draw(pipeline: QwenImageLayeredPipeline, parameters: GenerationParameters) -> Drawn:

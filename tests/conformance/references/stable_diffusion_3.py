@@ -1,8 +1,8 @@
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from services.domain.generation import GenerationParameters
 from tests.conformance.references import Drawn, Reference, draw_with_steps
+from triptych.domain.generation import GenerationParameters
 
 
 def _draw(pipeline: StableDiffusion3Pipeline, parameters: GenerationParameters) -> Drawn:

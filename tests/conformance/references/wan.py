@@ -1,9 +1,9 @@
 import torch
 from diffusers import WanPipeline
 
-from services.domain.family_options import VideoOptions
-from services.domain.generation import GenerationParameters
 from tests.conformance.references import Drawn, Reference
+from triptych.domain.family_options import VideoOptions
+from triptych.domain.generation import GenerationParameters
 
 
 def _draw(pipeline: WanPipeline, parameters: GenerationParameters) -> Drawn:

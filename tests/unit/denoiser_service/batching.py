@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from services.domain.generation import GenerationParameters
-from services.model_api.acceleration import UNACCELERATED, Acceleration
-from services.model_api.rows import Rows
-from services.model_api.stages import Tensors
+from services.model_ports.acceleration import UNACCELERATED, Acceleration
+from services.model_ports.rows import Rows
+from services.model_ports.stages import Tensors
 from tests.unit.denoiser_service.fakes import CountingDenoiser, CountingState
+from triptych.domain.generation import GenerationParameters
 
 
 @dataclass

@@ -6,11 +6,11 @@ from typing import Self
 
 import torch
 
-from services.domain.generation import GenerationParameters
-from services.domain.model import LoadedModel
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import DenoiserModel, Tensors
-from tests.unit.model_api.fake_model import LOADED
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import DenoiserModel, Tensors
+from tests.unit.model_ports.fake_model import LOADED
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import LoadedModel
 
 TENANT = "someone"
 ONE = "1" * 32

@@ -5,15 +5,15 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from denoiser_service.commands import Command
-from denoiser_service.policy import Order, Room
-from denoiser_service.scheduler import StepScheduler
-from services.domain.acceleration import NO_CACHE, Cache
-from services.domain.deadline import Deadline
+from denoiser_service.rank.commands import Command
+from denoiser_service.service.policy import Order, Room
+from denoiser_service.service.scheduler import StepScheduler
 from services.domain.stages import DenoiseEvent, DenoiseRequest
-from services.model_api.residency import Residency
+from services.model_ports.residency import Residency
 from tests.unit.denoiser_service.scripted_ranks import ScriptedRanks
 from tests.unit.domain.examples import PARAMETERS, TENSOR_REF
+from triptych.domain.acceleration import NO_CACHE, Cache
+from triptych.domain.deadline import Deadline
 
 RESIDENCY = Residency(
     state_bytes=100, hidden_bytes=10, encoder_bytes=5, signal_bytes=10, forwards=2

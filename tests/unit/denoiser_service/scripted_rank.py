@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from denoiser_service.channel import RankChannel
-from denoiser_service.commands import (
+from denoiser_service.rank.channel import RankChannel
+from denoiser_service.rank.commands import (
     Abort,
     Aborted,
     Command,
@@ -24,10 +24,10 @@ from denoiser_service.commands import (
     Step,
     Stepped,
 )
-from denoiser_service.heartbeat import Heartbeat
-from services.domain.errors import NotFound, StoreFull, TriptychError
+from denoiser_service.rank.heartbeat import Heartbeat
 from tests.unit.denoiser_service.scripted_ranks import READY
 from tests.unit.domain.examples import TENSOR_REF
+from triptych.domain.errors import NotFound, StoreFull, TriptychError
 
 NUMBER = os.environ["RANK"]
 ABORTED: set[str] = set()

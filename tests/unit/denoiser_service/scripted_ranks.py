@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from denoiser_service.commands import (
+from denoiser_service.rank.commands import (
     Abort,
     Aborted,
     Command,
@@ -19,11 +19,11 @@ from denoiser_service.commands import (
     Stepped,
     SteppedBatch,
 )
-from services.domain.acceleration import CacheMethod, CacheSupport
-from services.domain.errors import NotFound, RanksLost, TriptychError
-from services.domain.parallel import ONE_RANK
 from services.domain.tensor_ref import TensorRef
 from tests.unit.domain.examples import CAPABILITIES, MODEL, STORE, TENSOR_REF, loaded
+from triptych.domain.acceleration import CacheMethod, CacheSupport
+from triptych.domain.errors import NotFound, RanksLost, TriptychError
+from triptych.domain.parallel import ONE_RANK
 
 _CACHING = CAPABILITIES.model_copy(
     update={"cache_support": CacheSupport(methods=tuple(CacheMethod), blocks=(8,))}

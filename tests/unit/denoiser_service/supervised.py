@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager, suppress
 import psutil
 import pytest
 
-from denoiser_service.commands import Step
-from denoiser_service.local_ranks import LocalRanks
-from denoiser_service.rank_team import RankBounds
-from denoiser_service.supervisor import ProcessRankGroup
-from services.domain.errors import RanksLost
-from services.domain.parallel import ParallelDegrees
+from denoiser_service.rank.commands import Step
+from denoiser_service.rank_group.local_ranks import LocalRanks
+from denoiser_service.rank_group.rank_team import RankBounds
+from denoiser_service.rank_group.supervisor import ProcessRankGroup
+from triptych.domain.errors import RanksLost
+from triptych.domain.parallel import ParallelDegrees
 
 MODULE = "tests.unit.denoiser_service.scripted_rank"
 STEP = Step(request_id="a")

@@ -11,16 +11,16 @@ import structlog
 from pydantic import SecretStr
 
 from denoiser_service import attaching
-from denoiser_service.attached_ranks import AttachedRanks
-from denoiser_service.attaching import connected, introduced
-from denoiser_service.channel import RankChannel, encode_frame
-from denoiser_service.commands import Step, Stepped
-from denoiser_service.handshake import Challenge, Hello, Welcome
-from denoiser_service.rank_team import RankBounds
-from denoiser_service.supervisor import ProcessRankGroup
-from services.domain.errors import ConfigurationError, RanksLost
-from services.domain.parallel import ParallelDegrees
+from denoiser_service.rank.attaching import connected, introduced
+from denoiser_service.rank.channel import RankChannel, encode_frame
+from denoiser_service.rank.commands import Step, Stepped
+from denoiser_service.rank.handshake import Challenge, Hello, Welcome
+from denoiser_service.rank_group.attached_ranks import AttachedRanks
+from denoiser_service.rank_group.rank_team import RankBounds
+from denoiser_service.rank_group.supervisor import ProcessRankGroup
 from tests.unit.denoiser_service.scripted_ranks import READY
+from triptych.domain.errors import ConfigurationError, RanksLost
+from triptych.domain.parallel import ParallelDegrees
 
 SECRET = SecretStr("a secret of at least 32 characters")
 OTHER = SecretStr("another one of at least 32 characters")

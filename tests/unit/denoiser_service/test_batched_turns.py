@@ -6,16 +6,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from denoiser_service.policy import Order
-from services.domain.deadline import Deadline
-from services.domain.errors import (
+from denoiser_service.service.policy import Order
+from services.domain.stages import Denoised, StepCompleted
+from tests.unit.denoiser_service.scheduling import Hold, Scheduling, passed, scheduling
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import (
     Cancelled,
     DeadlineExceeded,
     RanksLost,
     RemoteFailure,
 )
-from services.domain.stages import Denoised, StepCompleted
-from tests.unit.denoiser_service.scheduling import Hold, Scheduling, passed, scheduling
 
 both_orders = pytest.mark.parametrize("order", list(Order))
 

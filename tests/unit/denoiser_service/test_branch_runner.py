@@ -2,9 +2,9 @@ from functools import partial
 
 import torch
 
-from denoiser_service.parallel.branches import SpreadBranches
-from denoiser_service.parallel.mesh import Axis
-from services.model_api.branches import IN_TURN
+from denoiser_service.rank.parallel.branches import SpreadBranches
+from denoiser_service.rank.parallel.mesh import Axis
+from services.model_ports.branches import IN_TURN
 
 
 def test_a_rank_that_is_alone_runs_every_branch_in_its_order() -> None:

@@ -1,8 +1,8 @@
 import pytest
 
-from denoiser_service.cache_statistics import always_computed_share, cache_statistics
-from services.domain.acceleration import Cache, CacheDit, CacheSupport, TeaCache
+from denoiser_service.service.cache_statistics import always_computed_share, cache_statistics
 from services.domain.stages import BranchDecision, BranchStatistics, StepCompleted
+from triptych.domain.acceleration import Cache, CacheDit, CacheSupport, TeaCache
 
 
 def steps(*told: tuple[float, str]) -> list[StepCompleted]:

@@ -5,14 +5,14 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from denoiser_service.stage import DenoiseStage
-from services.domain.errors import InvalidRequest, NotFound, TensorNotFound, TensorRefused
-from services.domain.input_image import InputImage
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import DenoiseRequest
 from services.domain.tensor_ref import Seal, TensorRef
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.denoiser_service.fakes import ONE, TENANT, TWO, CountingDenoiser, loaded
-from tests.unit.model_api.fake_model import EDITING, parameters
+from tests.unit.model_ports.fake_model import EDITING, parameters
+from triptych.domain.errors import InvalidRequest, NotFound, TensorNotFound, TensorRefused
+from triptych.domain.input_image import InputImage
 
 IMAGE = InputImage(width=64, height=48, size_bytes=1, checksum_xxh3=0)
 

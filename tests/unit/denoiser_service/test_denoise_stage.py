@@ -7,16 +7,7 @@ import torch
 import xxhash
 from pydantic import SecretStr
 
-from denoiser_service.stage import DenoiseStage
-from services.domain.errors import (
-    InvalidRequest,
-    ModelNotFound,
-    NotFound,
-    TensorNotFound,
-    TensorRefused,
-    TriptychError,
-)
-from services.domain.generation import GenerationParameters
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import DenoiseRequest
 from services.domain.tensor_ref import Seal
 from services.tensor_store.tensor_store import TensorStore, open_store
@@ -28,7 +19,16 @@ from tests.unit.denoiser_service.fakes import (
     CountingState,
     loaded,
 )
-from tests.unit.model_api.fake_model import parameters
+from tests.unit.model_ports.fake_model import parameters
+from triptych.domain.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    NotFound,
+    TensorNotFound,
+    TensorRefused,
+    TriptychError,
+)
+from triptych.domain.generation import GenerationParameters
 
 
 @pytest.fixture

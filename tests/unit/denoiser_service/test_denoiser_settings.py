@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from denoiser_service.rank import RankSettings
-from denoiser_service.settings import DenoiserSettings
-from services.model_api.directory import ModelDirectory
+from denoiser_service.rank.process import RankSettings
+from denoiser_service.service.settings import DenoiserSettings
+from services.model_files.directory import ModelDirectory
 
 DEMO = Path(__file__).parents[3] / "models" / "demo"
 TOLD = [

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from denoiser_service.held_bytes import held_bytes
+from denoiser_service.rank.held_bytes import held_bytes
 
 
 @dataclass(slots=True)

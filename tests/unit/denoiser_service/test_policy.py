@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoiser_service.policy import Candidate, Order, Room, companions, entering, next_turn
+from denoiser_service.service.policy import Candidate, Order, Room, companions, entering, next_turn
 
 FIFO, ROUND_ROBIN = Order.FIFO, Order.ROUND_ROBIN
 both_orders = pytest.mark.parametrize("order", list(Order))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from denoiser_service.parallel.attention import attention_with_weight
+from denoiser_service.rank.parallel.attention import attention_with_weight
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

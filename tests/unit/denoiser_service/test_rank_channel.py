@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from denoiser_service.channel import MAX_FRAME_BYTES, RankChannel, encode_frame, read_frame
-from denoiser_service.commands import (
+from denoiser_service.rank.channel import MAX_FRAME_BYTES, RankChannel, encode_frame, read_frame
+from denoiser_service.rank.commands import (
     Abort,
     Command,
     Failed,
@@ -24,11 +24,11 @@ from denoiser_service.commands import (
     decode_command,
     decode_reply,
 )
-from services.domain.element_type import ElementType
-from services.domain.errors import InvalidRequest, TriptychError
 from services.domain.tensor_ref import TensorRef, TensorSpec
 from tests.unit.denoiser_service.fakes import ONE, TENANT
-from tests.unit.model_api.fake_model import LOADED, parameters
+from tests.unit.model_ports.fake_model import LOADED, parameters
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import InvalidRequest, TriptychError
 
 REF = TensorRef(
     store="inline:",
@@ -183,7 +183,7 @@ def test_messages_cannot_be_made_with_fields_they_do_not_have() -> None:
 
 def test_the_supervisors_side_loads_no_torch() -> None:
     code = (
-        "import sys, denoiser_service.channel, denoiser_service.commands;"
+        "import sys, denoiser_service.rank.channel, denoiser_service.rank.commands;"
         "assert 'torch' not in sys.modules"
     )
     root = Path(__file__).parents[3]

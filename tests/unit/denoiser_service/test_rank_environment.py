@@ -1,8 +1,8 @@
 import pytest
 
-from denoiser_service.process_group import own_device
-from denoiser_service.rank_environment import RankEnvironment
-from services.domain.errors import ConfigurationError
+from denoiser_service.rank.process_group import own_device
+from denoiser_service.rank.rank_environment import RankEnvironment
+from triptych.domain.errors import ConfigurationError
 
 TORCHRUN = {
     "RANK": "9",

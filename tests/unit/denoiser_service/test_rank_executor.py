@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from denoiser_service.commands import (
+from denoiser_service.rank.commands import (
     Abort,
     Aborted,
     Failed,
@@ -17,10 +17,8 @@ from denoiser_service.commands import (
     Step,
     Stepped,
 )
-from denoiser_service.executor import RankExecutor
-from denoiser_service.stage import DenoiseStage
-from services.domain.errors import StoreFull
-from services.domain.generation import GenerationParameters
+from denoiser_service.rank.executor import RankExecutor
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.tensor_ref import Seal
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.denoiser_service.fakes import (
@@ -31,7 +29,9 @@ from tests.unit.denoiser_service.fakes import (
     CountingState,
     loaded,
 )
-from tests.unit.model_api.fake_model import parameters
+from tests.unit.model_ports.fake_model import parameters
+from triptych.domain.errors import StoreFull
+from triptych.domain.generation import GenerationParameters
 
 
 @pytest.fixture

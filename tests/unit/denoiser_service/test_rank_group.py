@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from denoiser_service.commands import (
+from denoiser_service.rank.commands import (
     Abort,
     Aborted,
     Finish,
@@ -18,7 +18,6 @@ from denoiser_service.commands import (
     Step,
     Stepped,
 )
-from services.domain.errors import ConfigurationError, TriptychError
 from tests.unit.denoiser_service.fakes import TENANT
 from tests.unit.denoiser_service.supervised import (
     STEP,
@@ -28,7 +27,8 @@ from tests.unit.denoiser_service.supervised import (
     supervised,
 )
 from tests.unit.domain.examples import TENSOR_REF
-from tests.unit.model_api.fake_model import parameters
+from tests.unit.model_ports.fake_model import parameters
+from triptych.domain.errors import ConfigurationError, TriptychError
 
 SILENCE = 1.6
 

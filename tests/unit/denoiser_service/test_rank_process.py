@@ -13,8 +13,8 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from denoiser_service.channel import encode_frame, read_frame
-from denoiser_service.commands import (
+from denoiser_service.rank.channel import encode_frame, read_frame
+from denoiser_service.rank.commands import (
     Abort,
     Aborted,
     Command,
@@ -29,13 +29,13 @@ from denoiser_service.commands import (
     Stepped,
     decode_reply,
 )
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationRequest, resolve
-from services.domain.model import Model
 from services.domain.tensor_ref import Seal
 from services.model_families.loading import load_denoiser
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.denoiser_service.fakes import ONE, TENANT, TWO
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationRequest, resolve
+from triptych.domain.model import Model
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "models" / "demo"

@@ -1,6 +1,6 @@
 import pytest
 
-from denoiser_service.commands import (
+from denoiser_service.rank.commands import (
     Abort,
     Aborted,
     Command,
@@ -12,12 +12,12 @@ from denoiser_service.commands import (
     Step,
     Stepped,
 )
-from denoiser_service.reconcile import RanksDisagree, reconcile
-from services.domain.errors import StoreFull
+from denoiser_service.rank_group.reconcile import RanksDisagree, reconcile
 from services.domain.stages import BranchDecision
 from tests.unit.denoiser_service.fakes import ONE, TENANT
 from tests.unit.domain.examples import TENSOR_REF
-from tests.unit.model_api.fake_model import parameters
+from tests.unit.model_ports.fake_model import parameters
+from triptych.domain.errors import StoreFull
 
 PREPARE = Prepare(
     request_id=ONE, tenant=TENANT, parameters=parameters(seed=1), conditioning=TENSOR_REF

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from services.domain.errors import Cancelled, Unavailable
 from tests.unit.denoiser_service.scheduling import Hold, scheduling
+from triptych.domain.errors import Cancelled, Unavailable
 
 
 async def test_latents_that_come_after_the_caller_left_are_discarded() -> None:

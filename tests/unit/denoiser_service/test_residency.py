@@ -3,10 +3,10 @@ from contextlib import aclosing
 
 import pytest
 
-from services.domain.acceleration import Cache, CacheDit, NoCache, TeaCache
-from services.domain.errors import InvalidRequest, QueueFull
 from services.domain.stages import DenoiseStarted
 from tests.unit.denoiser_service.scheduling import Hold, scheduling
+from triptych.domain.acceleration import Cache, CacheDit, NoCache, TeaCache
+from triptych.domain.errors import InvalidRequest, QueueFull
 
 TEA_CACHE = TeaCache(coefficients=(0.0, 0.0, 0.0, 1.0, 0.0))
 

@@ -4,10 +4,18 @@ from contextlib import aclosing
 
 import pytest
 
-from denoiser_service.commands import Command, Prepare
-from denoiser_service.policy import Order
-from services.domain.deadline import Deadline
-from services.domain.errors import (
+from denoiser_service.rank.commands import Command, Prepare
+from denoiser_service.service.policy import Order
+from services.domain.stages import (
+    Denoised,
+    DenoiseStarted,
+    PreviewLatents,
+    StepCompleted,
+)
+from tests.unit.denoiser_service.scheduling import Hold, passed, scheduling
+from tests.unit.domain.examples import TENSOR_REF
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import (
     Cancelled,
     DeadlineExceeded,
     InvalidRequest,
@@ -17,15 +25,7 @@ from services.domain.errors import (
     StageUnavailable,
     StoreFull,
 )
-from services.domain.input_image import InputImage
-from services.domain.stages import (
-    Denoised,
-    DenoiseStarted,
-    PreviewLatents,
-    StepCompleted,
-)
-from tests.unit.denoiser_service.scheduling import Hold, passed, scheduling
-from tests.unit.domain.examples import TENSOR_REF
+from triptych.domain.input_image import InputImage
 
 IMAGE = InputImage(width=64, height=48, size_bytes=1, checksum_xxh3=0)
 WHOLE = ["prepare", "step", "step", "step", "finish"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from denoiser_service.commands import (
+from denoiser_service.rank.commands import (
     Abort,
     Failed,
     Finish,
@@ -17,8 +17,8 @@ from denoiser_service.commands import (
     Stepped,
     SteppedBatch,
 )
-from denoiser_service.executor import RankExecutor
-from denoiser_service.stage import DenoiseStage
+from denoiser_service.rank.executor import RankExecutor
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.tensor_ref import Seal
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.denoiser_service.batching import BatchingDenoiser
@@ -30,7 +30,7 @@ from tests.unit.denoiser_service.fakes import (
     CountingState,
     loaded,
 )
-from tests.unit.model_api.fake_model import parameters
+from tests.unit.model_ports.fake_model import parameters
 
 THREE = "3" * 32
 

@@ -1,8 +1,8 @@
 import cache_dit
 import pytest
 
-from denoiser_service.acceleration.cache_dit import steps_mask
-from services.domain.acceleration import MaskPolicy
+from denoiser_service.rank.acceleration.cache_dit import steps_mask
+from triptych.domain.acceleration import MaskPolicy
 
 # Written down by hand from the published bins of 8 and 28 steps, which are cut for 20 steps and
 # stretched for 50: 1 for a step that is computed.

@@ -6,11 +6,10 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from denoiser_service.stage import DenoiseStage
-from services.domain.errors import StoreFull
+from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import DenoiseRequest
 from services.domain.tensor_ref import Seal, TensorRef
-from services.model_api.stages import Tensors
+from services.model_ports.stages import Tensors
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.denoiser_service.fakes import (
     ONE,
@@ -20,7 +19,8 @@ from tests.unit.denoiser_service.fakes import (
     CountingState,
     loaded,
 )
-from tests.unit.model_api.fake_model import parameters
+from tests.unit.model_ports.fake_model import parameters
+from triptych.domain.errors import StoreFull
 
 
 @pytest.fixture

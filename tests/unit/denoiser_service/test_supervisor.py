@@ -9,8 +9,7 @@ import psutil
 import pytest
 import structlog
 
-from denoiser_service.commands import Finish, Step, Stepped
-from services.domain.errors import ConfigurationError, RanksLost, TriptychError
+from denoiser_service.rank.commands import Finish, Step, Stepped
 from tests.unit.denoiser_service.scripted_ranks import READY
 from tests.unit.denoiser_service.supervised import (
     MODULE,
@@ -20,6 +19,7 @@ from tests.unit.denoiser_service.supervised import (
     running_ranks,
     supervised,
 )
+from triptych.domain.errors import ConfigurationError, RanksLost, TriptychError
 
 
 async def test_a_rank_that_is_ready_executes_commands() -> None:
@@ -164,9 +164,9 @@ async def test_closing_ends_a_rank_that_hangs() -> None:
 def test_a_rank_ends_with_a_supervisor_that_is_killed() -> None:
     program = (
         "import asyncio\n"
-        "from denoiser_service.local_ranks import LocalRanks\n"
-        "from denoiser_service.rank_team import RankBounds\n"
-        "from denoiser_service.supervisor import ProcessRankGroup\n"
+        "from denoiser_service.rank_group.local_ranks import LocalRanks\n"
+        "from denoiser_service.rank_group.rank_team import RankBounds\n"
+        "from denoiser_service.rank_group.supervisor import ProcessRankGroup\n"
         "async def changed(ready):\n"
         "    print('rank pid', ranks.ready.pid, flush=True)\n"
         "ranks = ProcessRankGroup(\n"

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from denoiser_service.commands import Aborted, Command, Failed, Reply, Step, Stepped
-from denoiser_service.thread_ranks import ThreadRankGroup
-from services.domain.errors import RanksLost, StoreFull, TriptychError
+from denoiser_service.rank.commands import Aborted, Command, Failed, Reply, Step, Stepped
+from denoiser_service.rank_group.thread_ranks import ThreadRankGroup
 from tests.unit.denoiser_service.scripted_ranks import READY
+from triptych.domain.errors import RanksLost, StoreFull, TriptychError
 
 STEP = Step(request_id="a")
 

@@ -1,9 +1,11 @@
 """Valid values of the domain's nouns, for tests to vary."""
 
-from services.domain.acceleration import NO_CACHE
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationParameters
-from services.domain.model import (
+from services.domain.stages import Artifact, Capacity, StageTask, StageTiming
+from services.domain.tensor_ref import TensorRef, TensorSpec
+from triptych.domain.acceleration import NO_CACHE
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import (
     Capabilities,
     Component,
     GenerationDefaults,
@@ -12,8 +14,6 @@ from services.domain.model import (
     Model,
     Stage,
 )
-from services.domain.stages import Artifact, Capacity, StageTask, StageTiming
-from services.domain.tensor_ref import TensorRef, TensorSpec
 
 REQUEST_ID = "0123456789abcdef" * 2
 STORE = f"shm:{'5' * 32}"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoiser_service.acceleration.tea_cache import TeaCacheRule
-from services.domain.acceleration import (
+from denoiser_service.rank.acceleration.tea_cache import TeaCacheRule
+from triptych.domain.acceleration import (
     Cache,
     CacheDit,
     CacheMethod,

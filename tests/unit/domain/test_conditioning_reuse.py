@@ -1,4 +1,4 @@
-from services.domain.conditioning_reuse import ConditioningPart, ConditioningReuse, summed
+from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse, summed
 
 
 def test_what_was_looked_up_is_summed_by_kind() -> None:

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from services.domain.deadline import Deadline
-from services.domain.errors import DeadlineExceeded
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import DeadlineExceeded
 
 
 def test_a_deadline_ahead_lets_pass_and_tells_what_is_left() -> None:

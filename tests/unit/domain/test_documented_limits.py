@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 
-from denoiser_service.channel import MAX_FRAME_BYTES
-from denoiser_service.handshake import MAX_HANDSHAKE_BYTES
+from denoiser_service.rank.channel import MAX_FRAME_BYTES
+from denoiser_service.rank.handshake import MAX_HANDSHAKE_BYTES
 from encoder_service.settings import EncoderSettings
-from services.domain.generation import MAX_ASPECT_RATIO, MAX_SEED
 from services.domain.settings import MAX_SECONDS
 from services.domain.tensor_ref import MAX_INLINE_BYTES, MAX_RANK, MAX_TENSORS
 from services.gateway.received_images import MAX_IMAGES
@@ -14,6 +13,7 @@ from services.gateway.settings import GatewaySettings
 from services.pictures.input_picture import MAX_BYTES, MAX_PIXELS
 from services.rpc.server import MAX_MESSAGE_BYTES
 from services.rpc.stage_host import MAX_STAGE_MESSAGE_BYTES
+from triptych.domain.generation import MAX_ASPECT_RATIO, MAX_SEED
 from vae_service.replica import MAX_QUEUED_PREVIEWS
 
 PAGE = Path(__file__).parents[3] / "docs" / "security.md"

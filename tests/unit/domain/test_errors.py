@@ -1,6 +1,6 @@
 from google.rpc import code_pb2
 
-from services.domain import errors
+from triptych.domain import errors
 
 
 def _tree(root: type[errors.TriptychError]) -> list[type[errors.TriptychError]]:

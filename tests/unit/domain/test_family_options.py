@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.family_options import (
+from triptych.domain.family_options import (
     BagelOptions,
     FamilyOptions,
     LayeredOptions,

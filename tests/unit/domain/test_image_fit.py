@@ -4,7 +4,7 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as qwen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.image_fit import ImageFit
+from triptych.domain.image_fit import ImageFit
 
 sides = st.integers(1, 10_000)
 areas = st.sampled_from([384 * 384, 640 * 640, 1024 * 1024])

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from services.domain.parallel import ParallelDegrees, ParallelMethod, ParallelSupport
+from triptych.domain.parallel import ParallelDegrees, ParallelMethod, ParallelSupport
 
 EVERYTHING = ParallelSupport(methods=tuple(ParallelMethod), attention_heads=24, guidance_branches=2)
 

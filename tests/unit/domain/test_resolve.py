@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.acceleration import (
+from tests.unit.domain.examples import CAPABILITIES, MODEL
+from triptych.domain.acceleration import (
     NO_CACHE,
     Cache,
     CacheDit,
@@ -14,12 +15,11 @@ from services.domain.acceleration import (
     StepsMask,
     TeaCache,
 )
-from services.domain.element_type import ElementType
-from services.domain.errors import InvalidRequest
-from services.domain.family_options import OptionKind, OptionLimits
-from services.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest, resolve
-from services.domain.model import MediaFormat, Model
-from tests.unit.domain.examples import CAPABILITIES, MODEL
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import InvalidRequest
+from triptych.domain.family_options import OptionKind, OptionLimits
+from triptych.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest, resolve
+from triptych.domain.model import MediaFormat, Model
 
 
 def _no_seed() -> int:

@@ -4,19 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.errors import InvalidRequest
-from services.domain.family_options import (
+from tests.unit.domain.examples import CAPABILITIES, MODEL
+from triptych.domain.errors import InvalidRequest
+from triptych.domain.family_options import (
     LayeredOptions,
     OptionKind,
     OptionLimits,
     VideoOptions,
     switch,
 )
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.image_fit import ImageFit
-from services.domain.input_image import InputImage
-from services.domain.model import Model
-from tests.unit.domain.examples import CAPABILITIES, MODEL
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
+from triptych.domain.image_fit import ImageFit
+from triptych.domain.input_image import InputImage
+from triptych.domain.model import Model
 
 FIT = ImageFit(area=128 * 128, multiple=16)
 LAYERED = (

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from denoiser_service.settings import DenoiserSettings
+from denoiser_service.service.settings import DenoiserSettings
 from encoder_service.settings import EncoderSettings
-from services.domain.errors import ConfigurationError
 from services.domain.tiling import Tiling
 from services.gateway.settings import GatewaySettings
 from tests.unit.domain.examples import loaded
+from triptych.domain.errors import ConfigurationError
 from vae_service.settings import VaeSettings
 
 GATEWAY = ["--listen=localhost:0", "--encoder=e:1", "--denoiser=d:1", "--vae=v:1"]

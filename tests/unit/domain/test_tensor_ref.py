@@ -3,10 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from services.domain.element_type import ElementType
-from services.domain.errors import TensorRefused
 from services.domain.tensor_ref import Seal, TensorRef, TensorSpec
 from tests.unit.domain.examples import TENSOR_REF
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import TensorRefused
 
 SEAL = Seal(SecretStr("s" * 32))
 _SPEC = TENSOR_REF.tensors[0]

@@ -10,19 +10,19 @@ from pydantic import SecretStr
 from encoder_service import stage as module
 from encoder_service.replica import EncoderReplica
 from encoder_service.stage import EncodeStage
-from services.domain.deadline import Deadline
-from services.domain.errors import InvalidRequest, ModelNotFound
-from services.domain.generation import GenerationParameters
-from services.domain.model import Stage
 from services.domain.stages import EncodeRequest, StageTask
 from services.domain.tensor_ref import Seal
-from services.model_api.encoding import Encoding, prompt_encodings
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import Images, Tensors
+from services.model_ports.encoding import Encoding, prompt_encodings
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import Images, Tensors
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
-from tests.unit.model_api.fake_model import EDITING, LOADED, described, parameters
+from tests.unit.model_ports.fake_model import EDITING, LOADED, described, parameters
 from tests.unit.pictures.drawn import drawn, encoded, turned
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import InvalidRequest, ModelNotFound
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import Stage
 
 TENANT = "someone"
 REQUEST = "1" * 32

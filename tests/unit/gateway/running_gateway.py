@@ -11,14 +11,14 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic_settings import SettingsConfigDict
 
-from services.domain.errors import TriptychError
-from services.domain.model import Capabilities
 from services.gateway.app import GatewayApp
 from services.gateway.settings import PipelineSettings
 from services.rpc.channels import open_channel
 from services.rpc.convert.models import model_from_proto
 from services.rpc.status import error_of
 from tests.unit.gateway.scripted_stages import ScriptedCluster
+from triptych.domain.errors import TriptychError
+from triptych.domain.model import Capabilities
 from triptych.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
 
 SERVICE = generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"]

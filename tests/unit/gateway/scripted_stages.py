@@ -4,10 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from services.domain.conditioning_reuse import ConditioningReuse
-from services.domain.deadline import Deadline
-from services.domain.errors import StageUnavailable
-from services.domain.model import Capabilities, Stage
 from services.domain.stages import (
     Capacity,
     Decoded,
@@ -29,6 +25,10 @@ from services.domain.stages import (
     StepCompleted,
 )
 from tests.unit.domain.examples import ARTIFACT, TENSOR_REF, capacity, timing
+from triptych.domain.conditioning_reuse import ConditioningReuse
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import StageUnavailable
+from triptych.domain.model import Capabilities, Stage
 
 CONDITIONING = TENSOR_REF.model_copy(update={"key": "1" * 32})
 LATENTS = TENSOR_REF.model_copy(update={"key": "2" * 32})

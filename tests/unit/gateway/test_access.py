@@ -7,9 +7,9 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from services.domain.errors import ConfigurationError, Unauthenticated
 from services.gateway.access import ANYBODY, Access, AccessList
 from tests.unit.gateway.running_gateway import SERVICE, failure_of, running_gateway
+from triptych.domain.errors import ConfigurationError, Unauthenticated
 from triptych.v1 import generation_pb2
 from triptych.v1 import generation_service_pb2 as pb2
 

@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from services.domain.deadline import Deadline
-from services.domain.errors import InvalidRequest, QuotaExceeded, TriptychError
-from services.domain.generation import GenerationRequest
 from services.gateway.access import ANYBODY, Quota, Tenant
 from services.gateway.pipeline import Pipeline
 from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import REQUEST_ID
 from tests.unit.gateway.scripted_stages import ScriptedDenoiser, ScriptedEncoder, ScriptedVae
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import InvalidRequest, QuotaExceeded, TriptychError
+from triptych.domain.generation import GenerationRequest
 
 GOOD, BAD = GenerationRequest(prompt="a red circle"), GenerationRequest(prompt="")
 LIMITED = Tenant(name="limited", key_sha256=("0" * 64,), quota=Quota(pixel_steps_per_minute=0.001))

@@ -5,7 +5,6 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from services.domain.errors import QueueFull
 from services.gateway.app import GatewayApp
 from tests.unit.gateway.running_gateway import (
     NOT_SERVING,
@@ -16,6 +15,7 @@ from tests.unit.gateway.running_gateway import (
     running_gateway,
 )
 from tests.unit.gateway.scripted_stages import ScriptedCluster
+from triptych.domain.errors import QueueFull
 from triptych.v1 import generation_service_pb2
 
 SERVED = {"Generate", "ListModels", "GetModel", "UploadImage"}

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from services.domain.acceleration import CacheMethod, CacheSupport
-from services.domain.errors import TriptychError
 from tests.unit.domain.examples import CAPABILITIES
 from tests.unit.gateway.running_gateway import failure_of, running_gateway
+from triptych.domain.acceleration import CacheMethod, CacheSupport
+from triptych.domain.errors import TriptychError
 from triptych.v1.acceleration_pb2 import (
     Acceleration,
     CacheDit,

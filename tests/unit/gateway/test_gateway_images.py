@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import xxhash
 
-from services.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
-from services.domain.family_options import OptionKind, OptionLimits, VideoOptions
 from services.gateway.received_images import MAX_IMAGES
 from services.pictures.input_picture import MAX_BYTES
 from tests.unit.domain.examples import CAPABILITIES
 from tests.unit.gateway.running_gateway import Gateway, failure_of, running_gateway
 from tests.unit.pictures.drawn import drawn, encoded, header_of, turned
+from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
+from triptych.domain.family_options import OptionKind, OptionLimits, VideoOptions
 from triptych.v1 import generation_pb2, generation_service_pb2
 
 PICTURE = encoded(drawn())

@@ -4,11 +4,6 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from services.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
-from services.domain.deadline import Deadline
-from services.domain.errors import QueueFull
-from services.domain.generation import GenerationRequest
-from services.domain.input_image import InputImage
 from services.domain.job_event import JobCompleted, JobEvent, StageCompleted, StageStarted
 from services.domain.stages import StageTask
 from services.gateway.access import ANYBODY
@@ -17,6 +12,11 @@ from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import CAPABILITIES, REQUEST_ID
 from tests.unit.gateway.scripted_stages import IMAGE_LATENTS, ScriptedCluster
+from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import QueueFull
+from triptych.domain.generation import GenerationRequest
+from triptych.domain.input_image import InputImage
 
 IMAGES = (b"one", b"other")
 REQUEST = GenerationRequest(

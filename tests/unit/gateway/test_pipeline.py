@@ -5,8 +5,23 @@ from typing import Any
 
 import pytest
 
-from services.domain.deadline import Deadline
-from services.domain.errors import (
+from services.domain.job_event import (
+    ArtifactChunk,
+    JobAccepted,
+    JobCompleted,
+    JobEvent,
+    StageCompleted,
+    StageStarted,
+)
+from services.domain.stages import StepCompleted
+from services.gateway.access import ANYBODY
+from services.gateway.pipeline import Pipeline
+from services.gateway.quotas import Quotas
+from services.gateway.replicas import ReplicaPools
+from tests.unit.domain.examples import ARTIFACT, REQUEST_ID
+from tests.unit.gateway.scripted_stages import CONDITIONING, LATENTS, ScriptedCluster
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import (
     Cancelled,
     DeadlineExceeded,
     InvalidRequest,
@@ -18,23 +33,8 @@ from services.domain.errors import (
     TriptychError,
     Unavailable,
 )
-from services.domain.generation import MAX_SEED, GenerationRequest
-from services.domain.job_event import (
-    ArtifactChunk,
-    JobAccepted,
-    JobCompleted,
-    JobEvent,
-    StageCompleted,
-    StageStarted,
-)
-from services.domain.model import Stage
-from services.domain.stages import StepCompleted
-from services.gateway.access import ANYBODY
-from services.gateway.pipeline import Pipeline
-from services.gateway.quotas import Quotas
-from services.gateway.replicas import ReplicaPools
-from tests.unit.domain.examples import ARTIFACT, REQUEST_ID
-from tests.unit.gateway.scripted_stages import CONDITIONING, LATENTS, ScriptedCluster
+from triptych.domain.generation import MAX_SEED, GenerationRequest
+from triptych.domain.model import Stage
 
 REQUEST = GenerationRequest(prompt="a red circle", seed=7)
 RELEASED = ("default", REQUEST_ID)

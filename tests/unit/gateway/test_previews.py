@@ -4,9 +4,6 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from services.domain.deadline import Deadline
-from services.domain.errors import TensorNotFound
-from services.domain.generation import GenerationRequest
 from services.domain.job_event import JobCompleted, JobEvent, Preview
 from services.domain.stages import DrawPreviewRequest, PreviewLatents, StepCompleted
 from services.gateway.access import ANYBODY
@@ -15,6 +12,9 @@ from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import CAPABILITIES, REQUEST_ID
 from tests.unit.gateway.scripted_stages import PICTURE, PREVIEWS, ScriptedCluster
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import TensorNotFound
+from triptych.domain.generation import GenerationRequest
 
 ASKED = GenerationRequest(prompt="a red circle", seed=7, preview_every_steps=1)
 FIVE, SIX, SEVEN = (PreviewLatents(step, ref) for step, ref in PREVIEWS.items())

@@ -2,7 +2,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from services.domain.errors import (
+from services.gateway.access import Quota, Tenant
+from services.gateway.quotas import Quotas
+from triptych.domain.errors import (
     DeadlineExceeded,
     InvalidRequest,
     QueueFull,
@@ -10,8 +12,6 @@ from services.domain.errors import (
     RemoteFailure,
     StageUnavailable,
 )
-from services.gateway.access import Quota, Tenant
-from services.gateway.quotas import Quotas
 
 
 class Clock:

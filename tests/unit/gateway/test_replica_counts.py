@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from services.domain.model import Stage
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import capacity
 from tests.unit.gateway.scripted_stages import ScriptedDenoiser, ScriptedEncoder, ScriptedVae
+from triptych.domain.model import Stage
 
 
 async def nothing(serving: bool) -> None:

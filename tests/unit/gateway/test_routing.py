@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.acceleration import CacheMethod, CacheSupport, TeaCache
-from services.domain.errors import ConfigurationError, ModelNotFound, StageUnavailable
-from services.domain.model import Stage
 from services.domain.stages import Capacity
 from services.gateway.routing import choose_model, common_store, least_busy, served_models
 from tests.unit.domain.examples import STORE, capacity
+from triptych.domain.acceleration import CacheMethod, CacheSupport, TeaCache
+from triptych.domain.errors import ConfigurationError, ModelNotFound, StageUnavailable
+from triptych.domain.model import Stage
 
 OTHER_STORE = f"shm:{'6' * 32}"
 

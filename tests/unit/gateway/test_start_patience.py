@@ -1,9 +1,9 @@
 """When health first says that the gateway serves."""
 
-from services.domain.model import Stage
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import capacity
 from tests.unit.gateway.scripted_stages import ScriptedDenoiser, ScriptedEncoder, ScriptedVae
+from triptych.domain.model import Stage
 
 
 class Watching:

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 from PIL import Image
 
-from services.domain.errors import InvalidRequest, ResourceExhausted
-from services.domain.input_image import InputImage
 from services.gateway import uploads as module
 from services.gateway.uploads import Uploads
 from services.pictures.input_picture import MAX_BYTES, describe_picture
+from triptych.domain.errors import InvalidRequest, ResourceExhausted
+from triptych.domain.input_image import InputImage
 
 
 def picture(width: int = 30) -> bytes:

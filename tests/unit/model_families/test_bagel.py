@@ -8,14 +8,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError, InvalidRequest
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.input_image import InputImage
-from services.domain.model import GenerationDefaults, Stage
-from services.model_api.directory import ModelDirectory
-from services.model_api.encoding import encode_all
-from services.model_api.stage_model import StageModel
 from services.model_families import find_family
 from services.model_families.bagel.context import Context
 from services.model_families.bagel.denoiser import BagelDenoiser
@@ -24,8 +16,16 @@ from services.model_families.bagel.flow_transformer import FlowTransformer
 from services.model_families.bagel.spec import SPEC
 from services.model_families.bagel.vae import BagelVae, load
 from services.model_families.loading import load_denoiser, load_encoder, load_vae
+from services.model_files.directory import ModelDirectory
+from services.model_ports.encoding import encode_all
+from services.model_ports.stage_model import StageModel
 from tests.checkpoints import checkpoint
 from tests.checkpoints.bagel import autoencoder
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError, InvalidRequest
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
+from triptych.domain.input_image import InputImage
+from triptych.domain.model import GenerationDefaults, Stage
 
 Ask = Callable[..., GenerationParameters]
 LOADS = {Stage.ENCODER: load_encoder, Stage.DENOISER: load_denoiser, Stage.VAE: load_vae}

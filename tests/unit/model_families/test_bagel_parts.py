@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import Qwen2Config, Qwen3Config, Qwen3Model, SiglipVisionConfig, SiglipVisionModel
 
-from services.domain.image_fit import ImageFit
 from services.model_families.bagel.context import Context
 from services.model_families.bagel.embeddings import TimeEmbedding
 from services.model_families.bagel.guidance import Guidance
@@ -20,6 +19,7 @@ from services.model_families.bagel.resizing import VAE_FIT, VISION_FIT
 from services.model_families.bagel.tokens import grid_positions, patches_of, picture_of_patches
 from services.model_families.bagel.vision_tower import VisionTower
 from tests.checkpoints.directory import draw_weights
+from triptych.domain.image_fit import ImageFit
 
 SIZES = {
     "vocab_size": 8,

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from services.domain.errors import ConfigurationError
-from services.domain.model import Stage
-from services.model_api.directory import ModelDirectory
 from services.model_families import Family, families, find_family
+from services.model_files.directory import ModelDirectory
+from triptych.domain.errors import ConfigurationError
+from triptych.domain.model import Stage
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_a_family_is_found_by_the_pipeline_class_it_serves(demo: Path) -> None:
     family = find_family(ModelDirectory(demo))
-    assert (family.folder, family.spec.name) == ("qwen_image", "qwen-image")
+    assert (family.folder, family.spec.name) == ("qwen_image.base", "qwen-image")
 
 
 def test_a_pipeline_class_nobody_serves_is_refused_with_those_that_are(
@@ -51,8 +51,8 @@ def test_families_describe_models_without_loading_torch(demo: Path) -> None:
         f"""
         import sys
         from pathlib import Path
-        from services.domain.model import Stage
-        from services.model_api.directory import ModelDirectory
+        from triptych.domain.model import Stage
+        from services.model_files.directory import ModelDirectory
         from services.model_families import find_family
         directory = ModelDirectory(Path({str(demo)!r}))
         spec = find_family(directory).spec
@@ -74,7 +74,7 @@ def test_loading_a_model_opens_no_connection_and_runs_none_of_its_code(
         f"""
         import sys
         from pathlib import Path
-        from services.domain.element_type import ElementType
+        from triptych.domain.element_type import ElementType
         from services.model_families.loading import load_denoiser, load_encoder, load_vae
         def refuse(event, arguments):
             assert event not in ("socket.connect", "socket.getaddrinfo"), event

@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.domain.element_type import ElementType
-from services.domain.errors import InvalidRequest
-from services.domain.family_options import FluxOptions
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.model import GenerationDefaults, Model
-from services.model_api.directory import ModelDirectory
-from services.model_api.encoding import encode_all
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import EncoderModel
 from services.model_families.flux.spec import SPEC
 from services.model_families.loading import load_encoder
+from services.model_files.directory import ModelDirectory
+from services.model_ports.encoding import encode_all
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import EncoderModel
 from tests.checkpoints import checkpoint
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import InvalidRequest
+from triptych.domain.family_options import FluxOptions
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
+from triptych.domain.model import GenerationDefaults, Model
 
 Ask = Callable[..., GenerationParameters]
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError
-from services.domain.model import Stage
-from services.model_api.checksums import Checksums
-from services.model_api.directory import ModelDirectory
 from services.model_families import find_family
 from services.model_families.loading import load_denoiser, load_encoder, load_vae
+from services.model_files.checksums import Checksums
+from services.model_files.directory import ModelDirectory
 from tests.checkpoints import MODELS, checkpoint
-from tests.unit.model_api.test_checksums import digest
+from tests.unit.model_ports.test_checksums import digest
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError
+from triptych.domain.model import Stage
 
 LOAD = {Stage.ENCODER: load_encoder, Stage.DENOISER: load_denoiser, Stage.VAE: load_vae}
 _opened: list[str] | None = None

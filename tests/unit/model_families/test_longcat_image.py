@@ -7,19 +7,19 @@ import pytest
 import torch
 from diffusers import LongCatImagePipeline
 
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError, InvalidRequest
-from services.domain.family_options import LongCatOptions
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.model import GenerationDefaults, Stage
-from services.model_api.encoding import encode_all
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import EncoderModel
 from services.model_families.loading import load_denoiser, load_encoder
-from services.model_families.longcat_image.encoder import LongCatImageEncoder
-from services.model_families.longcat_image.spec import SPEC
+from services.model_families.longcat_image.base.encoder import LongCatImageEncoder
+from services.model_families.longcat_image.base.spec import SPEC
+from services.model_ports.encoding import encode_all
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import EncoderModel
 from tests.checkpoints import checkpoint
 from tests.checkpoints.stock import stock_pipeline
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError, InvalidRequest
+from triptych.domain.family_options import LongCatOptions
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
+from triptych.domain.model import GenerationDefaults, Stage
 
 Ask = Callable[..., GenerationParameters]
 REWRITE = {"kind": "long_cat", "rewrite_prompt": True}

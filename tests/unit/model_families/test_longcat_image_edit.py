@@ -8,25 +8,25 @@ import torch
 from diffusers import LongCatImageEditPipeline
 from PIL import Image
 
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError, InvalidRequest
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.input_image import InputImage
-from services.domain.model import GenerationDefaults, Stage
-from services.model_api.encoding import encode_all
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import (
+from services.model_families.loading import load_denoiser, load_encoder, load_vae
+from services.model_families.longcat_image.edit.spec import SPEC
+from services.model_ports.encoding import encode_all
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import (
     DenoiserModel,
     EncoderModel,
     ImageEncodingVae,
     VaeModel,
     image_latents_name,
 )
-from services.model_families.loading import load_denoiser, load_encoder, load_vae
-from services.model_families.longcat_image_edit.spec import SPEC
 from tests.checkpoints import checkpoint
 from tests.checkpoints.stock import stock_pipeline
 from tests.conformance.small_areas import shrink_areas
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError, InvalidRequest
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
+from triptych.domain.input_image import InputImage
+from triptych.domain.model import GenerationDefaults, Stage
 
 Ask = Callable[..., GenerationParameters]
 FLOAT32 = ElementType.FLOAT32

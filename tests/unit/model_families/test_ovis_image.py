@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from services.domain.element_type import ElementType
-from services.domain.generation import GenerationRequest, resolve
-from services.domain.model import GenerationDefaults
-from services.model_api.encoding import encode_all
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import EncoderModel
 from services.model_families.loading import load_encoder
+from services.model_ports.encoding import encode_all
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import EncoderModel
 from tests.checkpoints import checkpoint
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationRequest, resolve
+from triptych.domain.model import GenerationDefaults
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,19 @@ import torch
 from diffusers import QwenImageLayeredPipeline
 from PIL import Image
 
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError, InvalidRequest
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.input_image import InputImage
-from services.domain.model import GenerationDefaults, MediaFormat, Stage
-from services.model_api.encoding import encode_all
-from services.model_api.stages import ImageEncodingVae
 from services.model_families.loading import load_encoder, load_vae
-from services.model_families.qwen_image_layered.encoder import QwenImageLayeredEncoder
-from services.model_families.qwen_image_layered.spec import SPEC
+from services.model_families.qwen_image.layered.encoder import QwenImageLayeredEncoder
+from services.model_families.qwen_image.layered.spec import SPEC
+from services.model_ports.encoding import encode_all
+from services.model_ports.stages import ImageEncodingVae
 from tests.checkpoints import checkpoint
 from tests.checkpoints.stock import stock_pipeline
 from tests.conformance.small_areas import shrink_areas
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError, InvalidRequest
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
+from triptych.domain.input_image import InputImage
+from triptych.domain.model import GenerationDefaults, MediaFormat, Stage
 
 Ask = Callable[..., GenerationParameters]
 FLOAT32 = ElementType.FLOAT32

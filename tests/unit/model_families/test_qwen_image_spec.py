@@ -4,11 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError, InvalidRequest
-from services.domain.generation import GenerationRequest, resolve
-from services.domain.model import GenerationDefaults, Model, Stage
-from services.model_api.directory import ModelDirectory
 from services.model_families import find_family
 from services.model_families.loading import (
     describe_model,
@@ -16,6 +11,11 @@ from services.model_families.loading import (
     load_encoder,
     load_vae,
 )
+from services.model_files.directory import ModelDirectory
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError, InvalidRequest
+from triptych.domain.generation import GenerationRequest, resolve
+from triptych.domain.model import GenerationDefaults, Model, Stage
 
 Configure = Callable[..., None]
 FLOAT32 = ElementType.FLOAT32

@@ -8,17 +8,17 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from transformers import CLIPTokenizer
 
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError, InvalidRequest, TriptychError
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.model import Capabilities, GenerationDefaults
-from services.model_api.directory import ModelDirectory
-from services.model_api.encoding import encode_all
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import DenoiserModel, EncoderModel
 from services.model_families.loading import load_denoiser, load_encoder
 from services.model_families.stable_diffusion_3.spec import SPEC
+from services.model_files.directory import ModelDirectory
+from services.model_ports.encoding import encode_all
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import DenoiserModel, EncoderModel
 from tests.checkpoints import checkpoint
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError, InvalidRequest, TriptychError
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
+from triptych.domain.model import Capabilities, GenerationDefaults
 
 FLOAT32 = ElementType.FLOAT32
 CLIP_TOKENS = 77

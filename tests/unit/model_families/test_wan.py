@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError, InvalidRequest
-from services.domain.family_options import VideoOptions
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.model import MediaFormat
 from services.model_families.loading import load_denoiser, load_vae
 from services.model_families.wan.denoiser import WanDenoiser
 from tests.checkpoints import checkpoint
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError, InvalidRequest
+from triptych.domain.family_options import VideoOptions
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
+from triptych.domain.model import MediaFormat
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,17 @@ import pytest
 import torch
 from diffusers import ZImagePipeline
 
-from services.domain.element_type import ElementType
-from services.domain.errors import ConfigurationError, InvalidRequest
-from services.domain.generation import GenerationParameters, GenerationRequest, resolve
-from services.domain.model import GenerationDefaults
-from services.model_api.directory import ModelDirectory
-from services.model_api.encoding import encode_all
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import DenoiserModel, EncoderModel
 from services.model_families.loading import load_denoiser, load_encoder
 from services.model_families.z_image.spec import SPEC
+from services.model_files.directory import ModelDirectory
+from services.model_ports.encoding import encode_all
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import DenoiserModel, EncoderModel
 from tests.checkpoints import checkpoint
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import ConfigurationError, InvalidRequest
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
+from triptych.domain.model import GenerationDefaults
 
 FLOAT32 = ElementType.FLOAT32
 CONDITIONING = {

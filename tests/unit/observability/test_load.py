@@ -1,10 +1,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from services.domain.model import Stage
 from services.domain.stages import RankGroupInfo
 from services.observability.load import watched_load
 from tests.unit.domain.examples import capacity
+from triptych.domain.model import Stage
 
 Recorded = Callable[[str], dict[frozenset[tuple[str, str]], float]]
 

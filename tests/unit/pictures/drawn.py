@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.domain.errors import InvalidRequest
+from triptych.domain.errors import InvalidRequest
 
 KINDS = ("PNG", "JPEG", "WEBP")
 ORIENTATION = 0x0112

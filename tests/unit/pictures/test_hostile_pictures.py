@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from services.domain.errors import InvalidRequest
 from services.pictures.input_picture import (
     MAX_PIXELS,
     decode_described,
@@ -27,6 +26,7 @@ from tests.unit.pictures.drawn import (
     refusal,
     turned,
 )
+from triptych.domain.errors import InvalidRequest
 
 # What Pillow keeps text under, and then reads as something else.
 _MISREAD = (b"exif", b"transparency", b"icc_profile", b"interlace", b"XML:com.adobe.xmp", b"xmp")

@@ -7,7 +7,6 @@ import pytest
 import xxhash
 from PIL import Image, ImageFile, ImageOps, WebPImagePlugin
 
-from services.domain.errors import InvalidRequest
 from services.pictures.input_picture import (
     MAX_BYTES,
     MAX_PIXELS,
@@ -17,6 +16,7 @@ from services.pictures.input_picture import (
     describe_picture,
 )
 from tests.unit.pictures.drawn import KINDS, drawn, encoded, header_of, refusal, turned
+from triptych.domain.errors import InvalidRequest
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,27 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from services.domain.acceleration import (
-    NO_CACHE,
-    CacheDit,
-    MaskPolicy,
-    ReusePolicy,
-    StepsMask,
-    TeaCache,
-)
-from services.domain.element_type import ElementType
-from services.domain.errors import InvalidRequest
-from services.domain.family_options import (
-    GROUPS,
-    BagelOptions,
-    FluxOptions,
-    LayeredOptions,
-    LongCatOptions,
-    VideoOptions,
-)
-from services.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest
-from services.domain.input_image import InputImage
-from services.domain.model import MediaFormat
 from services.rpc.convert.generation import (
     parameters_from_proto,
     parameters_to_proto,
@@ -37,6 +16,27 @@ from services.rpc.convert.generation import (
 )
 from services.rpc.convert.images import image_data
 from tests.unit.domain.examples import PARAMETERS
+from triptych.domain.acceleration import (
+    NO_CACHE,
+    CacheDit,
+    MaskPolicy,
+    ReusePolicy,
+    StepsMask,
+    TeaCache,
+)
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import InvalidRequest
+from triptych.domain.family_options import (
+    GROUPS,
+    BagelOptions,
+    FluxOptions,
+    LayeredOptions,
+    LongCatOptions,
+    VideoOptions,
+)
+from triptych.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest
+from triptych.domain.input_image import InputImage
+from triptych.domain.model import MediaFormat
 from triptych.v1 import acceleration_pb2, generation_pb2, job_pb2, tensor_pb2
 
 T = TypeVar("T", bound=BaseModel)

@@ -4,17 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.acceleration import (
-    CacheDit,
-    CacheMethod,
-    CacheSupport,
-    CoefficientsSource,
-)
-from services.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
-from services.domain.family_options import OptionKind, OptionLimits
-from services.domain.image_fit import ImageFit
-from services.domain.model import MediaFormat, Stage
-from services.domain.parallel import ParallelDegrees, ParallelMethod, ParallelSupport
 from services.domain.stages import (
     Artifact,
     BranchStatistics,
@@ -48,6 +37,17 @@ from services.rpc.convert.stages import (
     timing_to_proto,
 )
 from tests.unit.domain.examples import ARTIFACT, CAPABILITIES, MODEL, TENSOR_REF, capacity, timing
+from triptych.domain.acceleration import (
+    CacheDit,
+    CacheMethod,
+    CacheSupport,
+    CoefficientsSource,
+)
+from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
+from triptych.domain.family_options import OptionKind, OptionLimits
+from triptych.domain.image_fit import ImageFit
+from triptych.domain.model import MediaFormat, Stage
+from triptych.domain.parallel import ParallelDegrees, ParallelMethod, ParallelSupport
 from triptych.v1 import capabilities_pb2, generation_pb2, stage_service_pb2
 
 # Whole microseconds, so that equality is exact.

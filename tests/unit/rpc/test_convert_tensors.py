@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from services.domain.element_type import ElementType
-from services.domain.errors import TensorRefused
 from services.domain.tensor_ref import MAX_INLINE_BYTES, Seal, TensorRef, TensorSpec
 from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
 from tests.unit.domain.examples import TENSOR_REF
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import TensorRefused
 from triptych.v1 import tensor_pb2
 
 SEAL = Seal(SecretStr("s" * 32))

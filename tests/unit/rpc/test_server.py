@@ -8,10 +8,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from services.domain.errors import ConfigurationError
 from services.rpc.channels import open_channel
 from services.rpc.server import ServiceServer
 from tests.unit.rpc.serving import DENOISER, ENCODER, Unary, encoder, serving, settings
+from triptych.domain.errors import ConfigurationError
 from triptych.v1 import encoder_service_pb2
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

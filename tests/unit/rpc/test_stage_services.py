@@ -10,13 +10,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic_settings import SettingsConfigDict
 
-from denoiser_service.servicer import DenoiserServicer
+from denoiser_service.service.servicer import DenoiserServicer
 from encoder_service.servicer import EncoderServicer
-from services.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
-from services.domain.deadline import Deadline
-from services.domain.errors import NotFound, TriptychError
-from services.domain.input_image import InputImage
-from services.domain.model import Stage
 from services.domain.settings import StageSettings
 from services.domain.stages import (
     Capacity,
@@ -42,6 +37,11 @@ from tests.unit.gateway.scripted_stages import (
     ScriptedVae,
 )
 from tests.unit.rpc.scripted_store import STATS, ScriptedStore
+from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import NotFound, TriptychError
+from triptych.domain.input_image import InputImage
+from triptych.domain.model import Stage
 from triptych.v1 import (
     denoiser_service_pb2,
     denoiser_service_pb2_grpc,

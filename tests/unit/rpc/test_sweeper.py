@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from services.domain.errors import StoreFull
 from services.domain.store_control import SweepReport
 from services.rpc.sweeper import sweep_forever
+from triptych.domain.errors import StoreFull
 
 
 class Store:

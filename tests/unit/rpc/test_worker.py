@@ -8,10 +8,10 @@ from functools import partial
 
 import pytest
 
-from services.domain.deadline import Deadline
-from services.domain.errors import DeadlineExceeded, QueueFull, StageUnavailable, StoreFull
-from services.domain.model import Stage
 from services.rpc.worker import StageWorker, Timed
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import DeadlineExceeded, QueueFull, StageUnavailable, StoreFull
+from triptych.domain.model import Stage
 
 
 class Piece:

@@ -15,11 +15,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from services.domain.errors import TriptychError
 from services.tensor_store.blob_store import BlobName
 from services.tensor_store.entry_store import EntryStore
 from services.tensor_store.opening import open_blob_store
 from services.tensor_store.shared_memory import SharedMemoryBlobStore
+from triptych.domain.errors import TriptychError
 
 REPOSITORY = Path(__file__).parents[3]
 ENTRIES_LIMIT_BYTES = 4 << 20

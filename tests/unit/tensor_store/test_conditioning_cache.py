@@ -5,12 +5,12 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from services.domain.errors import Unavailable
 from services.domain.store_control import EntryUsage
 from services.domain.tensor_ref import Seal
 from services.tensor_store.conditioning_cache import ConditioningCache
 from services.tensor_store.entry_store import EntryStore
 from services.tensor_store.memory import MemoryBlobStore, MemoryOptions
+from triptych.domain.errors import Unavailable
 
 SEAL = Seal(SecretStr("a secret of at least 32 characters"))
 OTHER_SEAL = Seal(SecretStr("another secret of 32 characters or more"))

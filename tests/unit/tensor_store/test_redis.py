@@ -8,13 +8,6 @@ import torch
 import trustme
 from pydantic import SecretStr
 
-from services.domain.errors import (
-    ConfigurationError,
-    StoreFull,
-    TensorNotFound,
-    TensorRefused,
-    Unavailable,
-)
 from services.domain.store_control import Bound, Fullness
 from services.domain.tensor_ref import Seal
 from services.tensor_store.opening import open_blob_store
@@ -22,6 +15,13 @@ from services.tensor_store.redis_server import CHUNK_BYTES
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.system.running_cluster import until
 from tests.valkey_server import BINARIES, DEBIANS, KeyValueServer, key_value_server
+from triptych.domain.errors import (
+    ConfigurationError,
+    StoreFull,
+    TensorNotFound,
+    TensorRefused,
+    Unavailable,
+)
 
 TENANT, REQUEST = "tenant", "a" * 32
 SCOPE = {"tenant": TENANT, "request_id": REQUEST}

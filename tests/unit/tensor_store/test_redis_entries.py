@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from services.domain.errors import ConfigurationError, StoreFull, Unavailable
 from services.domain.store_control import EntryUsage
 from services.tensor_store.opening import open_blob_store
 from services.tensor_store.redis import RedisBlobStore
@@ -16,6 +15,7 @@ from services.tensor_store.redis_server import CHUNK_BYTES
 from tests.system.running_cluster import until
 from tests.unit.tensor_store.test_redis import RIGHTS
 from tests.valkey_server import BINARIES, KeyValueServer, key_value_server
+from triptych.domain.errors import ConfigurationError, StoreFull, Unavailable
 
 MIB = 1 << 20
 LIMIT_BYTES = 64 * MIB

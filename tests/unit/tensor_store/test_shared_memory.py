@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from services.domain.errors import (
+from services.domain.store_control import Bound, Fullness
+from services.tensor_store.blob_store import BlobName
+from services.tensor_store.shared_memory import SharedMemoryBlobStore, SharedMemoryOptions
+from triptych.domain.errors import (
     ConfigurationError,
     StoreFull,
     TensorCorrupted,
     TensorNotFound,
     Unavailable,
 )
-from services.domain.store_control import Bound, Fullness
-from services.tensor_store.blob_store import BlobName
-from services.tensor_store.shared_memory import SharedMemoryBlobStore, SharedMemoryOptions
 
 FOREVER = 2.0**40
 MIB = 1 << 20

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from services.domain.errors import TensorNotFound
 from services.domain.store_control import SweepReport
 from services.tensor_store.opening import open_blob_store
 from tests.unit.tensor_store.store_processes import StoreProcesses
+from triptych.domain.errors import TensorNotFound
 
 FOREVER = 2.0**40
 MIB = 1 << 20

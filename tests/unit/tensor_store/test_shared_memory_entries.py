@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from services.domain.errors import ConfigurationError, StoreFull
 from services.tensor_store.opening import open_blob_store
 from services.tensor_store.shared_memory import SharedMemoryBlobStore
 from services.tensor_store.shared_memory_entries import SharedMemoryEntries
@@ -19,6 +18,7 @@ from tests.unit.tensor_store.store_processes import (
     ENTRIES_LIMIT_BYTES,
     StoreProcesses,
 )
+from triptych.domain.errors import ConfigurationError, StoreFull
 
 MIB = 1 << 20
 FOREVER = 2.0**40

@@ -18,10 +18,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from services.domain.errors import TensorNotFound
 from services.tensor_store.blob_store import BlobName
 from services.tensor_store.shared_memory import SharedMemoryBlobStore, SharedMemoryOptions
 from tests.unit.tensor_store.store_processes import StoreProcesses
+from triptych.domain.errors import TensorNotFound
 
 REQUESTS = st.sampled_from(["a" * 32, "b" * 32, "c" * 32])
 SIZES = st.sampled_from([1, 4096, 5000, 20_000])

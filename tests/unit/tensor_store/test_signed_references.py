@@ -4,9 +4,9 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from services.domain.errors import TensorRefused
 from services.domain.tensor_ref import Seal
 from services.tensor_store.tensor_store import open_store
+from triptych.domain.errors import TensorRefused
 
 TENANT, REQUEST = "tenant", "a" * 32
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from services.domain.errors import ConfigurationError, StoreFull
 from services.domain.tensor_ref import MAX_INLINE_BYTES, Seal
 from services.tensor_store.opening import open_blob_store
 from services.tensor_store.tensor_store import open_store
+from triptych.domain.errors import ConfigurationError, StoreFull
 
 REPOSITORY = Path(__file__).parents[3]
 

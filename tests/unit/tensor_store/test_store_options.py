@@ -4,10 +4,10 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from services.domain.errors import TensorCorrupted
 from services.domain.tensor_ref import Seal
 from services.tensor_store.memory import MemoryBlobStore, MemoryOptions
 from services.tensor_store.tensor_store import TensorStore, open_store
+from triptych.domain.errors import TensorCorrupted
 
 TTL_SECONDS = 60.0
 TENANT, REQUEST = "tenant", "a" * 32

@@ -9,11 +9,11 @@ import xxhash
 from hypothesis import given, settings
 from safetensors.torch import load
 
-from services.domain.element_type import ElementType
-from services.domain.errors import TensorCorrupted, Unsupported
 from services.domain.tensor_ref import TensorSpec
 from services.tensor_store.blob_layout import BlobLayout
 from services.tensor_store.codec import decode, describe, encode
+from triptych.domain.element_type import ElementType
+from triptych.domain.errors import TensorCorrupted, Unsupported
 
 SPECS = st.builds(
     TensorSpec,

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.errors import ConfigurationError
 from services.tuning.polynomial import IDENTITY, fit_polynomial, r_squared, thresholds_for
+from triptych.domain.errors import ConfigurationError
 
 CURVE = (3.0, -1.0, 0.5, 2.0, 0.1)
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from services.domain.errors import ConfigurationError
-from services.model_api.cache_profile import CacheProfile, read_profile
+from services.model_ports.cache_profile import CacheProfile, read_profile
 from services.tuning import calibrate, tune
 from services.tuning.polynomial import IDENTITY
 from services.tuning.settings import CalibrateSettings, TuneSettings
 from tests.checkpoints import checkpoint
-from tests.unit.model_api.profiles import profile
+from tests.unit.model_ports.profiles import profile
+from triptych.domain.errors import ConfigurationError
 
 
 @pytest.fixture(scope="module")

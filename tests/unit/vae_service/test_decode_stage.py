@@ -9,22 +9,22 @@ import xxhash
 from PIL import Image
 from pydantic import SecretStr
 
-from services.domain.errors import InvalidRequest, ModelNotFound, TensorNotFound, TriptychError
-from services.domain.family_options import (
+from services.domain.stages import DecodeRequest
+from services.domain.tensor_ref import Seal
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import Tensors
+from services.tensor_store.tensor_store import TensorStore, open_store
+from tests.unit.model_ports.fake_model import LOADED, limited, parameters
+from triptych.domain.errors import InvalidRequest, ModelNotFound, TensorNotFound, TriptychError
+from triptych.domain.family_options import (
     FamilyOptions,
     LayeredOptions,
     OptionKind,
     OptionLimits,
     VideoOptions,
 )
-from services.domain.generation import GenerationParameters
-from services.domain.model import LoadedModel, MediaFormat
-from services.domain.stages import DecodeRequest
-from services.domain.tensor_ref import Seal
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import Tensors
-from services.tensor_store.tensor_store import TensorStore, open_store
-from tests.unit.model_api.fake_model import LOADED, limited, parameters
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import LoadedModel, MediaFormat
 from vae_service.stage import VaeStage
 
 TENANT = "someone"

@@ -8,20 +8,20 @@ import torch
 from PIL import Image
 from pydantic import SecretStr
 
-from services.domain.deadline import Deadline
-from services.domain.errors import InvalidRequest, ModelNotFound, Unsupported
-from services.domain.generation import GenerationParameters
-from services.domain.model import Stage
 from services.domain.stages import EncodeImageRequest, StageTask
 from services.domain.tensor_ref import Seal
-from services.model_api.conditioning_encoder import ConditioningEncoder
-from services.model_api.encoding import Encoding, image_encoding
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import Tensors, VaeModel
+from services.model_ports.conditioning_encoder import ConditioningEncoder
+from services.model_ports.encoding import Encoding, image_encoding
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import Tensors, VaeModel
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
-from tests.unit.model_api.fake_model import EDITING, described, parameters
+from tests.unit.model_ports.fake_model import EDITING, described, parameters
 from tests.unit.pictures.drawn import drawn, encoded, turned
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import InvalidRequest, ModelNotFound, Unsupported
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import Stage
 from vae_service.preview_stage import PreviewStage
 from vae_service.replica import VaeReplica
 from vae_service.stage import VaeStage

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.domain.errors import Unsupported
-from services.domain.model import MediaFormat
+from triptych.domain.errors import Unsupported
+from triptych.domain.model import MediaFormat
 from vae_service.media import encode_media
 
 # Measured on these frames, whose colours change slowly: 4:2:0 and rounding to limited range.

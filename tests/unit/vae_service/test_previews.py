@@ -9,23 +9,23 @@ import torch
 from PIL import Image
 from pydantic import SecretStr
 
-from services.domain.deadline import Deadline
-from services.domain.errors import (
+from services.domain.stages import DecodeRequest, DrawPreviewRequest
+from services.domain.tensor_ref import Seal
+from services.model_ports.stage_model import StageModel
+from services.model_ports.stages import Tensors
+from services.rpc.worker import StageWorker
+from services.tensor_store.tensor_store import TensorStore, open_store
+from tests.unit.model_ports.fake_model import LOADED, parameters
+from triptych.domain.deadline import Deadline
+from triptych.domain.errors import (
     DeadlineExceeded,
     ModelNotFound,
     StageUnavailable,
     TensorNotFound,
     TriptychError,
 )
-from services.domain.generation import GenerationParameters
-from services.domain.model import Stage
-from services.domain.stages import DecodeRequest, DrawPreviewRequest
-from services.domain.tensor_ref import Seal
-from services.model_api.stage_model import StageModel
-from services.model_api.stages import Tensors
-from services.rpc.worker import StageWorker
-from services.tensor_store.tensor_store import TensorStore, open_store
-from tests.unit.model_api.fake_model import LOADED, parameters
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.model import Stage
 from vae_service.preview_stage import PreviewStage
 from vae_service.replica import VaeReplica
 from vae_service.stage import VaeStage

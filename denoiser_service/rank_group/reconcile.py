@@ -1,0 +1,93 @@
+"""One reply out of those of all ranks. Pure; loads no torch."""
+
+from collections.abc import Sequence
+
+from denoiser_service.rank.commands import (
+    Abort,
+    Command,
+    Failed,
+    Finished,
+    Prepared,
+    RankReady,
+    Reply,
+    Step,
+    Stepped,
+)
+from services.domain.stages import BranchDecision
+
+
+class RanksDisagree(Exception):
+    """Ranks that were told the same did not do the same: none can be trusted any more."""
+
+
+def reconcile(command: Command, replies: Sequence[Reply]) -> Reply:
+    """What a group of ranks answers to one command, in the words of its first rank.
+
+    Args:
+        command: what every rank was told.
+        replies: of every rank, in the order of their numbers; at least one.
+
+    Returns:
+        The first Failed reply if any rank failed.
+
+    Raises:
+        RanksDisagree: they do not answer the same; the message says where.
+    """
+    failures = [each for each in replies if isinstance(each, Failed)]
+    if failures:
+        # Each takes a request in, and stores its latents, for itself, and may fail at that alone.
+        # Steps are made together, and who holds a request is the same everywhere.
+        if len(failures) < len(replies) and isinstance(command, Step | Abort):
+            raise RanksDisagree(f"some failed to {command.kind}: {failures[0].message}")
+        return failures[0]
+    check_alike(replies)
+    first = replies[0]
+    if isinstance(first, Prepared | Stepped):
+        # Ranks with different branches may keep different caches; room is needed for the largest.
+        kept = max(each.held_bytes for each in replies if isinstance(each, Prepared | Stepped))
+        first = first.model_copy(update={"held_bytes": kept})
+    if isinstance(first, Stepped):
+        decisions = _united([each.decisions for each in replies if isinstance(each, Stepped)])
+        return first.model_copy(update={"decisions": decisions})
+    return first
+
+
+def check_alike(replies: Sequence[Reply]) -> None:
+    """Raises RanksDisagree unless every rank said the same."""
+    first = replies[0]
+    for number, each in enumerate(replies[1:], start=1):
+        if _agreed(each) != _agreed(first):
+            raise RanksDisagree(f"rank {number} said {each!r}; rank 0 said {first!r}")
+
+
+def _agreed(reply: Reply) -> Reply:
+    """The part of a reply that every rank must give alike."""
+    match reply:
+        case RankReady():
+            return reply.model_copy(update={"pid": 0})
+        case Prepared():
+            own = {"run_seconds": 0, "transfer_seconds": 0, "held_bytes": 0}
+            return reply.model_copy(update=own)
+        case Stepped():
+            its = {"seconds": 0, "decisions": (), "held_bytes": 0, "preview": None}
+            return reply.model_copy(update=its)
+        case Finished():
+            # The checksum stays: every rank holds the whole latents, and they are equal.
+            untimed = {"run_seconds": 0, "transfer_seconds": 0, "latents": None}
+            return reply.model_copy(update=untimed)
+    return reply
+
+
+def _united(
+    decisions: Sequence[tuple[BranchDecision, ...]],
+) -> tuple[BranchDecision, ...]:
+    """Every branch's decision once: ranks that share a branch share its decision."""
+    united: dict[str, BranchDecision] = {}
+    for number, taken in enumerate(decisions):
+        for each in taken:
+            known = united.setdefault(each.branch, each)
+            if known.reused != each.reused:
+                raise RanksDisagree(
+                    f"rank {number} decided {each!r}; another rank decided {known!r}"
+                )
+    return tuple(united.values())

@@ -1,0 +1,59 @@
+"""A rank on a thread of this process, behind the RankGroup port: the fused topology."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+
+from denoiser_service.rank.commands import Command, Failed, RankReady, Reply
+from denoiser_service.rank.executor import RankExecutor
+from denoiser_service.rank_group.ranks import error_of
+from triptych.domain.errors import RanksLost
+from triptych.domain.parallel import ONE_RANK
+
+
+class ThreadRankGroup:
+    """Executes commands on one thread; it cannot be lost without the whole process.
+
+    Args:
+        executor: what executes them.
+        ready: what it holds.
+    """
+
+    def __init__(self, executor: RankExecutor, ready: RankReady) -> None:
+        self._executor = executor
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
+        self._broken = asyncio.Event()
+        self.ready: RankReady | None = ready
+        self.generation = 1
+        self.degrees = ONE_RANK
+
+    async def run(self) -> None:
+        """Runs until the device is of no further use in this process.
+
+        Raises:
+            RanksLost: it is; only another process can go on.
+        """
+        await self._broken.wait()
+        raise RanksLost("the device failed; this process cannot use it any more")
+
+    async def wait_ready(self) -> RankReady:
+        """Ready from the start."""
+        assert self.ready is not None
+        return self.ready
+
+    async def execute(self, command: Command) -> Reply:
+        """See RankGroup."""
+        loop = asyncio.get_running_loop()
+        # The context goes along, so that what the executor logs names this process.
+        reply = await loop.run_in_executor(
+            self._thread, copy_context().run, self._executor.execute, command
+        )
+        if isinstance(reply, Failed):
+            if reply.fatal:
+                self._broken.set()
+            raise error_of(reply)
+        return reply
+
+    async def close(self) -> None:
+        """Waits for the command at hand and ends the thread."""
+        await asyncio.to_thread(self._thread.shutdown)

@@ -1,0 +1,1 @@
+"""LongCat-Image: a prompt to a picture."""

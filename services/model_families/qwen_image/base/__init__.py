@@ -1,0 +1,1 @@
+"""Qwen-Image: a prompt to a picture."""

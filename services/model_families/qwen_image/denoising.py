@@ -1,0 +1,276 @@
+"""Qwen-Image's denoising loop, one step at a time, with or without pictures to edit.
+
+Shapes: C latent channels; H, W latent sides; N packed tokens of what is drawn; M packed tokens of
+input pictures; L prompt tokens; D prompt width. The batch is always one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+)
+
+from services.model_families.qwen_image.configuration import PATCH_SIZE
+from services.model_ports.acceleration import (
+    CONDITIONAL,
+    UNCONDITIONAL,
+    Arguments,
+    Block,
+    BlockLists,
+)
+from services.model_ports.rows import Rows
+from services.model_ports.sequence import SequenceSplit, TokenShare
+from services.model_ports.stages import Tensors, image_latents_name
+from services.numerics.conditioning import prompt_shapes, take_conditioning
+from services.numerics.scheduled_state import ScheduledState
+from services.numerics.schedules import Schedule
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.image_fit import ImageFit
+
+Grid = tuple[int, int, int]
+"""Frames, rows and columns of tokens."""
+
+
+@dataclass(slots=True)
+class QwenImageState(ScheduledState):
+    """One request inside the loop; latents are packed [1, N, 4C].
+
+    Attributes:
+        prompt: conditioning of the wanted branch [1, L, D].
+        negative_prompt: that of the unwanted branch [1, L', D]; None without guidance.
+        grids: of each frame that is drawn, then of each input picture.
+        frames: how many are drawn.
+        images: packed latents of the input pictures [1, M, 4C]; None without any.
+        size: width and height in pixels.
+    """
+
+    prompt: torch.Tensor
+    negative_prompt: torch.Tensor | None
+    guidance_scale: float
+    grids: list[Grid]
+    frames: int
+    images: torch.Tensor | None
+    size: tuple[int, int]
+
+    @property
+    def branch_count(self) -> int:
+        """How many guidance branches its steps have."""
+        return 1 if self.negative_prompt is None else 2
+
+
+class QwenImageDenoiser:
+    """The published loop, bit for bit, with all that belongs to a request in its state.
+
+    Gradients are switched off by `no_grad`, as in the published pipeline: a state outlives the call
+    that made it, and tensors of `inference_mode` could not be changed outside it.
+
+    Args:
+        transformer: the model.
+        scheduler: as loaded.
+        scale_factor: pixels per latent, on each side.
+        device: where the transformer is.
+        image_fit: the size that input pictures are scaled to; None for models that take none.
+    """
+
+    def __init__(
+        self,
+        transformer: QwenImageTransformer2DModel,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        scale_factor: int,
+        device: torch.device,
+        image_fit: ImageFit | None = None,
+    ) -> None:
+        self._transformer = transformer
+        self._scheduler = scheduler
+        self._scale_factor = scale_factor
+        self._device = device
+        self._image_fit = image_fit
+        self._pipeline = QwenImagePipeline(
+            transformer=transformer, scheduler=None, vae=None, text_encoder=None, tokenizer=None
+        )
+        # Without its VAE the pipeline guesses.
+        self._pipeline.vae_scale_factor = scale_factor
+
+    @property
+    def block_lists(self) -> BlockLists:
+        """Where the transformer keeps its blocks."""
+        return BlockLists(("transformer_blocks",), _signal, split=SequenceSplit(_shared))
+
+    @property
+    def rows(self) -> Rows:
+        """How forwards of several requests become one."""
+        return Rows(padded={"encoder_hidden_states": "encoder_hidden_states_mask"})
+
+    @property
+    def components(self) -> Mapping[str, torch.nn.Module]:
+        """The transformer."""
+        return {"transformer": self._transformer}
+
+    @torch.no_grad()
+    def prepare(self, parameters: GenerationParameters, conditioning: Tensors) -> QwenImageState:
+        """Draws the noise on the host, so that a seed means the same on every device.
+
+        Args:
+            parameters: effective values.
+            conditioning: what the family's encoder, and its VAE for each picture, gave; copied.
+
+        Raises:
+            TriptychError: the conditioning does not go with the parameters or this model.
+        """
+        sizes = self.image_sizes(parameters)
+        prompts = prompt_shapes(parameters, (1, None, self._transformer.config.joint_attention_dim))
+        pictures = {
+            image_latents_name(index): self._latent_shape(size) for index, size in enumerate(sizes)
+        }
+        taken = take_conditioning(
+            conditioning, {**prompts, **pictures}, self._transformer.dtype, self._device
+        )
+        latents = self.draw(parameters)
+        images = [_packed(taken[name]) for name in pictures]
+        packed = torch.cat(images, dim=1) if images else None
+        size, frames = (parameters.width, parameters.height), self.frames(parameters)
+        return QwenImageState(
+            latents=latents,
+            schedule=self.schedule(parameters, latents, packed),
+            prompt=taken["prompt_embeds"],
+            negative_prompt=taken.get("negative_prompt_embeds"),
+            guidance_scale=parameters.guidance_scale,
+            grids=[self._grid(each) for each in [size] * frames + sizes],
+            frames=frames,
+            images=packed,
+            size=size,
+        )
+
+    @torch.no_grad()
+    def step(self, state: QwenImageState) -> None:
+        """Advances the request by one step, and returns when the device has done it."""
+        branches = {CONDITIONAL: partial(self._velocity, state, CONDITIONAL, state.prompt)}
+        if state.negative_prompt is not None:
+            branches[UNCONDITIONAL] = partial(
+                self._velocity, state, UNCONDITIONAL, state.negative_prompt
+            )
+        velocity, *others = state.branches.run(branches)
+        for unwanted in others:
+            velocity = self.guide(velocity, unwanted, state.guidance_scale)
+        state.latents = state.schedule.advance(velocity, state.latents)
+
+    @torch.no_grad()
+    def finish(self, state: QwenImageState) -> Tensors:
+        """Returns `latents` [1, C, 1, H, W], normalised as the transformer sees them."""
+        width, height = state.size
+        return {
+            "latents": QwenImagePipeline._unpack_latents(  # noqa: SLF001 — imported rather than copied
+                state.latents, height, width, self._scale_factor
+            )
+        }
+
+    def image_sizes(self, parameters: GenerationParameters) -> list[tuple[int, int]]:
+        """Width and height in pixels that each input picture is scaled to."""
+        fit = self._image_fit
+        if fit is None:
+            return []
+        return [fit.size(each.width, each.height) for each in parameters.images]
+
+    def frames(self, parameters: GenerationParameters) -> int:
+        """How many pictures of the request's size are drawn together."""
+        return 1
+
+    def draw(self, parameters: GenerationParameters) -> torch.Tensor:
+        """Packed noise [1, N, 4C]."""
+        noise = self._pipeline.prepare_latents(**self.noise(parameters))
+        assert isinstance(noise, torch.Tensor)
+        return noise
+
+    def noise(self, parameters: GenerationParameters) -> dict[str, Any]:
+        """What the published pipelines are told to draw noise."""
+        return {
+            "batch_size": 1,
+            "num_channels_latents": self._transformer.config.in_channels // 4,
+            "height": parameters.height,
+            "width": parameters.width,
+            "dtype": self._transformer.dtype,
+            "device": self._device,
+            "generator": torch.Generator("cpu").manual_seed(parameters.seed),
+        }
+
+    def schedule(
+        self,
+        parameters: GenerationParameters,
+        latents: torch.Tensor,
+        images: torch.Tensor | None,
+    ) -> Schedule:
+        """The noise levels of a request whose packed latents, and pictures, are given."""
+        tokens = latents.shape[1]
+        return Schedule.shifted(self._scheduler, parameters.steps, self._device, tokens=tokens)
+
+    def guide(self, wanted: torch.Tensor, unwanted: torch.Tensor, scale: float) -> torch.Tensor:
+        """One velocity [1, N, 4C] from those of the two branches."""
+        combined = unwanted + scale * (wanted - unwanted)
+        # Each token keeps the length it has without guidance.
+        wanted_length = torch.norm(wanted, dim=-1, keepdim=True)
+        combined_length = torch.norm(combined, dim=-1, keepdim=True)
+        guided: torch.Tensor = combined * (wanted_length / combined_length)
+        return guided
+
+    def model_inputs(self) -> Mapping[str, Any]:
+        """Further inputs of the transformer."""
+        return {}
+
+    def _velocity(self, state: QwenImageState, branch: str, prompt: torch.Tensor) -> torch.Tensor:
+        latents, images = state.latents, state.images
+        (velocity,) = state.acceleration.run(
+            self._transformer,
+            branch,
+            hidden_states=latents if images is None else torch.cat([latents, images], dim=1),
+            timestep=state.schedule.timestep.expand(1).to(latents.dtype) / 1000,
+            encoder_hidden_states=prompt,
+            encoder_hidden_states_mask=None,
+            img_shapes=[state.grids],
+            return_dict=False,
+            **self.model_inputs(),
+        )
+        assert isinstance(velocity, torch.Tensor)
+        return velocity[:, : latents.shape[1]]
+
+    def _latent_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        width, height = size
+        channels = self._transformer.config.in_channels // 4
+        return (1, channels, 1, height // self._scale_factor, width // self._scale_factor)
+
+    def _grid(self, size: tuple[int, int]) -> Grid:
+        width, height = size
+        patch_side = self._scale_factor * PATCH_SIZE
+        return (1, height // patch_side, width // patch_side)
+
+
+def _signal(block: Block, arguments: Arguments) -> torch.Tensor:
+    modulation, _ = block.img_mod(arguments["temb"]).chunk(2, dim=-1)
+    modulated, _ = block._modulate(  # noqa: SLF001 — the block's own arithmetic
+        block.img_norm1(arguments["hidden_states"]), modulation, arguments["modulate_index"]
+    )
+    assert isinstance(modulated, torch.Tensor)
+    return modulated
+
+
+def _shared(arguments: Arguments, share: TokenShare) -> Mapping[str, Any]:
+    drawn, prompt = arguments["image_rotary_emb"]
+    modulated = arguments["modulate_index"]
+    return {
+        "image_rotary_emb": (share.of(drawn, 0), share.of(prompt, 0)),
+        "modulate_index": None if modulated is None else share.of(modulated, 1),
+    }
+
+
+def _packed(latents: torch.Tensor) -> torch.Tensor:
+    _, channels, _, rows, columns = latents.shape
+    packed = QwenImagePipeline._pack_latents(  # noqa: SLF001 — imported rather than copied
+        latents, 1, channels, rows, columns
+    )
+    assert isinstance(packed, torch.Tensor)
+    return packed

@@ -1,0 +1,1 @@
+"""A model's files as published: directories, weights, manifests, and the hub."""

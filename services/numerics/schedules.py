@@ -1,0 +1,140 @@
+"""From noise to latents: which noise levels a request goes through."""
+
+import copy
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_timesteps
+
+from services.model_files.directory import ModelDirectory
+from services.model_files.modules import load_part
+from services.torch_setup.runtime import wait_for
+
+
+class Scheduler(Protocol):
+    """What the published schedulers of flow models have in common."""
+
+    config: Any
+    timesteps: torch.Tensor
+    sigmas: torch.Tensor
+
+    def set_begin_index(self, begin_index: int) -> None: ...
+
+    def step(
+        self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor, **_: object
+    ) -> tuple[torch.Tensor]: ...
+
+
+class Schedule:
+    """The steps of one request. The scheduler is a copy, since it counts steps and remembers.
+
+    Args:
+        scheduler: as loaded; left as it is.
+        steps: how many to take.
+        device: where the latents are.
+        options: further ones of the scheduler's `set_timesteps`.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        steps: int,
+        device: torch.device,
+        **options: object,
+    ) -> None:
+        self._scheduler = copy.deepcopy(scheduler)
+        self._device = device
+        self._timesteps, _ = retrieve_timesteps(self._scheduler, steps, device, **options)
+        self._scheduler.set_begin_index(0)
+        # On the host, so that reading one never waits for the device; the last is where it ends.
+        self._sigmas: list[float] = self._scheduler.sigmas.tolist()
+        self.completed_steps = 0
+        # Of the last step: where it started, its noise level and its velocity.
+        self._last_step: tuple[torch.Tensor, float, torch.Tensor] | None = None
+
+    @classmethod
+    def shifted(
+        cls,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        steps: int,
+        device: torch.device,
+        *,
+        tokens: int,
+    ) -> Self:
+        """Even noise levels from 1 to 1 / steps, shifted by the number of latent tokens."""
+        sigmas = np.linspace(1.0, 1 / steps, steps)
+        return cls(scheduler, steps, device, sigmas=sigmas, mu=length_shift(scheduler, tokens))
+
+    @property
+    def total_steps(self) -> int:
+        """Steps from noise to latents."""
+        return len(self._timesteps)
+
+    @property
+    def sigma(self) -> float:
+        """The noise level that the next step starts from; 0 after the last."""
+        return self._sigmas[self.completed_steps]
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """All of the schedule's, on the device."""
+        timesteps = self._timesteps
+        assert isinstance(timesteps, torch.Tensor)
+        return timesteps
+
+    @property
+    def timestep(self) -> torch.Tensor:
+        """That noise level as the scheduler counts it, 1000 to 0; a scalar on the device."""
+        timestep = self._timesteps[self.completed_steps]
+        assert isinstance(timestep, torch.Tensor)
+        return timestep
+
+    @property
+    def destination(self) -> torch.Tensor:
+        """The latents at noise level 0 that the last step was heading for.
+
+        In flow models a velocity leads straight there; this is what such schedulers themselves call
+        the predicted sample, and after the last step the latents, bit for bit.
+        """
+        assert self._last_step is not None
+        latents, sigma, velocity = self._last_step
+        # A tensor, as schedulers have it: a bare number would be rounded otherwise in bfloat16.
+        return (latents.float() - torch.tensor(sigma) * velocity).to(latents.dtype)
+
+    def forget_step(self) -> None:
+        """Lets go of what `destination` is made of, until the next step."""
+        self._last_step = None
+
+    def advance(self, velocity: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """The latents after one more step; returns when the device has computed them."""
+        (advanced,) = self._scheduler.step(velocity, self.timestep, latents, return_dict=False)
+        assert isinstance(advanced, torch.Tensor)
+        # Progress, timing and cancellation are about steps that are done, not queued.
+        wait_for(self._device)
+        self._last_step = (latents, self.sigma, velocity)
+        self.completed_steps += 1
+        return advanced
+
+
+def length_shift(scheduler: FlowMatchEulerDiscreteScheduler, tokens: int) -> float:
+    """How far to shift the noise levels of a picture of so many tokens, the scheduler's `mu`."""
+    shift = calculate_shift(
+        tokens,
+        scheduler.config.get("base_image_seq_len", 256),
+        scheduler.config.get("max_image_seq_len", 4096),
+        scheduler.config.get("base_shift", 0.5),
+        scheduler.config.get("max_shift", 1.15),
+    )
+    return float(shift)
+
+
+def load_flow_scheduler(directory: ModelDirectory) -> FlowMatchEulerDiscreteScheduler:
+    """Loads a scheduler whose noise is drawn once, before the first step.
+
+    Raises:
+        ConfigurationError: it cannot be loaded, or draws noise in every step.
+    """
+    directory.refuse("scheduler", "stochastic_sampling", "a seed would not decide the picture")
+    return load_part(FlowMatchEulerDiscreteScheduler, directory, "scheduler")

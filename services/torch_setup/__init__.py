@@ -1,0 +1,1 @@
+"""How a process that computes sets torch up."""

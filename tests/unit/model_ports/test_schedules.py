@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from services.model_files.directory import ModelDirectory
+from services.numerics.schedules import Schedule, load_flow_scheduler
+from triptych.domain.errors import ConfigurationError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def scheduler() -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+
+
+def walk(schedule: Schedule, latents: torch.Tensor) -> torch.Tensor:
+    while schedule.completed_steps < schedule.total_steps:
+        latents = schedule.advance(latents.sin(), latents)
+    return latents
+
+
+def test_requests_of_one_scheduler_do_not_count_each_others_steps(
+    scheduler: FlowMatchEulerDiscreteScheduler,
+) -> None:
+    noise = torch.linspace(-1, 1, 8)
+    alone = walk(Schedule.shifted(scheduler, 3, CPU, tokens=64), noise)
+    first = Schedule.shifted(scheduler, 3, CPU, tokens=64)
+    second = Schedule.shifted(scheduler, 5, CPU, tokens=16)
+    latents = first.advance(noise.sin(), noise)
+    walk(second, noise)
+    assert (first.completed_steps, second.completed_steps) == (1, 5)
+    assert torch.equal(walk(first, latents), alone)
+
+
+def test_more_tokens_keep_the_noise_longer(scheduler: FlowMatchEulerDiscreteScheduler) -> None:
+    few, many = (Schedule.shifted(scheduler, 2, CPU, tokens=count) for count in (256, 4096))
+    for schedule in (few, many):
+        assert schedule.sigma == 1.0
+        assert float(schedule.timestep) == 1000.0
+        schedule.advance(torch.zeros(1), torch.zeros(1))
+    # exp(mu) / (exp(mu) + 1), where mu goes from 0.5 at 256 tokens to 1.15 at 4096.
+    assert few.sigma == pytest.approx(0.6225, abs=1e-4)
+    assert many.sigma == pytest.approx(0.7595, abs=1e-4)
+
+
+def test_after_the_last_step_no_noise_is_left(scheduler: FlowMatchEulerDiscreteScheduler) -> None:
+    schedule = Schedule.shifted(scheduler, 1, CPU, tokens=16)
+    walk(schedule, torch.zeros(1))
+    assert (schedule.completed_steps, schedule.sigma) == (1, 0.0)
+
+
+def test_a_scheduler_that_draws_noise_in_every_step_is_refused(tmp_path: Path) -> None:
+    index = {"_class_name": "SomePipeline"}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    folder = tmp_path / "scheduler"
+    FlowMatchEulerDiscreteScheduler(stochastic_sampling=True).save_pretrained(folder)
+    with pytest.raises(ConfigurationError, match="stochastic_sampling is true; a seed would not"):
+        load_flow_scheduler(ModelDirectory(tmp_path))
+    FlowMatchEulerDiscreteScheduler().save_pretrained(folder)
+    load_flow_scheduler(ModelDirectory(tmp_path))

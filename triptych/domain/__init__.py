@@ -1,0 +1,1 @@
+"""The nouns that client, gateway, stages and ranks share; loads neither torch nor grpc."""

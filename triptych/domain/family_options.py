@@ -1,0 +1,227 @@
+"""Knobs of one model family: what a request may turn, and how far."""
+
+import math
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from triptych.domain.errors import FieldViolation
+
+
+class _Options(BaseModel):
+    """None is what a request left out; in effective values nothing is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def conflicts(self) -> Iterator[FieldViolation]:
+        """What is wrong with effective values that are each allowed."""
+        yield from ()
+
+
+class VideoOptions(_Options):
+    """Text-to-video models.
+
+    Attributes:
+        low_noise_guidance_scale: of the low-noise expert, where a model has two.
+    """
+
+    kind: Literal["video"] = "video"
+    num_frames: int | None = None
+    frames_per_second: int | None = None
+    low_noise_guidance_scale: float | None = None
+
+
+class LayeredOptions(_Options):
+    """Models that take a picture apart into layers.
+
+    Attributes:
+        resolution: side in pixels of a square of the area that is drawn.
+        caption_image: let the model's own language model write the prompt, which must be empty.
+    """
+
+    kind: Literal["layered"] = "layered"
+    layers: int | None = None
+    resolution: int | None = None
+    caption_image: bool | None = None
+
+
+class LongCatOptions(_Options):
+    """LongCat-Image.
+
+    Attributes:
+        rewrite_prompt: let the model's own language model rewrite the prompt before it is encoded.
+    """
+
+    kind: Literal["long_cat"] = "long_cat"
+    rewrite_prompt: bool | None = None
+
+
+class BagelOptions(_Options):
+    """BAGEL.
+
+    Attributes:
+        image_guidance_scale: how closely to follow the input image; 1 for not at all.
+        guidance_interval_start: guidance is on while the noise level is above this
+        guidance_interval_end: and at most this.
+    """
+
+    kind: Literal["bagel"] = "bagel"
+    image_guidance_scale: float | None = None
+    guidance_interval_start: float | None = None
+    guidance_interval_end: float | None = None
+
+    def conflicts(self) -> Iterator[FieldViolation]:
+        """The interval must not be empty."""
+        start, end = self.guidance_interval_start, self.guidance_interval_end
+        if start is not None and end is not None and start >= end:
+            yield FieldViolation(
+                "bagel.guidance_interval_start",
+                f"is {start:g}; it must be below guidance_interval_end, which is {end:g}",
+            )
+
+
+class FluxOptions(_Options):
+    """FLUX.1.
+
+    Attributes:
+        true_guidance_scale: of classifier-free guidance by a branch of its own; 1 for none.
+    """
+
+    kind: Literal["flux"] = "flux"
+    true_guidance_scale: float | None = None
+
+
+FamilyOptions = Annotated[
+    VideoOptions | LayeredOptions | LongCatOptions | BagelOptions | FluxOptions,
+    Field(discriminator="kind"),
+]
+GROUPS: Final[dict[str, type[_Options]]] = {
+    "video": VideoOptions,
+    "layered": LayeredOptions,
+    "long_cat": LongCatOptions,
+    "bagel": BagelOptions,
+    "flux": FluxOptions,
+}
+
+
+class OptionKind(StrEnum):
+    """What values an option takes."""
+
+    INTEGER = "integer"
+    NUMBER = "number"
+    SWITCH = "switch"
+
+
+class OptionLimits(BaseModel):
+    """One knob that a model has; bounds are inclusive.
+
+    Attributes:
+        field: its path in a request, for example "video.num_frames".
+        step: allowed are the minimum and so much more, and so on; 0 for anything between.
+        default: for a switch, 0 is off and 1 is on.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    field: str
+    kind: OptionKind
+    minimum: float
+    maximum: float
+    step: float = 0.0
+    default: float
+
+    @property
+    def group(self) -> str:
+        """Which options it is one of, for example "video"."""
+        return self.field.partition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """What it is called among them, for example "num_frames"."""
+        return self.field.partition(".")[2]
+
+    @property
+    def default_value(self) -> float | bool:
+        """The default in the option's own type."""
+        match self.kind:
+            case OptionKind.SWITCH:
+                return bool(self.default)
+            case OptionKind.INTEGER:
+                return int(self.default)
+        return self.default
+
+    def effective(self, asked: FamilyOptions | None) -> float | bool:
+        """What a request with these options gets: what it asked of the knob, or the default."""
+        given = getattr(asked, self.name, None)
+        return self.default_value if given is None else float(given)
+
+    def allows(self, value: float) -> bool:
+        """Whether a request may ask for a value."""
+        # NaN fails every comparison.
+        if not self.minimum <= value <= self.maximum:
+            return False
+        return not self.step or math.fmod(value - self.minimum, self.step) == 0
+
+    def __str__(self) -> str:
+        """The allowed values, for people."""
+        if self.kind is OptionKind.SWITCH:
+            return "on and off"
+        span = f"{self.minimum:g} to {self.maximum:g}"
+        if self.step in {0, 1}:
+            return span
+        if self.minimum + self.step >= self.maximum:
+            return f"{self.minimum:g} and {self.maximum:g}"
+        first = [f"{self.minimum + self.step * number:g}" for number in range(2)]
+        return f"{', '.join(first)} and so on to {self.maximum:g}"
+
+
+def switch(field: str, *, default: bool) -> OptionLimits:
+    """A knob that is on or off."""
+    return OptionLimits(
+        field=field, kind=OptionKind.SWITCH, minimum=0, maximum=1, step=1, default=float(default)
+    )
+
+
+def option_violations(
+    asked: FamilyOptions | None, limits: tuple[OptionLimits, ...]
+) -> Iterator[FieldViolation]:
+    """What a model cannot honour of what a request asked."""
+    if asked is None:
+        return
+    if not limits or asked.kind != limits[0].group:
+        has = f"this model's are {limits[0].group}" if limits else "this model has none"
+        yield FieldViolation(asked.kind, f"are options of another model family; {has}")
+        return
+    given = asked.model_dump(exclude={"kind"}, exclude_none=True)
+    known = {each.name: each for each in limits}
+    allowed = True
+    for name, value in given.items():
+        field = f"{asked.kind}.{name}"
+        if name not in known:
+            allowed = False
+            yield FieldViolation(field, "is an option that this model does not have")
+        elif not known[name].allows(value):
+            allowed = False
+            yield FieldViolation(field, f"is {value}; allowed are {known[name]}")
+    if allowed:
+        effective = effective_options(asked, limits)
+        assert effective is not None
+        yield from effective.conflicts()
+
+
+def effective_options(
+    asked: FamilyOptions | None, limits: tuple[OptionLimits, ...]
+) -> FamilyOptions | None:
+    """Allowed options with the model's defaults filled in; None for a model that has none."""
+    if not limits:
+        return None
+    values: dict[str, object] = {each.name: each.default_value for each in limits}
+    if asked is not None:
+        values |= asked.model_dump(exclude={"kind"}, exclude_none=True)
+    options = GROUPS[limits[0].group].model_validate(values)
+    assert isinstance(
+        options, VideoOptions | LayeredOptions | LongCatOptions | BagelOptions | FluxOptions
+    )
+    return options

@@ -1,0 +1,161 @@
+"""A served model: what it accepts and what it does with what is left out."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from triptych.domain.acceleration import (
+    NO_CACHE,
+    Cache,
+    CacheSupport,
+    cache_violations,
+    effective_cache,
+)
+from triptych.domain.element_type import ElementType
+from triptych.domain.family_options import FamilyOptions, OptionLimits
+from triptych.domain.image_fit import ImageFit
+from triptych.domain.parallel import ParallelSupport
+
+
+class Stage(StrEnum):
+    """A panel of the triptych."""
+
+    ENCODER = "encoder"
+    DENOISER = "denoiser"
+    VAE = "vae"
+
+
+class MediaFormat(StrEnum):
+    """The encoding of an artifact."""
+
+    PNG = "png"
+    MP4 = "mp4"
+    PNG_ARCHIVE = "png_archive"
+
+
+class GenerationDefaults(BaseModel):
+    """Values for what a request leaves out.
+
+    Attributes:
+        negative_prompt: used when guidance is on and the request has none.
+        cache: used from cache_min_steps on, if the request names no cache; not even "none".
+        cache_min_steps: fewer steps differ more from one another than those it was chosen with.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    negative_prompt: str = " "
+    cache: Cache = NO_CACHE
+    cache_min_steps: int = 0
+
+
+class Capabilities(BaseModel):
+    """Limits in pixels, steps and characters; bounds are inclusive.
+
+    Attributes:
+        supports_guidance: whether guidance_scale does anything, in whichever way.
+        supports_negative_prompt: whether guidance runs a second branch, from a negative prompt.
+        guidance_field: of a request: how much that branch steers; one of the options may say so.
+        guidance_off_scale: at this value of it and below, that branch is not run.
+        min_images: input images a request must carry; 0 for models that draw from a prompt alone.
+        max_images: input images a request may carry.
+        image_fit: how the size follows from the last input image; None where it does not.
+        options: knobs of the model's family, all of one group.
+        supports_previews: whether a request may ask for pictures of what it is heading for.
+        supports_step_batching: whether requests of the same sizes can take a step in one forward.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    max_prompt_characters: int
+    max_prompt_tokens: int
+    size_multiple: int
+    min_side: int
+    max_side: int
+    max_pixels: int
+    min_steps: int
+    max_steps: int
+    supports_guidance: bool
+    min_guidance_scale: float
+    max_guidance_scale: float
+    supports_negative_prompt: bool = True
+    guidance_field: str = "guidance_scale"
+    guidance_off_scale: float = 1.0
+    min_images: int = 0
+    max_images: int = 0
+    image_fit: ImageFit | None = None
+    options: tuple[OptionLimits, ...] = ()
+    supports_previews: bool = False
+    supports_step_batching: bool = False
+    media_formats: tuple[MediaFormat, ...] = (MediaFormat.PNG,)
+    cache_support: CacheSupport = CacheSupport()
+    parallel_support: ParallelSupport = ParallelSupport()
+    defaults: GenerationDefaults
+
+    def guides(self, guidance_scale: float, options: FamilyOptions | None) -> bool:
+        """Whether each step runs a second branch, from the negative prompt.
+
+        Args:
+            guidance_scale: effective.
+            options: as asked.
+        """
+        scale = guidance_scale
+        for each in self.options:
+            if each.field == self.guidance_field:
+                scale = each.effective(options)
+        return self.supports_negative_prompt and scale > self.guidance_off_scale
+
+    def default_cache(self, steps: int) -> Cache:
+        """What a request of so many steps gets that names no cache.
+
+        None at all where the model's default cannot be had for them: nobody asked for it.
+        """
+        cache, support = self.defaults.cache, self.cache_support
+        if steps < self.defaults.cache_min_steps or any(cache_violations(cache, support, steps)):
+            return NO_CACHE
+        return effective_cache(cache, support)
+
+
+class Model(BaseModel):
+    """A model under the name requests call it by.
+
+    Attributes:
+        family: for example "qwen-image".
+        dtype: the type the served weights compute in.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    family: str
+    capabilities: Capabilities
+    dtype: ElementType
+
+
+class Component(BaseModel):
+    """One loaded part of a model, for example "text_encoder".
+
+    Attributes:
+        dtype: what its weights are stored in; a part may need more precision than its model.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    parameter_count: int
+    size_bytes: int
+    dtype: ElementType
+
+
+class LoadedModel(BaseModel):
+    """A model as one replica holds it: only the components of its own stage."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: Model
+    components: tuple[Component, ...]
