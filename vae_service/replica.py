@@ -21,6 +21,7 @@ from services.observability.tracing import current
 from services.observability.tracked import Tracked
 from services.rpc.replica import WorkerReplica
 from services.rpc.worker import StageWorker, Timed
+from services.torch_setup.runtime import hold_threads
 from triptych.domain.deadline import Deadline
 from triptych.domain.model import LoadedModel, Stage
 from vae_service.preview_stage import PreviewStage
@@ -54,7 +55,7 @@ class VaeReplica(WorkerReplica):
         super().__init__(Stage.VAE, models, store, worker)
         self._numerics = stage
         self._previews = previews
-        self._preview_worker = StageWorker(Stage.VAE, MAX_QUEUED_PREVIEWS)
+        self._preview_worker = StageWorker(Stage.VAE, MAX_QUEUED_PREVIEWS, hold_threads)
         self._fit: asyncio.Task[Timed[None]] | None = None
 
     async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:

@@ -1,6 +1,7 @@
 """A rank on a thread of this process, behind the RankGroup port: the fused topology."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 
@@ -17,11 +18,14 @@ class ThreadRankGroup:
     Args:
         executor: what executes them.
         ready: what it holds.
+        set_up_thread: called on the thread before its first command.
     """
 
-    def __init__(self, executor: RankExecutor, ready: RankReady) -> None:
+    def __init__(
+        self, executor: RankExecutor, ready: RankReady, set_up_thread: Callable[[], None]
+    ) -> None:
         self._executor = executor
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rank")
+        self._thread = ThreadPoolExecutor(1, "rank", initializer=set_up_thread)
         self._broken = asyncio.Event()
         self.ready: RankReady | None = ready
         self.generation = 1

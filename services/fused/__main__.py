@@ -36,7 +36,7 @@ from services.rpc.sweeper import sweep_forever
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
 from services.torch_setup.kernels import set_kernels
-from services.torch_setup.runtime import set_up_torch
+from services.torch_setup.runtime import hold_threads, set_up_torch
 from triptych.domain.model import Stage
 from vae_service.preview_stage import PreviewStage
 from vae_service.replica import VaeReplica
@@ -112,7 +112,7 @@ def _load(
         denoiser.model.components, settings.attention_backend, compiled=settings.compile_blocks
     )
     ready = RankReady(loaded=denoiser.loaded, tensor_store=store.identity, pid=os.getpid())
-    ranks = ThreadRankGroup(RankExecutor(DenoiseStage(denoiser, store)), ready)
+    ranks = ThreadRankGroup(RankExecutor(DenoiseStage(denoiser, store)), ready, hold_threads)
     directory = open_model(source, lambda index: find_family(index).spec.patterns(Stage.DENOISER))
     queue = settings.max_queued_requests
     scheduler = StepScheduler(
@@ -130,7 +130,7 @@ def _load(
             EncodeStage(encoder, store, prompt_encoder),
             (encoder.loaded,),
             store,
-            StageWorker(Stage.ENCODER, queue),
+            StageWorker(Stage.ENCODER, queue, hold_threads),
         ),
         DenoiserReplica(scheduler, ranks, store),
         VaeReplica(
@@ -138,7 +138,7 @@ def _load(
             PreviewStage(vae, store),
             (vae.loaded,),
             store,
-            StageWorker(Stage.VAE, queue),
+            StageWorker(Stage.VAE, queue, hold_threads),
         ),
         scheduler,
         ranks,

@@ -17,7 +17,7 @@ from services.model_ports.cache_profile import CacheProfile, find_profile
 from services.model_ports.spec import check_defaults
 from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import DenoiserModel, EncoderModel, VaeModel
-from services.torch_setup.runtime import torch_device, torch_dtype
+from services.torch_setup.runtime import hold_threads, torch_device, torch_dtype
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.model import LoadedModel, Model, Stage
@@ -133,6 +133,7 @@ def _load(
     checksums: Checksums | None,
     cache_profile: Path | None = None,
 ) -> StageModel[M]:
+    hold_threads()
     source, name, dtype, device = told
     directory = open_model(source, lambda index: find_family(index).spec.patterns(stage))
     family = find_family(directory)

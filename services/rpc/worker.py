@@ -29,11 +29,12 @@ class StageWorker:
     Args:
         stage: for messages and the thread's name.
         max_queued: pieces that may wait; more are refused.
+        set_up_thread: called on the thread before its first piece.
     """
 
-    def __init__(self, stage: Stage, max_queued: int) -> None:
+    def __init__(self, stage: Stage, max_queued: int, set_up_thread: Callable[[], None]) -> None:
         self._stage = stage
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=stage)
+        self._thread = ThreadPoolExecutor(1, stage, initializer=set_up_thread)
         self.max_queued = max_queued
         self.draining = False
         self._admitted = 0

@@ -13,6 +13,8 @@ _COMPUTED = (ElementType.FLOAT32, ElementType.BFLOAT16, ElementType.FLOAT16)
 def set_up_torch(threads: int) -> None:
     """Before anything is computed: threads, memory, and quiet libraries.
 
+    Further threads that compute call hold_threads.
+
     Args:
         threads: inside one operation; operations themselves run one after another.
     """
@@ -33,6 +35,15 @@ def set_up_torch(threads: int) -> None:
         said.enable_propagation()
     # Its warnings quote prompts.
     diffusers_logging.set_verbosity_error()
+
+
+def hold_threads() -> None:
+    """First on every thread that computes: what set_up_torch was told holds there from now on.
+
+    A new thread has the C library's own number until torch first asks for it, which many a kernel
+    never does. Sums that are shared out among another number of threads have other last bits.
+    """
+    torch.set_num_threads(torch.get_num_threads())
 
 
 def torch_dtype(element_type: ElementType) -> torch.dtype:

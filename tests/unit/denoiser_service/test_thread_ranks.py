@@ -6,6 +6,7 @@ import pytest
 
 from denoiser_service.rank.commands import Aborted, Command, Failed, Reply, Step, Stepped
 from denoiser_service.rank_group.thread_ranks import ThreadRankGroup
+from services.torch_setup.runtime import hold_threads
 from tests.unit.denoiser_service.scripted_ranks import READY
 from triptych.domain.errors import RanksLost, StoreFull, TriptychError
 
@@ -28,7 +29,7 @@ class Executing:
 
 def _ranks(reply: Reply) -> tuple[ThreadRankGroup, Executing]:
     executor: Any = Executing(reply)
-    return ThreadRankGroup(executor, READY), executor
+    return ThreadRankGroup(executor, READY, hold_threads), executor
 
 
 async def test_it_is_ready_from_the_start() -> None:

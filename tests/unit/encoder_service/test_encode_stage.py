@@ -17,6 +17,7 @@ from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import Images, Tensors
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
+from services.torch_setup.runtime import hold_threads
 from tests.unit.model_ports.fake_model import EDITING, LOADED, described, parameters
 from tests.unit.pictures.drawn import drawn, encoded, turned
 from triptych.domain.deadline import Deadline
@@ -98,7 +99,7 @@ def test_what_was_encoded_is_stored_for_its_request(store: TensorStore) -> None:
 
 async def test_conditioning_lives_until_its_requests_deadline(store: TensorStore) -> None:
     model = StageModel(LOADED, Reader())
-    worker = StageWorker(Stage.ENCODER, 1)
+    worker = StageWorker(Stage.ENCODER, 1, hold_threads)
     replica = EncoderReplica(EncodeStage(model, store), (LOADED,), store, worker)
     encoded = await replica.encode(asked(), Deadline.after(1000))
     assert encoded.conditioning.expire_time > time.time() + 900

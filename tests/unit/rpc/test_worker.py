@@ -31,7 +31,7 @@ class Working:
     """A worker, and what it discarded."""
 
     def __init__(self, max_queued: int) -> None:
-        self.worker = StageWorker(Stage.ENCODER, max_queued)
+        self.worker = StageWorker(Stage.ENCODER, max_queued, lambda: None)
         self.discarded: list[str] = []
         self.discarded_on: list[str] = []
 

@@ -16,6 +16,7 @@ from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import Tensors, VaeModel
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
+from services.torch_setup.runtime import hold_threads
 from tests.unit.model_ports.fake_model import EDITING, described, parameters
 from tests.unit.pictures.drawn import drawn, encoded, turned
 from triptych.domain.deadline import Deadline
@@ -75,7 +76,7 @@ def asked(index: int, image: bytes | None = None, **change: object) -> EncodeIma
 
 async def test_latents_live_until_their_requests_deadline(store: TensorStore) -> None:
     model = StageModel(EDITING, MeasuringVae())
-    worker = StageWorker(Stage.VAE, 1)
+    worker = StageWorker(Stage.VAE, 1, hold_threads)
     previews, encodes = PreviewStage(model, store), VaeStage(model, store)
     replica = VaeReplica(encodes, previews, (EDITING,), store, worker)
     made = await replica.encode_image(asked(0), Deadline.after(1000))

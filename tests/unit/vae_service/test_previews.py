@@ -15,6 +15,7 @@ from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import Tensors
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
+from services.torch_setup.runtime import hold_threads
 from tests.unit.model_ports.fake_model import LOADED, parameters
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import (
@@ -66,7 +67,7 @@ def store() -> Iterator[TensorStore]:
 @asynccontextmanager
 async def serving(store: TensorStore, vae: ShrinkingVae) -> AsyncIterator[VaeReplica]:
     model = StageModel(LOADED, vae)
-    worker = StageWorker(Stage.VAE, 8)
+    worker = StageWorker(Stage.VAE, 8, hold_threads)
     replica = VaeReplica(
         VaeStage(model, store), PreviewStage(model, store), (LOADED,), store, worker
     )
