@@ -32,6 +32,7 @@ from services.numerics.tiling import set_pieces
 from services.observability.fullness import watched_fullness
 from services.observability.load import watched_load
 from services.rpc.process import run_process, run_until_first_ends
+from services.rpc.store_calls import StoreCalls
 from services.rpc.sweeper import sweep_forever
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
@@ -61,6 +62,7 @@ async def main(settings: FusedSettings) -> None:
     seal = Seal(SecretStr(secrets.token_hex(32)))
     store = open_store("memory:", seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
     store.open_cache(settings.conditioning_cache_bytes, settings.conditioning_cache_idle_seconds)
+    calls = StoreCalls(store)
     none = (None,) * len(settings.model)
     profiles, manifests = settings.cache_profile or none, settings.model_manifest or none
     models = [
@@ -81,13 +83,14 @@ async def main(settings: FusedSettings) -> None:
                     exits.enter_context(watched_load(replica.load))
             await run_until_first_ends(
                 app.run(),
-                sweep_forever(store, settings.sweep_seconds),
+                sweep_forever(calls, settings.sweep_seconds),
                 *(each.scheduler.run() for each in models),
                 *(each.ranks.run() for each in models),
             )
     finally:
         for each in models:
             await asyncio.gather(each.encoder.close(), each.denoiser.close(), each.vae.close())
+        calls.close()
         store.close()
 
 

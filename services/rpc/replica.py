@@ -1,10 +1,10 @@
 """What every stage's replica answers about itself."""
 
-import asyncio
 import uuid
 
 from services.domain.stages import Capacity
 from services.domain.store_control import StoreControl
+from services.rpc.store_calls import StoreCalls
 from services.rpc.worker import StageWorker
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import ModelNotFound
@@ -39,6 +39,7 @@ class WorkerReplica:
         self._stage = stage
         self._models = models
         self._store = store
+        self._calls = StoreCalls(store)
         self._worker = worker
         self._instance_id = uuid.uuid4().hex
 
@@ -61,7 +62,7 @@ class WorkerReplica:
 
     async def release(self, tenant: str, request_id: str, deadline: Deadline) -> int:
         """Releases all a request stored, whichever stage wrote it."""
-        return await asyncio.to_thread(self._store.release_request, tenant, request_id)
+        return await self._calls.release_request(tenant, request_id)
 
     def check_holds(self, parameters: GenerationParameters) -> None:
         """Raises ModelNotFound unless the replica holds the request's model."""
@@ -78,3 +79,4 @@ class WorkerReplica:
     async def close(self) -> None:
         """Waits for the work at hand and ends the thread."""
         await self._worker.close()
+        self._calls.close()

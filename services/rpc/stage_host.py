@@ -6,13 +6,18 @@ from services.domain.settings import StageSettings
 from services.domain.store_control import StoreControl
 from services.observability.fullness import watched_fullness
 from services.observability.load import watched_load
+from services.observability.logs import get_logger
 from services.rpc.process import run_until_first_ends
 from services.rpc.server import ServiceServer
 from services.rpc.stage_servicer import STAGE_SERVICES, LocalReplica, add_stage_servicers
+from services.rpc.store_calls import StoreCalls
 from services.rpc.sweeper import sweep_forever
+from triptych.domain.errors import Unavailable
 
 # All pictures of a request at their largest; clients bring such in streams, to the gateway.
 MAX_STAGE_MESSAGE_BYTES = 128 * 1024 * 1024
+
+_log = get_logger(__name__)
 
 
 class StageHost:
@@ -31,8 +36,9 @@ class StageHost:
         self.server = ServiceServer(settings, (service, *STAGE_SERVICES), MAX_STAGE_MESSAGE_BYTES)
         self._replica = replica
         self._store = store
+        self._calls = StoreCalls(store)
         self._sweep_seconds = settings.sweep_seconds
-        add_stage_servicers(self.server, replica, store)
+        add_stage_servicers(self.server, replica, self._calls)
 
     async def run(self, *, serving: bool) -> None:
         """Serves until a signal, drains, and gives the store's memory back.
@@ -48,12 +54,19 @@ class StageHost:
             await self.server.set_serving(serving=serving)
             with watched_load(self._replica.load), watched_fullness(self._store):
                 await run_until_first_ends(
-                    self.server.run(), sweep_forever(self._store, self._sweep_seconds)
+                    self.server.run(), sweep_forever(self._calls, self._sweep_seconds)
                 )
         finally:
             self._replica.drain()
             await self.server.close()
             await self._replica.close()
             # What a killed rank left behind has no other keeper once this process is gone.
-            await asyncio.to_thread(self._store.sweep)
+            await self._sweep_last()
+            self._calls.close()
             await asyncio.to_thread(self._store.close)
+
+    async def _sweep_last(self) -> None:
+        try:
+            await self._calls.sweep()
+        except Unavailable as error:
+            _log.warning("not swept", cause=str(error))

@@ -1,15 +1,14 @@
 """What every stage serves beside its own service: StageService and TensorStoreService."""
 
-import asyncio
 from typing import Any, Protocol
 
 import grpc
 
 from services.domain.stages import Capacity, Replica
-from services.domain.store_control import StoreControl
 from services.domain.tensor_ref import IDENTIFIER, TENANT
 from services.rpc.convert.models import capacity_to_proto
 from services.rpc.server import ServiceServer
+from services.rpc.store_calls import StoreCalls
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import FieldViolation, InvalidRequest
 from triptych.v1 import (
@@ -91,7 +90,7 @@ class StageServicer(stage_service_pb2_grpc.StageServiceServicer):
 class TensorStoreServicer(tensor_store_service_pb2_grpc.TensorStoreServiceServicer):
     """See protos/triptych/v1/tensor_store_service.proto."""
 
-    def __init__(self, store: StoreControl) -> None:
+    def __init__(self, store: StoreCalls) -> None:
         self._store = store
 
     async def Release(  # noqa: N802 - gRPC's name
@@ -99,14 +98,14 @@ class TensorStoreServicer(tensor_store_service_pb2_grpc.TensorStoreServiceServic
     ) -> tensor_store_service_pb2.ReleaseResponse:
         """Releases everything one request stored."""
         request_id, tenant = checked_identity(request.request_id, request.tenant)
-        released = await asyncio.to_thread(self._store.release_request, tenant, request_id)
+        released = await self._store.release_request(tenant, request_id)
         return tensor_store_service_pb2.ReleaseResponse(released=released)
 
     async def Stat(  # noqa: N802 - gRPC's name
         self, request: tensor_store_service_pb2.StatRequest, context: Context
     ) -> tensor_store_service_pb2.StatResponse:
         """Reads how full the store is."""
-        stats = await asyncio.to_thread(self._store.stats)
+        stats = await self._store.stats()
         return tensor_store_service_pb2.StatResponse(
             tensor_store=stats.identity,
             stored_count=stats.stored_count,
@@ -116,7 +115,7 @@ class TensorStoreServicer(tensor_store_service_pb2_grpc.TensorStoreServiceServic
         )
 
 
-def add_stage_servicers(server: ServiceServer, replica: LocalReplica, store: StoreControl) -> None:
+def add_stage_servicers(server: ServiceServer, replica: LocalReplica, store: StoreCalls) -> None:
     """Adds what every stage serves."""
     stage_service_pb2_grpc.add_StageServiceServicer_to_server(
         StageServicer(replica, server), server.grpc

@@ -2,18 +2,18 @@
 
 import asyncio
 
-from services.domain.store_control import StoreControl
 from services.observability.logs import get_logger
+from services.rpc.store_calls import StoreCalls
 from triptych.domain.errors import TriptychError
 
 _log = get_logger(__name__)
 
 
-async def sweep_forever(store: StoreControl, pause_seconds: float) -> None:
+async def sweep_forever(store: StoreCalls, pause_seconds: float) -> None:
     """Sweeps again and again; runs until it is cancelled or a sweep fails that should not."""
     while True:
         try:
-            report = await asyncio.to_thread(store.sweep)
+            report = await store.sweep()
         except TriptychError as error:
             # What lacks now may be there for the next one; requests need not end with it.
             _log.warning("not swept", cause=str(error))

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.domain import errors
 from tests.fuzz.campaign import Target, run
 from tests.fuzz.documented import documented_reasons
 from tests.fuzz.targets import local_targets
+from triptych.domain import errors
 from triptych.domain.errors import ConfigurationError, TriptychError
 
 SAMPLE = 100

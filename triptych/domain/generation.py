@@ -1,6 +1,7 @@
 """What to generate: as it was asked, and as it will be done."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from triptych.domain.model import Capabilities, MediaFormat, Model
 MAX_SEED = 2**63 - 1
 # Beyond it a side of a picture that is scaled to a usual area would round to nothing.
 MAX_ASPECT_RATIO = 16
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 T = TypeVar("T")
 
@@ -168,7 +170,7 @@ def _text_violations(
         if len(text) > limits.max_prompt_characters:
             allowed = f"allowed are at most {limits.max_prompt_characters}"
             yield FieldViolation(field, f"has {len(text)} characters; {allowed}")
-        if any(ord(each) < 32 and each not in "\t\n\r" for each in text):
+        elif _CONTROL_CHARACTER.search(text):
             yield FieldViolation(field, "contains control characters; allowed is plain text")
     if negative is not None and not guided:
         why = (

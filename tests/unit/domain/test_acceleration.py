@@ -90,6 +90,11 @@ def test_taylorseer_on_a_few_steps_is_refused() -> None:
     }
 
 
+def test_too_many_coefficients_are_counted_and_not_repeated() -> None:
+    (said_of_them,) = said(TeaCache(coefficients=(1.0,) * 100_000)).values()
+    assert said_of_them == "are 100000; allowed are 5 finite numbers"
+
+
 def test_tea_cache_needs_coefficients_of_the_model_or_the_request() -> None:
     assert said(TeaCache(), tea_cache_coefficients=None) == {
         "acceleration.tea_cache.coefficients": "are missing; none are known for this model, give"

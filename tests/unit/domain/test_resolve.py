@@ -1,5 +1,5 @@
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
@@ -298,3 +298,23 @@ def test_previews_that_could_never_come_are_refused(asked: dict[str, int], probl
 def test_a_model_without_previews_refuses_them() -> None:
     expected = {"preview_every_steps": "is 1; this model has no previews"}
     assert _violations(_model(supports_previews=False), preview_every_steps=1) == expected
+
+
+class Text(str):
+    """Tells when somebody goes through its characters."""
+
+    def __iter__(self) -> NoReturn:
+        raise AssertionError("nobody needs the characters one by one")
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_the_characters_of_a_text_that_is_too_long_are_not_looked_at(field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(
+            GenerationRequest.model_construct(**{"prompt": "x", field: Text("\x00" * 101)}),
+            MODEL,
+            lambda: 1,
+        )
+    assert [each.description for each in caught.value.violations] == [
+        "has 101 characters; allowed are at most 100"
+    ]

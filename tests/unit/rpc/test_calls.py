@@ -7,7 +7,6 @@ import grpc
 import pytest
 import structlog
 
-from services.domain import errors
 from services.observability.logs import get_logger
 from services.rpc.interceptors import REQUEST_ID_METADATA
 from services.rpc.status import error_of
@@ -21,6 +20,7 @@ from tests.unit.rpc.serving import (
     serving,
     settings,
 )
+from triptych.domain import errors
 from triptych.domain.errors import FieldViolation, TriptychError
 from triptych.v1 import denoiser_service_pb2, encoder_service_pb2, tensor_pb2
 

@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from services.domain.store_control import SweepReport
+from services.rpc.store_calls import StoreCalls
 from services.rpc.sweeper import sweep_forever
 from triptych.domain.errors import StoreFull
 
@@ -26,5 +27,5 @@ async def test_what_cannot_be_swept_now_is_swept_later() -> None:
     store = Store()
     with pytest.raises(PermissionError):
         async with asyncio.timeout(30):
-            await sweep_forever(store, 0.0)  # type: ignore[arg-type]
+            await sweep_forever(StoreCalls(store), 0.0)  # type: ignore[arg-type]
     assert store.sweeps == 3
