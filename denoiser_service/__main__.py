@@ -4,8 +4,9 @@ import asyncio
 from functools import partial
 
 from denoiser_service.rank_group.attached_ranks import AttachedRanks
+from denoiser_service.rank_group.generation import RankBounds
 from denoiser_service.rank_group.local_ranks import LocalRanks
-from denoiser_service.rank_group.rank_team import RankBounds, RankSource
+from denoiser_service.rank_group.port import RankSource
 from denoiser_service.rank_group.supervisor import ProcessRankGroup
 from denoiser_service.service.policy import Room
 from denoiser_service.service.replica import DenoiserReplica

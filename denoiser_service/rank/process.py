@@ -16,14 +16,13 @@ from typing import Annotated
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from denoiser_service.rank.attaching import connected, introduced
 from denoiser_service.rank.channel import RankChannel
 from denoiser_service.rank.commands import Failed, RankReady
 from denoiser_service.rank.executor import RankExecutor
+from denoiser_service.rank.handshake import connected, introduced
 from denoiser_service.rank.heartbeat import Heartbeat
 from denoiser_service.rank.parallel.mesh import RankMesh
-from denoiser_service.rank.process_group import agreed_number, joined, own_device
-from denoiser_service.rank.rank_environment import RankEnvironment
+from denoiser_service.rank.process_group import RankEnvironment, agreed_number, joined, own_device
 from denoiser_service.rank.stage import DenoiseStage
 from services.domain.settings import (
     MAX_SECONDS,

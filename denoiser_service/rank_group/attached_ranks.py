@@ -1,28 +1,31 @@
 """Ranks that torchrun or a LeaderWorkerSet started, on this host or others. Loads no torch."""
 
 import asyncio
-import socket
 from collections.abc import Sequence
 from contextlib import suppress
 
 from pydantic import SecretStr
 
-from denoiser_service.rank.channel import encode_frame, read_frame
-from denoiser_service.rank.handshake import MAX_HANDSHAKE_BYTES, Challenge, Hello, Welcome, decode
-from denoiser_service.rank_group.rank_link import RankLink
+from denoiser_service.rank.channel import RankLink, encode_frame, read_frame
+from denoiser_service.rank.handshake import (
+    MAX_HANDSHAKE_BYTES,
+    Challenge,
+    Hello,
+    Welcome,
+    decode,
+    notice_lost_peers,
+)
 from services.observability.logs import get_logger
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.parallel import ParallelDegrees
 
 _HANDSHAKE_SECONDS = 10.0
-LOST_SECONDS = 30
-"""How long bytes may go unacknowledged before the other host counts as gone."""
 
 _log = get_logger(__name__)
 
 
 class AttachedRank:
-    """A rank that connected; whoever started it also collects it. See rank_team.Rank."""
+    """A rank that connected; whoever started it also collects it. See port.Rank."""
 
     def __init__(self, number: int, link: RankLink) -> None:
         self.number = number
@@ -140,11 +143,3 @@ class AttachedRanks:
                 stale.link.close()
             self._waiting.clear()
             self._groups.put_nowait([members[number] for number in range(self._count)])
-
-
-def notice_lost_peers(connection: socket.socket) -> None:
-    """Has a connection end when the other host is gone without a word."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, LOST_SECONDS)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_SECONDS * 1000)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from denoiser_service.rank_group.rank_link import RankLink
+from denoiser_service.rank.channel import RankLink
 from services.domain.settings import environment_with
 
 _STOP_SECONDS = 5.0

@@ -13,8 +13,8 @@ from denoiser_service.rank.commands import (
     RankReady,
     Reply,
 )
-from denoiser_service.rank_group.rank_team import RankBounds, RankSource, RankTeam
-from denoiser_service.rank_group.ranks import error_of
+from denoiser_service.rank_group.generation import RankBounds, RankTeam
+from denoiser_service.rank_group.port import RankSource, error_of
 from denoiser_service.rank_group.reconcile import RanksDisagree, reconcile
 from services.observability.logs import get_logger
 from triptych.domain.errors import RanksLost

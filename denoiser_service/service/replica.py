@@ -5,7 +5,7 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from denoiser_service.rank_group.ranks import RankGroup
+from denoiser_service.rank_group.port import RankGroup
 from denoiser_service.service.recorder import DenoiseRecorder
 from denoiser_service.service.scheduler import StepScheduler
 from services.domain.stages import (

@@ -15,9 +15,9 @@ from denoiser_service.rank.commands import (
     Stepped,
     SteppedBatch,
 )
-from denoiser_service.rank_group.ranks import RankGroup, error_of
-from denoiser_service.service.entry import Entry
-from denoiser_service.service.memory import Estimate, check_fits, size_bytes
+from denoiser_service.rank_group.port import RankGroup, error_of
+from denoiser_service.service.admitted_request import Entry
+from denoiser_service.service.footprint import Estimate, check_fits, size_bytes
 from denoiser_service.service.policy import Order, Room, companions, entering, next_turn
 from services.domain.stages import (
     Denoised,

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from denoiser_service.rank.commands import RankReady
 from denoiser_service.rank.executor import RankExecutor
 from denoiser_service.rank.stage import DenoiseStage
-from denoiser_service.rank_group.thread_ranks import ThreadRankGroup
+from denoiser_service.rank_group.thread_rank import ThreadRankGroup
 from denoiser_service.service.policy import Room
 from denoiser_service.service.replica import DenoiserReplica
 from denoiser_service.service.scheduler import StepScheduler

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from denoiser_service.rank.stage import DenoiseStage
-from denoiser_service.service.memory import size_bytes
+from denoiser_service.service.footprint import size_bytes
 from services.model_families import find_family
 from services.model_files.directory import ModelDirectory
 from services.model_ports.residency import SCHEDULE_BYTES

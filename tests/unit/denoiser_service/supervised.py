@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from denoiser_service.rank.commands import Step
+from denoiser_service.rank_group.generation import RankBounds
 from denoiser_service.rank_group.local_ranks import LocalRanks
-from denoiser_service.rank_group.rank_team import RankBounds
 from denoiser_service.rank_group.supervisor import ProcessRankGroup
 from triptych.domain.errors import RanksLost
 from triptych.domain.parallel import ParallelDegrees

@@ -10,13 +10,12 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from denoiser_service import attaching
-from denoiser_service.rank.attaching import connected, introduced
+from denoiser_service.rank import handshake
 from denoiser_service.rank.channel import RankChannel, encode_frame
 from denoiser_service.rank.commands import Step, Stepped
-from denoiser_service.rank.handshake import Challenge, Hello, Welcome
+from denoiser_service.rank.handshake import Challenge, Hello, Welcome, connected, introduced
 from denoiser_service.rank_group.attached_ranks import AttachedRanks
-from denoiser_service.rank_group.rank_team import RankBounds
+from denoiser_service.rank_group.generation import RankBounds
 from denoiser_service.rank_group.supervisor import ProcessRankGroup
 from tests.unit.denoiser_service.scripted_ranks import READY
 from triptych.domain.errors import ConfigurationError, RanksLost
@@ -135,7 +134,7 @@ async def test_ranks_that_cannot_reach_one_another_never_make_a_group() -> None:
 
 
 def test_a_supervisor_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attaching, "_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(handshake, "_TIMEOUT_SECONDS", 0.1)
     with socket.create_server((LOOPBACK, 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(ConnectionError, match="said nothing for too long"):

@@ -1,7 +1,6 @@
 import pytest
 
-from denoiser_service.rank.process_group import own_device
-from denoiser_service.rank.rank_environment import RankEnvironment
+from denoiser_service.rank.process_group import RankEnvironment, own_device
 from triptych.domain.errors import ConfigurationError
 
 TORCHRUN = {

@@ -165,7 +165,7 @@ def test_a_rank_ends_with_a_supervisor_that_is_killed() -> None:
     program = (
         "import asyncio\n"
         "from denoiser_service.rank_group.local_ranks import LocalRanks\n"
-        "from denoiser_service.rank_group.rank_team import RankBounds\n"
+        "from denoiser_service.rank_group.generation import RankBounds\n"
         "from denoiser_service.rank_group.supervisor import ProcessRankGroup\n"
         "async def changed(ready):\n"
         "    print('rank pid', ranks.ready.pid, flush=True)\n"

@@ -7,7 +7,7 @@ import torch
 
 from denoiser_service.rank.commands import RankReady
 from denoiser_service.rank.executor import RankExecutor
-from denoiser_service.rank_group.thread_ranks import ThreadRankGroup
+from denoiser_service.rank_group.thread_rank import ThreadRankGroup
 from services.rpc.worker import StageWorker
 from services.torch_setup.runtime import hold_threads, set_up_torch
 from triptych.domain.deadline import Deadline

@@ -7,7 +7,7 @@ from contextvars import copy_context
 
 from denoiser_service.rank.commands import Command, Failed, RankReady, Reply
 from denoiser_service.rank.executor import RankExecutor
-from denoiser_service.rank_group.ranks import error_of
+from denoiser_service.rank_group.port import error_of
 from triptych.domain.errors import RanksLost
 from triptych.domain.parallel import ONE_RANK
 

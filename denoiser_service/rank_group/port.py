@@ -1,7 +1,9 @@
-"""The ranks as the scheduler sees them, wherever they run."""
+"""What the service sees of its ranks, and a group of the ranks in it, wherever they run."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from denoiser_service.rank.channel import RankLink
 from denoiser_service.rank.commands import Command, Failed, RankReady, Reply
 from triptych.domain.errors import FieldViolation, RemoteFailure, TriptychError
 from triptych.domain.parallel import ParallelDegrees
@@ -44,6 +46,51 @@ class RankGroup(Protocol):
 
     async def close(self) -> None:
         """Ends the ranks."""
+        ...
+
+
+class Rank(Protocol):
+    """One rank, whoever started it.
+
+    Attributes:
+        number: its place in the group.
+        link: the channel to it.
+    """
+
+    number: int
+    link: RankLink
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of its process; None while it runs, or where others collect it."""
+        ...
+
+    async def ended(self) -> str:
+        """Waits until it or its channel ends; returns how."""
+        ...
+
+    async def stop(self) -> None:
+        """Lets it end by itself if it is idle."""
+        ...
+
+    async def kill(self) -> None:
+        """Ends it, whatever it is doing."""
+        ...
+
+
+class RankSource(Protocol):
+    """Where the ranks of each generation come from."""
+
+    async def gather(self) -> Sequence[Rank]:
+        """Fresh ones, by number, which will say that they are ready.
+
+        Raises:
+            ConfigurationError: there never will be any.
+        """
+        ...
+
+    async def close(self) -> None:
+        """There will be no further generation."""
         ...
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from denoiser_service.rank.commands import Aborted, Command, Failed, Reply, Step, Stepped
-from denoiser_service.rank_group.thread_ranks import ThreadRankGroup
+from denoiser_service.rank_group.thread_rank import ThreadRankGroup
 from services.torch_setup.runtime import hold_threads
 from tests.unit.denoiser_service.scripted_ranks import READY
 from triptych.domain.errors import RanksLost, StoreFull, TriptychError

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from denoiser_service.rank.commands import Command, Failed, RankReady, Reply, Step
-from denoiser_service.rank_group.rank_link import RankLink
+from denoiser_service.rank_group.port import Rank
 from denoiser_service.rank_group.reconcile import RanksDisagree, check_alike
 from services.rpc.process import EXIT_CONFIGURATION
 from triptych.domain.errors import ConfigurationError, RanksLost
@@ -34,51 +34,6 @@ class RankBounds:
     def beat(self) -> float:
         """How often a rank says that it is alive."""
         return self.silence / _BEATS
-
-
-class Rank(Protocol):
-    """One rank, whoever started it.
-
-    Attributes:
-        number: its place in the group.
-        link: the channel to it.
-    """
-
-    number: int
-    link: RankLink
-
-    @property
-    def exit_code(self) -> int | None:
-        """Of its process; None while it runs, or where others collect it."""
-        ...
-
-    async def ended(self) -> str:
-        """Waits until it or its channel ends; returns how."""
-        ...
-
-    async def stop(self) -> None:
-        """Lets it end by itself if it is idle."""
-        ...
-
-    async def kill(self) -> None:
-        """Ends it, whatever it is doing."""
-        ...
-
-
-class RankSource(Protocol):
-    """Where the ranks of each generation come from."""
-
-    async def gather(self) -> Sequence[Rank]:
-        """Fresh ones, by number, which will say that they are ready.
-
-        Raises:
-            ConfigurationError: there never will be any.
-        """
-        ...
-
-    async def close(self) -> None:
-        """There will be no further generation."""
-        ...
 
 
 class _RankDied(ConnectionError):
