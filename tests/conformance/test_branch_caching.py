@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from denoiser_service import stage as denoise_stage
+from denoiser_service.rank import stage as denoise_stage
 from denoiser_service.rank.acceleration.session import Session, open_session
 from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import BranchDecision
