@@ -20,9 +20,9 @@ from matplotlib.ticker import MultipleLocator
 
 from benchmarks.report import RESULTS, Row, write
 from benchmarks.stock import stock_pipeline, switched_on
-from services.model_families.loading import load_encoder
+from services.loaded_models.loading import load_encoder
 from services.torch_setup.runtime import set_up_torch
-from services.tuning.likeness import psnr, ssim
+from services.tuning.comparison import psnr, ssim
 from services.tuning.painter import Drawn, load_painter
 from triptych.domain.acceleration import CacheDit, MaskPolicy
 from triptych.domain.element_type import ElementType

@@ -23,9 +23,9 @@ from benchmarks.report import Row, write
 from encoder_service.stage import EncodeStage
 from services.domain.stages import EncodeRequest
 from services.domain.tensor_ref import Seal
-from services.model_families.loading import load_encoder
-from services.model_ports.conditioning_encoder import conditioning_encoder
-from services.model_ports.stage_model import StageModel
+from services.loaded_models.conditioning_encoder import conditioning_encoder
+from services.loaded_models.loading import load_encoder
+from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import EncoderModel
 from services.tensor_store.conditioning_cache import ConditioningCache
 from services.tensor_store.tensor_store import TensorStore, open_store

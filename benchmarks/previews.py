@@ -22,7 +22,7 @@ from benchmarks.report import RESULTS, Row, write
 from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import DenoiseRequest, DrawPreviewRequest
 from services.domain.tensor_ref import Seal
-from services.model_families.loading import load_denoiser, load_encoder, load_vae
+from services.loaded_models.loading import load_denoiser, load_encoder, load_vae
 from services.tensor_store.tensor_store import TensorStore, open_store
 from services.torch_setup.runtime import set_up_torch
 from triptych.domain.element_type import ElementType

@@ -19,7 +19,7 @@ NOTES = (
     "A process imports what a stage imports, loads that stage of `models/demo`, and ends: its"
     " processor seconds, user and system, in {rounds} rounds in which the two take turns, after one"
     " that is not counted, with OMP_NUM_THREADS=1. At rest: as"
-    " `services.torch_setup.lasting_import` has it; at work: the same with gc.disable() and"
+    " `services.torch_setup.memory` has it; at work: the same with gc.disable() and"
     " gc.freeze() doing nothing. Ratios are of the two processes of one round.",
 )
 AT_WORK = "import gc; gc.disable = gc.freeze = lambda: None\n"
@@ -28,7 +28,7 @@ from pathlib import Path
 from triptych.domain.element_type import ElementType
 from services.torch_setup.runtime import set_up_torch
 set_up_torch(1)
-from services.model_families.loading import load_{stage}
+from services.loaded_models.loading import load_{stage}
 load_{stage}(Path({model!r}), None, ElementType.FLOAT32, "cpu")
 """
 

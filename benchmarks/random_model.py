@@ -16,16 +16,16 @@ from diffusers import (
 )
 
 from benchmarks.stock import Pipeline, stock_pipeline
+from services.loaded_models.loading import describe_model
+from services.loaded_models.stage_model import StageModel
 from services.model_families import find_family
 from services.model_families.flux.denoiser import FluxDenoiser
 from services.model_families.flux.spec import PROMPT_TOKENS
-from services.model_families.loading import describe_model
 from services.model_families.qwen_image.configuration import vae_scale_factor
 from services.model_families.qwen_image.denoising import QwenImageDenoiser
+from services.model_files.configuration import image_scale_factor
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import components_of
-from services.model_files.vae_config import image_scale_factor
-from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import DenoiserModel
 from services.numerics.schedules import load_flow_scheduler
 from services.torch_setup.runtime import element_type

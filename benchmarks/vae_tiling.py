@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from benchmarks.report import Row, write
 from services.domain.settings import environment_with
 from services.domain.tiling import Tiling
-from services.model_families.loading import load_vae
+from services.loaded_models.loading import load_vae
 from services.model_families.qwen_image.pictures import QwenImageVae
-from services.numerics.pictures import picture_of
-from services.numerics.tiling import set_pieces
+from services.numerics.latents import picture_of
 from triptych.domain.element_type import ElementType
+from vae_service.tiling import set_pieces
 
 ROOT = Path(__file__).parent.parent
 PICTURE = "docs/images/demo_model.png"

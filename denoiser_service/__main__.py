@@ -14,12 +14,12 @@ from denoiser_service.service.scheduler import StepScheduler
 from denoiser_service.service.servicer import DenoiserServicer
 from denoiser_service.service.settings import DenoiserSettings
 from services.domain.settings import split_address
+from services.loaded_models.cache_profile import find_profile
 from services.model_families import find_family
 from services.model_files.checksums import read_checksums
 from services.model_files.directory import ModelDirectory
 from services.model_files.hub import open_model
 from services.model_files.weights import is_weights
-from services.model_ports.cache_profile import find_profile
 from services.model_ports.spec import FamilySpec
 from services.rpc.process import run_process, run_until_first_ends
 from services.rpc.stage_host import StageHost

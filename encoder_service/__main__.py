@@ -7,9 +7,9 @@ from encoder_service.servicer import EncoderServicer
 from encoder_service.settings import EncoderSettings
 from encoder_service.stage import EncodeStage
 from services.domain.tensor_ref import Seal
-from services.model_families.loading import load_encoder
+from services.loaded_models.conditioning_encoder import conditioning_encoder
+from services.loaded_models.loading import load_encoder
 from services.model_files.checksums import read_checksums
-from services.model_ports.conditioning_encoder import conditioning_encoder
 from services.rpc.process import run_process
 from services.rpc.stage_host import StageHost
 from services.rpc.worker import StageWorker

@@ -3,8 +3,8 @@
 import time
 
 from services.domain.stages import Encoded, EncodeRequest, StageTask, StageTiming
-from services.model_ports.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
-from services.model_ports.stage_model import StageModel
+from services.loaded_models.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
+from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import EncoderModel, Images, PromptWriter
 from services.pictures.input_picture import decode_pictures
 from services.tensor_store.tensor_store import TensorStore

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.loaded_models.loading import describe_model
 from services.model_families import find_family
-from services.model_families.loading import describe_model
 from services.model_files.directory import ModelDirectory
-from services.model_ports.crossings import Crossings
+from services.model_ports.sizes import Crossings
 from tests.checkpoints import checkpoint
 from triptych.domain.acceleration import CacheMethod
 from triptych.domain.element_type import ElementType

@@ -3,10 +3,9 @@
 import asyncio
 
 from services.domain.tensor_ref import Seal
-from services.model_families.loading import load_vae
+from services.loaded_models.conditioning_encoder import conditioning_encoder
+from services.loaded_models.loading import load_vae
 from services.model_files.checksums import read_checksums
-from services.model_ports.conditioning_encoder import conditioning_encoder
-from services.numerics.tiling import set_pieces
 from services.rpc.process import run_process
 from services.rpc.stage_host import StageHost
 from services.rpc.worker import StageWorker
@@ -19,6 +18,7 @@ from vae_service.replica import VaeReplica
 from vae_service.servicer import VaeServicer
 from vae_service.settings import VaeSettings
 from vae_service.stage import VaeStage
+from vae_service.tiling import set_pieces
 
 
 async def main(settings: VaeSettings) -> None:

@@ -1,12 +1,12 @@
 """Latents that are not finished, to small pictures."""
 
 from services.domain.stages import DrawPreviewRequest, PreviewPicture
-from services.model_ports.stage_model import StageModel
+from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import VaeModel
-from services.numerics.latent_colours import LatentColours, sample_pictures
 from services.tensor_store.tensor_store import TensorStore
 from triptych.domain.errors import InvalidRequest
 from triptych.domain.model import MediaFormat
+from vae_service.latent_colours import LatentColours, sample_pictures
 from vae_service.media import encode_media
 
 

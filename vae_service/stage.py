@@ -15,8 +15,8 @@ from services.domain.stages import (
     StageTask,
     StageTiming,
 )
-from services.model_ports.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
-from services.model_ports.stage_model import StageModel
+from services.loaded_models.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
+from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import ImageEncodingVae, VaeModel
 from services.pictures.input_picture import decode_described
 from services.tensor_store.tensor_store import TensorStore

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from services.model_ports.acceleration import Branches
-from services.model_ports.rows import Rows
+from services.model_ports.forwards import Branches, Rows
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """What a step asks of a transformer; see services.model_ports.acceleration.Acceleration."""
+    """What a step asks of a transformer; see services.model_ports.forwards.Acceleration."""
 
     transformer: nn.Module
     branches: Branches

@@ -32,7 +32,7 @@ from services.domain.settings import (
     split_address,
 )
 from services.domain.tensor_ref import Seal
-from services.model_families.loading import load_denoiser
+from services.loaded_models.loading import load_denoiser
 from services.model_files.checksums import read_checksums
 from services.observability.exposition import traced
 from services.observability.logs import configure, get_logger

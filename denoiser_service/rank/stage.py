@@ -17,8 +17,8 @@ from denoiser_service.rank.parallel.mesh import RankMesh
 from denoiser_service.rank.parallel.model import ParallelModel
 from denoiser_service.rank.stored_previews import StoredPreviews
 from services.domain.stages import BranchDecision, DenoiseRequest
-from services.model_ports.rows import Rows
-from services.model_ports.stage_model import StageModel
+from services.loaded_models.stage_model import StageModel
+from services.model_ports.forwards import Rows
 from services.model_ports.stages import (
     BatchingDenoiserModel,
     CachingDenoiserModel,

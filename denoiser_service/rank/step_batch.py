@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from denoiser_service.rank.commands import Failed, Step, StepBatch, Stepped, SteppedBatch
 from denoiser_service.rank.joint_forward import Answers, Forward, grouped, run_together
 from denoiser_service.rank.stage import DenoiseStage
-from services.model_ports.rows import Rows
+from services.model_ports.forwards import Rows
 
 T = TypeVar("T")
 

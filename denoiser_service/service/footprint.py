@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from services.domain.stages import DenoiseRequest
-from services.model_ports.residency import Residency
+from services.model_ports.sizes import Residency
 from triptych.domain.acceleration import Cache, CacheDit, NoCache, TeaCache
 from triptych.domain.errors import InvalidRequest
 

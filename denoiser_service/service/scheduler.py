@@ -29,7 +29,7 @@ from services.domain.stages import (
     StageTiming,
     StepCompleted,
 )
-from services.model_ports.stage_model import check_parameters
+from services.loaded_models.stage_model import check_parameters
 from services.observability.logs import get_logger
 from services.rpc.process import run_until_first_ends
 from triptych.domain.deadline import Deadline

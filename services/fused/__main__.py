@@ -23,12 +23,11 @@ from services.domain.model_source import HubModel
 from services.domain.tensor_ref import Seal
 from services.fused.settings import FusedSettings
 from services.gateway.app import GatewayApp
+from services.loaded_models.conditioning_encoder import conditioning_encoder
+from services.loaded_models.loading import load_denoiser, load_encoder, load_vae
 from services.model_families import find_family
-from services.model_families.loading import load_denoiser, load_encoder, load_vae
 from services.model_files.checksums import read_checksums
 from services.model_files.hub import open_model
-from services.model_ports.conditioning_encoder import conditioning_encoder
-from services.numerics.tiling import set_pieces
 from services.observability.fullness import watched_fullness
 from services.observability.load import watched_load
 from services.rpc.process import run_process, run_until_first_ends
@@ -42,6 +41,7 @@ from triptych.domain.model import Stage
 from vae_service.preview_stage import PreviewStage
 from vae_service.replica import VaeReplica
 from vae_service.stage import VaeStage
+from vae_service.tiling import set_pieces
 
 
 @dataclass(frozen=True, slots=True)

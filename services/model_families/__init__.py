@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from services.model_files.directory import ModelDirectory
 from services.model_ports.spec import FamilySpec
-from services.torch_setup.lasting_import import import_lasting
+from services.torch_setup.memory import import_lasting
 from triptych.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from services.model_files.directory import (
     ModelDirectory,
 )
 from services.model_files.weights import weight_files, weight_patterns
-from services.model_ports.crossings import Crossings
-from services.model_ports.residency import Residency
+from services.model_ports.sizes import Crossings, Residency
 from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.input_image import InputImage

@@ -10,10 +10,9 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from PIL import Image
 
-from services.model_ports.acceleration import Acceleration, BlockLists
-from services.model_ports.branches import BranchRunner
+from services.model_ports.blocks import BlockLists
 from services.model_ports.encoding import Encoding
-from services.model_ports.rows import Rows
+from services.model_ports.forwards import Acceleration, BranchRunner, Rows
 from triptych.domain.generation import GenerationParameters
 
 Tensors = Mapping[str, torch.Tensor]

@@ -8,11 +8,11 @@ from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
+from services.model_files.configuration import image_scale_factor
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module
-from services.model_files.vae_config import image_scale_factor
 from services.model_ports.stages import Tensors
-from services.numerics.pictures import picture_of, take_latents
+from services.numerics.latents import picture_of, take_latents
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.generation import GenerationParameters
 

@@ -2,8 +2,7 @@
 
 import torch
 
-from services.torch_setup.allocator import keep_freed_memory
-from services.torch_setup.lasting_import import import_lasting
+from services.torch_setup.memory import import_lasting, keep_freed_memory
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError
 

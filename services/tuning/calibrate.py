@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from services.model_ports.cache_profile import Calibration, Measurement
+from services.loaded_models.cache_profile import Calibration, Measurement
 from services.rpc.process import process_frame
 from services.tuning.comparison import compare
 from services.tuning.polynomial import IDENTITY, MIN_R_SQUARED, fit_polynomial, thresholds_for

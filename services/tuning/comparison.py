@@ -1,12 +1,15 @@
-"""Draws with caches and without, one after the other, and says what the caches gained and cost."""
+"""Compares caches: the time they save, and how like the uncached pictures are."""
 
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from services.model_ports.cache_profile import Measurement
-from services.tuning.likeness import psnr, ssim
+import numpy as np
+import numpy.typing as npt
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from services.loaded_models.cache_profile import Measurement
 from services.tuning.painter import Painter
 from services.tuning.subjects import Subjects
 from triptych.domain.acceleration import NO_CACHE, Cache
@@ -79,3 +82,20 @@ def _measurement(cache: Cache, results: Sequence[_Compared]) -> Measurement:
 
 def _finite(decibels: float) -> float | None:
     return None if math.isinf(decibels) else decibels
+
+
+Pictures = Sequence[npt.NDArray[np.uint8]]
+
+
+def psnr(wanted: Pictures, drawn: Pictures) -> float:
+    """Peak signal-to-noise ratio in dB over all pictures together; inf where they are equal."""
+    # The library divides by the error.
+    if all(np.array_equal(*pair) for pair in zip(wanted, drawn, strict=True)):
+        return float("inf")
+    return float(peak_signal_noise_ratio(np.stack(wanted), np.stack(drawn)))
+
+
+def ssim(wanted: Pictures, drawn: Pictures) -> float:
+    """Structural similarity, at most 1; the mean over pictures."""
+    pairs = zip(wanted, drawn, strict=True)
+    return float(np.mean([structural_similarity(*pair, channel_axis=-1) for pair in pairs]))

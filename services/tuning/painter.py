@@ -24,10 +24,10 @@ from services.domain.stages import (
     EncodeRequest,
 )
 from services.domain.tensor_ref import Seal
-from services.model_families.loading import load_denoiser, load_encoder, load_vae
+from services.loaded_models.cache_profile import Clock
+from services.loaded_models.loading import load_denoiser, load_encoder, load_vae
+from services.loaded_models.stage_model import StageModel
 from services.model_files.checksums import Checksums
-from services.model_ports.cache_profile import Clock
-from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import DenoiserModel, EncoderModel, VaeModel
 from services.tensor_store.tensor_store import TensorStore, open_store
 from triptych.domain.element_type import ElementType
@@ -143,7 +143,7 @@ def load_painter(
         source: the model.
         dtype: the type the weights compute in.
         device: a torch device.
-        cache_profile: see services.model_ports.cache_profile.find_profile.
+        cache_profile: see services.loaded_models.cache_profile.find_profile.
         checksums: what the model's files must be; None to take them as they are.
 
     Raises:

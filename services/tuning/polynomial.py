@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from denoiser_service.rank.acceleration.tea_cache import TeaCacheRule
-from services.model_ports.cache_profile import Fit
+from services.loaded_models.cache_profile import Fit
 from triptych.domain.errors import ConfigurationError
 
 DEGREE: Final = 4

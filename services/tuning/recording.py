@@ -10,7 +10,7 @@ import torch
 
 from denoiser_service.rank.commands import Stepped
 from services.domain.stages import BranchDecision
-from services.model_ports.acceleration import BlockLists
+from services.model_ports.blocks import BlockLists
 from services.model_ports.stages import CachingDenoiserModel
 from services.tuning.painter import Painter
 from services.tuning.polynomial import IDENTITY

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from services.model_ports.cache_profile import Conditions, Fit, Measurement
+from services.loaded_models.cache_profile import Conditions, Fit, Measurement
 from triptych.domain.acceleration import Cache, CacheDit, TeaCache
 
 OUT = Console(highlight=False, soft_wrap=True)

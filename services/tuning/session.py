@@ -7,15 +7,15 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from services.model_families import find_family
-from services.model_files.checksums import read_checksums
-from services.model_files.hub import open_model
-from services.model_ports.cache_profile import (
+from services.loaded_models.cache_profile import (
     CacheProfile,
     Conditions,
     find_profile,
     profiled_model,
 )
+from services.model_families import find_family
+from services.model_files.checksums import read_checksums
+from services.model_files.hub import open_model
 from services.torch_setup.runtime import set_up_torch
 from services.tuning.painter import Painter, load_painter
 from services.tuning.report import say_progress

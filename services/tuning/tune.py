@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from services.model_ports.cache_profile import Measurement, TunedDefault
+from services.loaded_models.cache_profile import Measurement, TunedDefault
 from services.rpc.process import process_frame
 from services.tuning.candidates import candidates
 from services.tuning.comparison import compare

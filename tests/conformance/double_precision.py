@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from services.model_ports.stage_model import StageModel
+from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import DenoiserModel
 
 _WIDER: dict[object, torch.dtype] = {

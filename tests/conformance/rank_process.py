@@ -17,8 +17,8 @@ from denoiser_service.rank.parallel.mesh import RankMesh
 from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import BranchDecision, DenoiseRequest
 from services.domain.tensor_ref import Seal
-from services.model_families.loading import load_denoiser
-from services.model_ports.stage_model import StageModel
+from services.loaded_models.loading import load_denoiser
+from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import DenoiserModel, image_latents_name
 from services.tensor_store.tensor_store import TensorStore, open_store
 from services.torch_setup.runtime import set_up_torch

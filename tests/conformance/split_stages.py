@@ -14,11 +14,11 @@ from denoiser_service.rank.commands import Finished
 from denoiser_service.rank.stage import DenoiseStage
 from encoder_service.stage import EncodeStage
 from services.domain.stages import DecodeRequest, DenoiseRequest, EncodeImageRequest, EncodeRequest
+from services.loaded_models.loading import load_denoiser, load_encoder, load_vae
+from services.loaded_models.stage_model import StageModel
 from services.model_families import find_family
-from services.model_families.loading import load_denoiser, load_encoder, load_vae
 from services.model_files.directory import ModelDirectory
 from services.model_ports.encoding import encode_all
-from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import (
     DenoiserModel,
     EncoderModel,

@@ -11,7 +11,7 @@ from denoiser_service.rank import stage as denoise_stage
 from denoiser_service.rank.acceleration.session import Session, open_session
 from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import BranchDecision
-from services.model_ports.acceleration import Branches, each_branch
+from services.model_ports.forwards import Branches, each_branch
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split

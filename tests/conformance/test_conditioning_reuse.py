@@ -8,7 +8,7 @@ import torch
 from pydantic import SecretStr
 
 from services.domain.tensor_ref import Seal
-from services.model_ports.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
+from services.loaded_models.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
 from services.model_ports.encoding import Encoding
 from services.model_ports.stages import ImageEncodingVae
 from services.tensor_store.tensor_store import open_store

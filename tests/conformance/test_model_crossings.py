@@ -6,8 +6,8 @@ import pytest
 
 from services.model_families import find_family
 from services.model_files.directory import ModelDirectory
-from services.model_ports.crossings import Crossings
 from services.model_ports.encoding import encode_all
+from services.model_ports.sizes import Crossings
 from services.model_ports.stages import Tensors, image_latents_name
 from tests.conformance.gallery import Gallery
 from tests.conformance.pictures import pictures_of

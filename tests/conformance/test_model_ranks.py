@@ -14,7 +14,7 @@ from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import BranchDecision
 from services.model_families import find_family
 from services.model_files.directory import ModelDirectory
-from services.model_ports.branches import InTurn
+from services.model_ports.forwards import InTurn
 from tests.checkpoints import checkpoint
 from tests.conformance.gallery import Gallery
 from tests.conformance.ranks import Ranks, running_ranks

@@ -9,7 +9,7 @@ from denoiser_service.rank.stage import DenoiseStage
 from denoiser_service.service.footprint import size_bytes
 from services.model_families import find_family
 from services.model_files.directory import ModelDirectory
-from services.model_ports.residency import SCHEDULE_BYTES
+from services.model_ports.sizes import SCHEDULE_BYTES
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split

@@ -9,13 +9,13 @@ import torch
 from diffusers import AutoencoderKL
 
 from services.domain.tiling import Tiling
-from services.numerics.tiling import set_pieces
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Drawn, Reference, references
 from tests.conformance.split_stages import Split
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.generation import GenerationParameters
+from vae_service.tiling import set_pieces
 
 TILE = 32
 LARGE_TILE = 1024

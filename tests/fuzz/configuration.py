@@ -19,12 +19,12 @@ from services.domain.settings import ProcessSettings
 from services.fused.settings import FusedSettings
 from services.gateway.access import AccessList
 from services.gateway.settings import GatewaySettings
+from services.loaded_models.cache_profile import find_profile
+from services.loaded_models.loading import describe_model
 from services.model_families import find_family
-from services.model_families.loading import describe_model
 from services.model_files.checksums import Checksums
 from services.model_files.directory import CACHE_PROFILE, MANIFEST, ModelDirectory
 from services.model_files.weights import check_weight_file
-from services.model_ports.cache_profile import find_profile
 from services.tensor_store.opening import open_blob_store
 from services.tensor_store.store_url import StoreUrl
 from tests.checkpoints import MODELS, checkpoint

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.gateway.received_images import receive_images
 from services.gateway.uploads import Uploads
-from services.model_ports.stage_model import StageModel
+from services.loaded_models.stage_model import StageModel
 from services.rpc.convert.generation import (
     parameters_from_proto,
     parameters_to_proto,

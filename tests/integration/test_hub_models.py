@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.model_ports.scripted_hub import ScriptedHub
+from tests.unit.model_files.scripted_hub import ScriptedHub
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "models" / "demo"

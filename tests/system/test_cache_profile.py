@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from services.loaded_models.cache_profile import profiled_model
 from services.model_families import find_family
 from services.model_files.directory import ModelDirectory
-from services.model_ports.cache_profile import profiled_model
 from tests.system.running_cluster import MODEL, RunningCluster, running_cluster
-from tests.unit.model_ports.profiles import COEFFICIENTS, profile
+from tests.unit.loaded_models.profiles import COEFFICIENTS, profile
 from triptych import Client
 from triptych.cache import CacheDit, NoCache, TeaCache
 from triptych.generation import Generation

@@ -15,8 +15,8 @@ from pydantic import SecretStr
 
 import triptych
 from services.domain.tensor_ref import Seal
+from services.loaded_models.loading import describe_model
 from services.model_families import find_family
-from services.model_families.loading import describe_model
 from services.model_files.directory import ModelDirectory
 from services.tensor_store.tensor_store import open_store
 from tests.conformance.gallery import Gallery

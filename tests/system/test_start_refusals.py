@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from services.loaded_models.cache_profile import profiled_model
 from services.model_families import find_family
 from services.model_files.directory import CACHE_PROFILE, ModelDirectory
-from services.model_ports.cache_profile import profiled_model
 from tests.system.running_cluster import MODEL, TRIPTYCH
-from tests.unit.model_ports.profiles import profile
+from tests.unit.loaded_models.profiles import profile
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from services.loaded_models.cache_profile import find_profile, read_profile
 from services.model_families import find_family
 from services.model_files.directory import ModelDirectory
-from services.model_ports.cache_profile import find_profile, read_profile
 from services.tuning.polynomial import MIN_R_SQUARED
 from tests.checkpoints import checkpoint
 from tests.integration.command import Ended

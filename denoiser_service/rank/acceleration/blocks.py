@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import torch
 from torch import nn
 
-from services.model_ports.acceleration import BlockLists
+from services.model_ports.blocks import BlockLists
 
 States = tuple[torch.Tensor, torch.Tensor | None]
 """What is drawn, and the prompt's tokens where blocks change them."""

@@ -21,7 +21,8 @@ from denoiser_service.rank.acceleration.blocks import (
     in_place_of_blocks,
 )
 from services.domain.stages import BranchDecision
-from services.model_ports.acceleration import BlockLists, Branches, each_branch
+from services.model_ports.blocks import BlockLists
+from services.model_ports.forwards import Branches, each_branch
 from triptych.domain.acceleration import CacheDit, MaskPolicy, has_mask
 
 Managers = Mapping[str, Any]
@@ -117,7 +118,7 @@ def steps_mask(policy: MaskPolicy, steps: int) -> list[int]:
 
 @dataclass(slots=True)
 class CacheDitSession:
-    """One request's Cache-DiT; see services.model_ports.acceleration.Acceleration.
+    """One request's Cache-DiT; see services.model_ports.forwards.Acceleration.
 
     Attributes:
         steps: forwards of each branch, of every transformer the request may run, by its identity.

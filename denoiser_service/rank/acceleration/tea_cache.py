@@ -18,7 +18,8 @@ from denoiser_service.rank.acceleration.blocks import (
     in_place_of_blocks,
 )
 from services.domain.stages import BranchDecision
-from services.model_ports.acceleration import BlockLists, Branches, each_branch
+from services.model_ports.blocks import BlockLists
+from services.model_ports.forwards import Branches, each_branch
 from triptych.domain.acceleration import TeaCache
 
 _TINY = 1e-8
@@ -74,7 +75,7 @@ class _Branch:
 
 @dataclass(slots=True)
 class TeaCacheSession:
-    """One request's TeaCache; see services.model_ports.acceleration.Acceleration.
+    """One request's TeaCache; see services.model_ports.forwards.Acceleration.
 
     Attributes:
         last_step: set before the forwards of a step: whether it is the request's last.

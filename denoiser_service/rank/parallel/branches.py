@@ -10,14 +10,14 @@ import torch
 import torch.distributed as dist
 
 from denoiser_service.rank.parallel.mesh import Axis
-from services.model_ports.branches import Velocity
+from services.model_ports.forwards import Velocity
 
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _MAX_DIMENSIONS = 8
 
 
 class SpreadBranches:
-    """See services.model_ports.branches.BranchRunner.
+    """See services.model_ports.forwards.BranchRunner.
 
     Args:
         axis: the ranks that run different branches: branch b is run by rank b modulo their number.

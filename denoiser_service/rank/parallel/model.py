@@ -8,7 +8,7 @@ from denoiser_service.rank.parallel.attention import SequenceAttention
 from denoiser_service.rank.parallel.branches import SpreadBranches
 from denoiser_service.rank.parallel.mesh import RankMesh
 from denoiser_service.rank.parallel.sequence import SharedSequence, narrow_attentions
-from services.model_ports.stage_model import StageModel
+from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import CachingDenoiserModel, CachingState, DenoiserModel
 from triptych.domain.acceleration import Cache
 from triptych.domain.errors import ConfigurationError

@@ -13,12 +13,11 @@ from denoiser_service.rank.acceleration.blocks import BlockCall, RunBlocks
 from denoiser_service.rank.parallel.attention import Lengths, Reach, SequenceAttention
 from denoiser_service.rank.parallel.exchange import all_tokens, total
 from denoiser_service.rank.parallel.mesh import RankMesh
-from services.model_ports.acceleration import BlockLists
-from services.model_ports.sequence import SequenceSplit, TokenShare
+from services.model_ports.blocks import BlockLists, SequenceSplit, TokenShare
 
 
 class SharedSequence:
-    """See services.model_ports.sequence, and denoiser_service.rank.acceleration.blocks.Tokens.
+    """See services.model_ports.blocks, and denoiser_service.rank.acceleration.blocks.Tokens.
 
     Args:
         mesh: the ranks.

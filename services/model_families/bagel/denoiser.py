@@ -27,16 +27,11 @@ from services.model_families.bagel.spec import (
 )
 from services.model_families.bagel.tokens import grid_positions, patches_of, picture_of_patches
 from services.model_files.directory import ModelDirectory
-from services.model_ports.acceleration import (
-    CONDITIONAL,
-    Arguments,
-    Block,
-    BlockLists,
-)
-from services.model_ports.sequence import SequenceSplit, TokenShare
+from services.model_ports.blocks import Arguments, Block, BlockLists, SequenceSplit, TokenShare
+from services.model_ports.forwards import CONDITIONAL
 from services.model_ports.stages import Tensors, image_latents_name
 from services.numerics.conditioning import Shape, take_conditioning
-from services.numerics.scheduled_state import ScheduledState
+from services.numerics.denoising import ScheduledState
 from services.numerics.schedules import Schedule
 from triptych.domain.family_options import BagelOptions
 from triptych.domain.generation import GenerationParameters

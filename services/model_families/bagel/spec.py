@@ -9,20 +9,16 @@ from typing import Final
 
 from services.domain.stages import DenoiseRequest
 from services.model_families.bagel.resizing import VAE_FIT, VISION_FIT, vae_size, vision_size
+from services.model_files.configuration import configured_size
 from services.model_files.directory import ModelDirectory
-from services.model_ports.cache_support import BAGEL_COEFFICIENTS
-from services.model_ports.crossings import (
+from services.model_ports.capabilities import BAGEL_COEFFICIENTS, parallel_support, picture_limits
+from services.model_ports.sizes import (
     Crossings,
     LatentSpace,
-    configured_size,
-    pixels_bytes,
-    prompt_bytes,
-)
-from services.model_ports.parallel_support import parallel_support
-from services.model_ports.picture_limits import picture_limits
-from services.model_ports.residency import (
     Residency,
     pictures_bytes,
+    pixels_bytes,
+    prompt_bytes,
     prompt_tokens,
     state_bytes,
 )

@@ -12,20 +12,19 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
 from services.model_families.flux.spec import PROMPT_TOKENS
+from services.model_files.configuration import image_scale_factor
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module
-from services.model_files.vae_config import image_scale_factor
-from services.model_ports.acceleration import (
-    CONDITIONAL,
-    UNCONDITIONAL,
+from services.model_ports.blocks import (
     BlockLists,
+    SequenceSplit,
     adaptive_norm_signal,
+    joint_rotary,
 )
-from services.model_ports.rows import Rows
-from services.model_ports.sequence import SequenceSplit, joint_rotary
+from services.model_ports.forwards import CONDITIONAL, UNCONDITIONAL, Rows
 from services.model_ports.stages import Tensors
 from services.numerics.conditioning import take_conditioning
-from services.numerics.packed_latents import PackedLatents, PackedState
+from services.numerics.packed_denoiser import PackedLatents, PackedState
 from services.numerics.schedules import Schedule, load_flow_scheduler
 from triptych.domain.family_options import FluxOptions
 from triptych.domain.generation import GenerationParameters

@@ -8,10 +8,10 @@ from diffusers import (
 )
 
 from services.model_families.ovis_image.spec import PROMPT_TOKENS
+from services.model_files.configuration import image_scale_factor
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module
-from services.model_files.vae_config import image_scale_factor
-from services.numerics.guided_packed_denoiser import GuidedPackedDenoiser
+from services.numerics.packed_denoiser import GuidedPackedDenoiser
 from services.numerics.schedules import load_flow_scheduler
 
 

@@ -7,7 +7,7 @@ from transformers import Qwen2Tokenizer, Qwen3Model
 from services.model_families.ovis_image.spec import PROMPT_TOKENS
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module, load_part
-from services.numerics.prompt_encoder import PromptEncoder
+from services.numerics.prompts import PromptEncoder
 
 
 class OvisImageEncoder(PromptEncoder):

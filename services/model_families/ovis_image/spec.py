@@ -1,19 +1,17 @@
 """What Ovis-Image accepts, read from a directory's configuration."""
 
 from services.domain.stages import DenoiseRequest
+from services.model_files.configuration import configured_size, image_scale_factor
 from services.model_files.directory import ModelDirectory
-from services.model_files.vae_config import image_scale_factor
-from services.model_ports.cache_support import cache_support
-from services.model_ports.crossings import (
+from services.model_ports.capabilities import cache_support, parallel_support, picture_limits
+from services.model_ports.sizes import (
     Crossings,
     LatentSpace,
-    configured_size,
+    Residency,
+    packed_residency,
     pixels_bytes,
     prompt_bytes,
 )
-from services.model_ports.parallel_support import parallel_support
-from services.model_ports.picture_limits import picture_limits
-from services.model_ports.residency import Residency, packed_residency
 from services.model_ports.spec import FamilySpec
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.model import Capabilities, GenerationDefaults

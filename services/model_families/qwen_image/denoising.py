@@ -17,18 +17,11 @@ from diffusers import (
 )
 
 from services.model_families.qwen_image.configuration import PATCH_SIZE
-from services.model_ports.acceleration import (
-    CONDITIONAL,
-    UNCONDITIONAL,
-    Arguments,
-    Block,
-    BlockLists,
-)
-from services.model_ports.rows import Rows
-from services.model_ports.sequence import SequenceSplit, TokenShare
+from services.model_ports.blocks import Arguments, Block, BlockLists, SequenceSplit, TokenShare
+from services.model_ports.forwards import CONDITIONAL, UNCONDITIONAL, Rows
 from services.model_ports.stages import Tensors, image_latents_name
 from services.numerics.conditioning import prompt_shapes, take_conditioning
-from services.numerics.scheduled_state import ScheduledState
+from services.numerics.denoising import ScheduledState
 from services.numerics.schedules import Schedule
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.image_fit import ImageFit

@@ -9,8 +9,7 @@ from PIL import Image
 
 from services.model_families.qwen_image.configuration import PATCH_SIZE
 from services.model_ports.stages import Tensors
-from services.numerics.latent_statistics import normalise, unnormalise
-from services.numerics.pictures import picture_of, take_latents
+from services.numerics.latents import normalise, picture_of, take_latents, unnormalise
 from triptych.domain.generation import GenerationParameters
 
 

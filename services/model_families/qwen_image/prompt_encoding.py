@@ -6,7 +6,7 @@ import torch
 from diffusers import QwenImageLayeredPipeline, QwenImagePipeline
 
 from services.model_families.qwen_image.configuration import MAX_PROMPT_TOKENS
-from services.numerics.prompt_encoder import PromptEncoder
+from services.numerics.prompts import PromptEncoder
 from triptych.domain.errors import TriptychError
 
 

@@ -13,20 +13,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from diffusers.utils.torch_utils import randn_tensor
 
 from services.model_families.stable_diffusion_3.spec import CONDITIONING_TOKENS
+from services.model_files.configuration import image_scale_factor
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module
-from services.model_files.vae_config import image_scale_factor
-from services.model_ports.acceleration import (
-    CONDITIONAL,
-    UNCONDITIONAL,
-    BlockLists,
-    adaptive_norm_signal,
-)
-from services.model_ports.rows import Rows
-from services.model_ports.sequence import SequenceSplit
+from services.model_ports.blocks import BlockLists, SequenceSplit, adaptive_norm_signal
+from services.model_ports.forwards import CONDITIONAL, UNCONDITIONAL, Rows
 from services.model_ports.stages import Tensors
 from services.numerics.conditioning import take_conditioning
-from services.numerics.scheduled_state import ScheduledState
+from services.numerics.denoising import ScheduledState
 from services.numerics.schedules import Schedule, length_shift, load_flow_scheduler
 from triptych.domain.generation import GenerationParameters
 

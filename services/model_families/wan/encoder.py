@@ -8,7 +8,7 @@ from transformers import T5TokenizerFast, UMT5EncoderModel
 from services.model_families.wan.spec import PROMPT_TOKENS
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module, load_part
-from services.numerics.prompt_encoder import PromptEncoder
+from services.numerics.prompts import PromptEncoder
 
 
 class WanEncoder(PromptEncoder):

@@ -4,21 +4,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from services.domain.stages import DenoiseRequest
+from services.model_files.configuration import configured_size, inner_width
 from services.model_files.directory import ModelDirectory
-from services.model_ports.cache_support import cache_support
-from services.model_ports.crossings import (
-    Crossings,
-    configured_size,
-    pixels_bytes,
-    prompt_bytes,
-)
-from services.model_ports.parallel_support import parallel_support
-from services.model_ports.picture_limits import picture_limits
-from services.model_ports.residency import (
-    Residency,
-    inner_width,
-    state_bytes,
-)
+from services.model_ports.capabilities import cache_support, parallel_support, picture_limits
+from services.model_ports.sizes import Crossings, Residency, pixels_bytes, prompt_bytes, state_bytes
 from services.model_ports.spec import FamilySpec
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError, TriptychError

@@ -11,8 +11,7 @@ from services.model_families.wan.spec import LatentGrid, video_options
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module
 from services.model_ports.stages import Tensors
-from services.numerics.latent_statistics import normalise, unnormalise
-from services.numerics.pictures import take_latents
+from services.numerics.latents import normalise, take_latents, unnormalise
 from triptych.domain.errors import TriptychError
 from triptych.domain.generation import GenerationParameters
 

@@ -13,21 +13,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 from diffusers.utils.torch_utils import randn_tensor
 
+from services.model_files.configuration import image_scale_factor
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module
-from services.model_files.vae_config import image_scale_factor
-from services.model_ports.acceleration import (
-    CONDITIONAL,
-    UNCONDITIONAL,
-    Arguments,
-    Block,
-    BlockLists,
-)
-from services.model_ports.rows import Rows
-from services.model_ports.sequence import SequenceSplit, TokenShare
+from services.model_ports.blocks import Arguments, Block, BlockLists, SequenceSplit, TokenShare
+from services.model_ports.forwards import CONDITIONAL, UNCONDITIONAL, Rows
 from services.model_ports.stages import Tensors
 from services.numerics.conditioning import prompt_shapes, take_conditioning
-from services.numerics.scheduled_state import ScheduledState
+from services.numerics.denoising import ScheduledState
 from services.numerics.schedules import Schedule, length_shift, load_flow_scheduler
 from triptych.domain.generation import GenerationParameters
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from services.model_ports.acceleration import UNACCELERATED, Acceleration
-from services.model_ports.rows import Rows
+from services.model_ports.forwards import UNACCELERATED, Acceleration, Rows
 from services.model_ports.stages import Tensors
 from tests.unit.denoiser_service.fakes import CountingDenoiser, CountingState
 from triptych.domain.generation import GenerationParameters

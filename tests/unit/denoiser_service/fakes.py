@@ -6,7 +6,7 @@ from typing import Self
 
 import torch
 
-from services.model_ports.stage_model import StageModel
+from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import DenoiserModel, Tensors
 from tests.unit.model_ports.fake_model import LOADED
 from triptych.domain.generation import GenerationParameters

@@ -9,7 +9,7 @@ from denoiser_service.rank.commands import Command
 from denoiser_service.service.policy import Order, Room
 from denoiser_service.service.scheduler import StepScheduler
 from services.domain.stages import DenoiseEvent, DenoiseRequest
-from services.model_ports.residency import Residency
+from services.model_ports.sizes import Residency
 from tests.unit.denoiser_service.scripted_ranks import ScriptedRanks
 from tests.unit.domain.examples import PARAMETERS, TENSOR_REF
 from triptych.domain.acceleration import NO_CACHE, Cache

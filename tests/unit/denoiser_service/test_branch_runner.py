@@ -4,7 +4,7 @@ import torch
 
 from denoiser_service.rank.parallel.branches import SpreadBranches
 from denoiser_service.rank.parallel.mesh import Axis
-from services.model_ports.branches import IN_TURN
+from services.model_ports.forwards import IN_TURN
 
 
 def test_a_rank_that_is_alone_runs_every_branch_in_its_order() -> None:

@@ -30,7 +30,7 @@ from denoiser_service.rank.commands import (
     decode_reply,
 )
 from services.domain.tensor_ref import Seal
-from services.model_families.loading import load_denoiser
+from services.loaded_models.loading import load_denoiser
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.denoiser_service.fakes import ONE, TENANT, TWO
 from triptych.domain.element_type import ElementType

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.model_ports.sequence import TokenShare
+from services.model_ports.blocks import TokenShare
 
 PARTS = st.integers(1, 7)
 TOKENS = st.integers(0, 40)

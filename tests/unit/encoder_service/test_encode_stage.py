@@ -12,8 +12,8 @@ from encoder_service.replica import EncoderReplica
 from encoder_service.stage import EncodeStage
 from services.domain.stages import EncodeRequest, StageTask
 from services.domain.tensor_ref import Seal
+from services.loaded_models.stage_model import StageModel
 from services.model_ports.encoding import Encoding, prompt_encodings
-from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import Images, Tensors
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from services.loaded_models.loading import load_denoiser, load_encoder, load_vae
+from services.loaded_models.stage_model import StageModel
 from services.model_families import find_family
 from services.model_families.bagel.context import Context
 from services.model_families.bagel.denoiser import BagelDenoiser
@@ -15,10 +17,8 @@ from services.model_families.bagel.encoder import BagelEncoder
 from services.model_families.bagel.flow_transformer import FlowTransformer
 from services.model_families.bagel.spec import SPEC
 from services.model_families.bagel.vae import BagelVae, load
-from services.model_families.loading import load_denoiser, load_encoder, load_vae
 from services.model_files.directory import ModelDirectory
 from services.model_ports.encoding import encode_all
-from services.model_ports.stage_model import StageModel
 from tests.checkpoints import checkpoint
 from tests.checkpoints.bagel import autoencoder
 from triptych.domain.element_type import ElementType

@@ -75,7 +75,7 @@ def test_loading_a_model_opens_no_connection_and_runs_none_of_its_code(
         import sys
         from pathlib import Path
         from triptych.domain.element_type import ElementType
-        from services.model_families.loading import load_denoiser, load_encoder, load_vae
+        from services.loaded_models.loading import load_denoiser, load_encoder, load_vae
         def refuse(event, arguments):
             assert event not in ("socket.connect", "socket.getaddrinfo"), event
         sys.addaudithook(refuse)

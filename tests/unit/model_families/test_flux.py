@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from services.loaded_models.loading import load_encoder
+from services.loaded_models.stage_model import StageModel
 from services.model_families.flux.spec import SPEC
-from services.model_families.loading import load_encoder
 from services.model_files.directory import ModelDirectory
 from services.model_ports.encoding import encode_all
-from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import EncoderModel
 from tests.checkpoints import checkpoint
 from triptych.domain.element_type import ElementType

@@ -7,11 +7,11 @@ import pytest
 import torch
 from diffusers import LongCatImagePipeline
 
-from services.model_families.loading import load_denoiser, load_encoder
+from services.loaded_models.loading import load_denoiser, load_encoder
+from services.loaded_models.stage_model import StageModel
 from services.model_families.longcat_image.base.encoder import LongCatImageEncoder
 from services.model_families.longcat_image.base.spec import SPEC
 from services.model_ports.encoding import encode_all
-from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import EncoderModel
 from tests.checkpoints import checkpoint
 from tests.checkpoints.stock import stock_pipeline

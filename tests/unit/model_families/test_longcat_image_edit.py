@@ -8,10 +8,10 @@ import torch
 from diffusers import LongCatImageEditPipeline
 from PIL import Image
 
-from services.model_families.loading import load_denoiser, load_encoder, load_vae
+from services.loaded_models.loading import load_denoiser, load_encoder, load_vae
+from services.loaded_models.stage_model import StageModel
 from services.model_families.longcat_image.edit.spec import SPEC
 from services.model_ports.encoding import encode_all
-from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import (
     DenoiserModel,
     EncoderModel,

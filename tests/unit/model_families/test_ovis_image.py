@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from services.model_families.loading import load_encoder
+from services.loaded_models.loading import load_encoder
+from services.loaded_models.stage_model import StageModel
 from services.model_ports.encoding import encode_all
-from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import EncoderModel
 from tests.checkpoints import checkpoint
 from triptych.domain.element_type import ElementType

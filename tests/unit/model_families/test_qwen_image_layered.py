@@ -8,7 +8,7 @@ import torch
 from diffusers import QwenImageLayeredPipeline
 from PIL import Image
 
-from services.model_families.loading import load_encoder, load_vae
+from services.loaded_models.loading import load_encoder, load_vae
 from services.model_families.qwen_image.layered.encoder import QwenImageLayeredEncoder
 from services.model_families.qwen_image.layered.spec import SPEC
 from services.model_ports.encoding import encode_all

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from services.model_families import find_family
-from services.model_families.loading import (
+from services.loaded_models.loading import (
     describe_model,
     load_denoiser,
     load_encoder,
     load_vae,
 )
+from services.model_families import find_family
 from services.model_files.directory import ModelDirectory
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError, InvalidRequest

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from services.model_families.loading import load_denoiser, load_vae
+from services.loaded_models.loading import load_denoiser, load_vae
 from services.model_families.wan.denoiser import WanDenoiser
 from tests.checkpoints import checkpoint
 from triptych.domain.element_type import ElementType

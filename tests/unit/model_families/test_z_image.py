@@ -7,11 +7,11 @@ import pytest
 import torch
 from diffusers import ZImagePipeline
 
-from services.model_families.loading import load_denoiser, load_encoder
+from services.loaded_models.loading import load_denoiser, load_encoder
+from services.loaded_models.stage_model import StageModel
 from services.model_families.z_image.spec import SPEC
 from services.model_files.directory import ModelDirectory
 from services.model_ports.encoding import encode_all
-from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import DenoiserModel, EncoderModel
 from tests.checkpoints import checkpoint
 from triptych.domain.element_type import ElementType

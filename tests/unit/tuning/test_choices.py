@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.model_ports.cache_profile import Measurement
+from services.loaded_models.cache_profile import Measurement
 from services.tuning.calibrate import check_fit, identity_advantage
 from services.tuning.candidates import candidates
 from services.tuning.polynomial import IDENTITY
 from services.tuning.tune import fastest
-from tests.unit.model_ports.profiles import MEASURED
+from tests.unit.loaded_models.profiles import MEASURED
 from triptych.domain.acceleration import CacheDit, CacheMethod, CacheSupport, TeaCache
 from triptych.domain.errors import ConfigurationError
 

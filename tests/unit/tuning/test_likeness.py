@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from services.tuning.likeness import psnr, ssim
+from services.tuning.comparison import psnr, ssim
 
 
 def picture(seed: int, channels: int = 3) -> np.ndarray:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from services.model_ports.cache_profile import CacheProfile, read_profile
+from services.loaded_models.cache_profile import CacheProfile, read_profile
 from services.tuning import calibrate, tune
 from services.tuning.polynomial import IDENTITY
 from services.tuning.settings import CalibrateSettings, TuneSettings
 from tests.checkpoints import checkpoint
-from tests.unit.model_ports.profiles import profile
+from tests.unit.loaded_models.profiles import profile
 from triptych.domain.errors import ConfigurationError
 
 

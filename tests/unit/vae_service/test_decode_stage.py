@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from services.domain.stages import DecodeRequest
 from services.domain.tensor_ref import Seal
-from services.model_ports.stage_model import StageModel
+from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import Tensors
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.model_ports.fake_model import LOADED, limited, parameters

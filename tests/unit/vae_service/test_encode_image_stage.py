@@ -10,9 +10,9 @@ from pydantic import SecretStr
 
 from services.domain.stages import EncodeImageRequest, StageTask
 from services.domain.tensor_ref import Seal
-from services.model_ports.conditioning_encoder import ConditioningEncoder
+from services.loaded_models.conditioning_encoder import ConditioningEncoder
+from services.loaded_models.stage_model import StageModel
 from services.model_ports.encoding import Encoding, image_encoding
-from services.model_ports.stage_model import StageModel
 from services.model_ports.stages import Tensors, VaeModel
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store

@@ -16,7 +16,7 @@ from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module, load_part
 from services.model_ports.encoding import Encoding, prompt_encodings
 from services.model_ports.stages import Images
-from services.numerics.seeding import seeded
+from services.numerics.prompts import seeded
 from services.numerics.still_image_processor import load_processor
 from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.family_options import LongCatOptions

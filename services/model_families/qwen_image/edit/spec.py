@@ -4,18 +4,22 @@ from typing import Final
 
 from services.domain.stages import DenoiseRequest
 from services.model_families.qwen_image.configuration import CLASSES, PATCH_SIZE, vae_scale_factor
+from services.model_files.configuration import configured_size
 from services.model_files.directory import ModelDirectory
-from services.model_ports.cache_support import QWEN_IMAGE_COEFFICIENTS, cache_support
-from services.model_ports.crossings import (
+from services.model_ports.capabilities import (
+    QWEN_IMAGE_COEFFICIENTS,
+    cache_support,
+    parallel_support,
+    picture_limits,
+)
+from services.model_ports.sizes import (
     Crossings,
     LatentSpace,
-    configured_size,
+    Residency,
+    packed_residency,
     pixels_bytes,
     prompt_bytes,
 )
-from services.model_ports.parallel_support import parallel_support
-from services.model_ports.picture_limits import picture_limits
-from services.model_ports.residency import Residency, packed_residency
 from services.model_ports.spec import FamilySpec
 from services.numerics.qwen_vision import picture_tokens
 from triptych.domain.generation import GenerationParameters

@@ -12,8 +12,7 @@ from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module, load_part
 from services.model_ports.encoding import Encoding, prompt_encodings
 from services.model_ports.stages import Images
-from services.numerics.prompts import counted_prompts
-from services.numerics.seeding import seeded
+from services.numerics.prompts import counted_prompts, seeded
 from services.numerics.still_image_processor import load_processor
 from triptych.domain.family_options import LayeredOptions
 from triptych.domain.generation import GenerationParameters

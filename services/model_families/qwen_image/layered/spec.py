@@ -7,18 +7,22 @@ from services.model_families.qwen_image.configuration import (
     PATCH_SIZE,
     vae_scale_factor,
 )
+from services.model_files.configuration import configured_size
 from services.model_files.directory import ModelDirectory
-from services.model_ports.cache_support import QWEN_IMAGE_COEFFICIENTS, cache_support
-from services.model_ports.crossings import (
+from services.model_ports.capabilities import (
+    QWEN_IMAGE_COEFFICIENTS,
+    cache_support,
+    parallel_support,
+    picture_limits,
+)
+from services.model_ports.sizes import (
     Crossings,
     LatentSpace,
-    configured_size,
+    Residency,
+    packed_residency,
     pixels_bytes,
     prompt_bytes,
 )
-from services.model_ports.parallel_support import parallel_support
-from services.model_ports.picture_limits import picture_limits
-from services.model_ports.residency import Residency, packed_residency
 from services.model_ports.spec import FamilySpec
 from triptych.domain.errors import TriptychError
 from triptych.domain.family_options import LayeredOptions, OptionKind, OptionLimits, switch

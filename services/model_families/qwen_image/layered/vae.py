@@ -11,7 +11,7 @@ from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module
 from services.model_ports.encoding import Encoding, image_encoding
 from services.model_ports.stages import Tensors
-from services.numerics.pictures import picture_of, take_latents
+from services.numerics.latents import picture_of, take_latents
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.generation import GenerationParameters
 
