@@ -25,6 +25,7 @@ from services.rpc.process import run_process, run_until_first_ends
 from services.rpc.stage_host import StageHost
 from services.tensor_store.opening import open_blob_store
 from triptych.domain.model import Stage
+from triptych.launcher.launcher import ExecLauncher
 from triptych.v1 import denoiser_service_pb2_grpc
 
 
@@ -89,7 +90,9 @@ def _ranks_of(
     settings: DenoiserSettings, directory: ModelDirectory, bounds: RankBounds
 ) -> RankSource:
     if settings.rank_listen is None:
-        return LocalRanks(settings.rank_flags(directory), settings.degrees.ranks, bounds.beat)
+        return LocalRanks(
+            settings.rank_flags(directory), settings.degrees.ranks, bounds.beat, ExecLauncher()
+        )
     host, port = split_address("rank_listen", settings.rank_listen)
     return AttachedRanks(host, port, settings.cluster_secret(), settings.degrees, bounds.beat)
 

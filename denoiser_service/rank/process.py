@@ -36,12 +36,13 @@ from services.loaded_models.loading import load_denoiser
 from services.model_files.checksums import read_checksums
 from services.observability.exposition import traced
 from services.observability.logs import configure, get_logger
-from services.rpc.process import EXIT_CONFIGURATION, follow_parent
+from services.rpc.process import EXIT_CONFIGURATION
 from services.tensor_store.tensor_store import TensorStore, open_store
 from services.torch_setup.kernels import set_kernels
 from services.torch_setup.runtime import set_up_torch
 from triptych.domain.errors import ConfigurationError, StoreFull
 from triptych.domain.model import LoadedModel
+from triptych.launcher.parentage import follow_parent
 
 EXIT_FAILED = 1
 

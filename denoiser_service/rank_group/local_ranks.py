@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from denoiser_service.rank_group.rank_process import RankProcess
+from triptych.launcher.launcher import Launcher
 
+RANK: Final = "denoiser_service.rank"
 _LOOPBACK: Final = "127.0.0.1"
 
 
@@ -17,6 +19,7 @@ class LocalRanks:
         flags: every rank's; those of its channel are added.
         count: how many there are.
         beat_seconds: how often they say that they are alive.
+        launcher: starts their processes; closed with this.
         module: what to run as a rank.
     """
 
@@ -25,10 +28,12 @@ class LocalRanks:
         flags: Sequence[str],
         count: int,
         beat_seconds: float,
-        module: str = "denoiser_service.rank",
+        launcher: Launcher,
+        module: str = RANK,
     ) -> None:
         self._command = (module, *flags, f"--beat-seconds={beat_seconds:g}")
         self._count = count
+        self._launcher = launcher
 
     async def gather(self) -> Sequence[RankProcess]:
         """Starts all of them, with the environment that torchrun would give them."""
@@ -42,6 +47,7 @@ class LocalRanks:
                 for number in range(self._count):
                     own = {"RANK": str(number), "LOCAL_RANK": str(number)}
                     rank = await RankProcess.start(
+                        self._launcher,
                         number,
                         [*self._command, *(host if number == 0 else ())],
                         environment | own,
@@ -55,7 +61,8 @@ class LocalRanks:
         return started
 
     async def close(self) -> None:
-        """Nothing is kept between generations."""
+        """No further generation is started."""
+        await self._launcher.close()
 
     def _environment(self, rendezvous: socket.socket) -> dict[str, str]:
         """What torchrun tells every worker of one node; gloo and NCCL are kept on this host."""

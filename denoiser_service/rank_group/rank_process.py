@@ -2,12 +2,13 @@
 
 import asyncio
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from denoiser_service.rank.channel import RankLink
-from services.domain.settings import environment_with
+from triptych.launcher.command import Command
+from triptych.launcher.launcher import Launcher
+from triptych.launcher.process import LaunchedProcess
 
 _STOP_SECONDS = 5.0
 
@@ -20,7 +21,7 @@ class RankProcess:
         link: the channel to it.
     """
 
-    def __init__(self, number: int, process: asyncio.subprocess.Process, link: RankLink) -> None:
+    def __init__(self, number: int, process: LaunchedProcess, link: RankLink) -> None:
         self.number = number
         self.link = link
         self._process = process
@@ -28,6 +29,7 @@ class RankProcess:
     @classmethod
     async def start(
         cls,
+        launcher: Launcher,
         number: int,
         command: Sequence[str],
         environment: Mapping[str, str],
@@ -36,6 +38,7 @@ class RankProcess:
         """Starts a rank.
 
         Args:
+            launcher: starts its process.
             number: its place in the group.
             command: module and flags; the channel's is added.
             environment: variables beside those of this process.
@@ -45,16 +48,15 @@ class RankProcess:
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
             try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    *command,
-                    "--channel-fd",
-                    str(theirs.fileno()),
-                    pass_fds=[theirs.fileno(), *pass_fds],
-                    env=environment_with(**environment),
-                    # A rank is ended by its supervisor, not by the terminal's Ctrl-C.
-                    start_new_session=True,
+                module, *flags = command
+                process = await launcher.launch(
+                    Command(
+                        module=module,
+                        arguments=(*flags, "--channel-fd", str(theirs.fileno())),
+                        variables=environment,
+                        descriptors=(theirs.fileno(), *pass_fds),
+                        heavy=True,
+                    )
                 )
             except BaseException:
                 # Cancelled or failed: nobody else knows of this end of the channel.
@@ -70,7 +72,7 @@ class RankProcess:
     @property
     def exit_code(self) -> int | None:
         """Of its process; None while it runs."""
-        return self._process.returncode
+        return self._process.poll()
 
     async def ended(self) -> str:
         """Waits until the process or its channel ends; returns how."""
@@ -96,7 +98,5 @@ class RankProcess:
     async def kill(self) -> None:
         """Kills what is left of the process, stopped or not, and collects it."""
         self.link.close()
-        if self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.kill()
+        self._process.kill()
         await self._process.wait()

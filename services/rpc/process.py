@@ -1,9 +1,6 @@
 """The frame around every process: settings in, exit code out."""
 
 import asyncio
-import ctypes
-import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -13,8 +10,8 @@ from services.domain.settings import ProcessSettings, ServerSettings
 from services.observability.exposition import exposed, traced
 from services.observability.logs import configure
 from triptych.domain.errors import ConfigurationError
+from triptych.launcher.parentage import follow_parent
 
-_PR_SET_PDEATHSIG = 1
 EXIT_CONFIGURATION = 2
 
 S = TypeVar("S", bound=ServerSettings)
@@ -62,17 +59,6 @@ async def run_until_first_ends(*work: Coroutine[Any, Any, object]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     for each in done:
         each.result()
-
-
-def follow_parent(parent: int) -> None:
-    """Asks the kernel for SIGTERM when the parent ends: nothing outlives a killed parent.
-
-    Args:
-        parent: its process id; it may have ended already, and this process have another one now.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        sys.exit(0)
 
 
 async def _awaited(work: Awaitable[None]) -> None:

@@ -25,7 +25,7 @@ from triptych.cluster.readiness import until_serving
 from triptych.cluster.topology import Processes, ProcessSpec
 from triptych.cluster.workplace import Workplace, workplace
 
-SCRIPT = Path(__file__).with_name("scripted_process.py")
+SCRIPT = "tests.integration.scripted_process"
 ANY_PORT = Address("127.0.0.1", 0)
 PATIENCE_SECONDS = 30
 
@@ -51,8 +51,8 @@ class ScriptedTopology:
         return Processes(gateway, (self._process("encoder"), self._process("vae")))
 
     def _process(self, name: str, *more: str) -> ProcessSpec:
-        command = [sys.executable, str(SCRIPT), "--name", name, "--journal", str(self.journal)]
-        return ProcessSpec(name, (*command, *more, *self.flags.get(name, [])))
+        told = ["--name", name, "--journal", str(self.journal)]
+        return ProcessSpec(name, SCRIPT, (*told, *more, *self.flags.get(name, [])))
 
     def lines(self) -> list[str]:
         return self.journal.read_text().splitlines()
@@ -214,12 +214,11 @@ async def test_gateway_that_never_serves_fails_the_start(topology: ScriptedTopol
         await start_and_end(LocalCluster(spec(topology, ready_seconds=1)))
 
 
-async def test_unknown_program_fails_the_start(topology: ScriptedTopology) -> None:
-    def processes(*_: object) -> Processes:
-        return Processes(ProcessSpec("gateway", ("/nowhere/at-all",)))
-
-    topology.processes = processes
-    with pytest.raises(ClusterConfigurationError, match=r"cannot start the gateway: .*/nowhere"):
+async def test_unknown_program_fails_the_start(
+    topology: ScriptedTopology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/at-all")
+    with pytest.raises(ClusterConfigurationError, match=r"cannot start the .*: .*/nowhere"):
         await start_and_end(LocalCluster(spec(topology)))
 
 

@@ -4,13 +4,15 @@ import asyncio
 import os
 import signal
 import time
-from asyncio.subprocess import DEVNULL, STDOUT, Process
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
 from triptych.cluster.errors import ClusterConfigurationError
 from triptych.cluster.topology import ProcessSpec
+from triptych.launcher.launcher import Launcher
+from triptych.launcher.process import LaunchedProcess
 
 _SHOWN_LINES = 5
 _SHOWN_BYTES = 16_384
@@ -19,7 +21,7 @@ _SHOWN_BYTES = 16_384
 class Child:
     """A running process, the leader of its own group, so that Ctrl-C reaches only its starter."""
 
-    def __init__(self, process: Process, log: Path, log_offset: int) -> None:
+    def __init__(self, process: LaunchedProcess, log: Path, log_offset: int) -> None:
         self._process = process
         self._log = log
         self._log_offset = log_offset
@@ -27,19 +29,17 @@ class Child:
         self._group_ended = False
 
     @classmethod
-    async def start(cls, spec: ProcessSpec, log: Path) -> Self:
+    async def start(cls, spec: ProcessSpec, log: Path, launcher: Launcher) -> Self:
         """Starts it, with all it writes appended to `log`.
 
         Raises:
             ClusterConfigurationError: there is no such program, or the log cannot be written.
         """
         try:
-            with log.open("ab") as sink:
+            with log.open("ab") as sink, _nothing() as nothing:
                 # Before the start: afterwards the two share one position.
                 log_offset = sink.tell()
-                process = await asyncio.create_subprocess_exec(
-                    *spec.command, stdin=DEVNULL, stdout=sink, stderr=STDOUT, start_new_session=True
-                )
+                process = await launcher.launch(spec.command(nothing, sink.fileno()))
         except OSError as error:
             raise ClusterConfigurationError(
                 f"cannot start the {spec.name}: {error.strerror}: {error.filename}"
@@ -65,7 +65,7 @@ class Child:
     async def end(self, grace_seconds: float) -> None:
         """Asks it to end, waits so long, then kills it; nothing of it runs afterwards."""
         try:
-            if self._process.returncode is None:
+            if self._process.poll() is None:
                 self._process.terminate()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._process.wait(), grace_seconds)
@@ -99,6 +99,15 @@ class Child:
 def describe_exit(code: int) -> str:
     """For example "exited with code 1" or "was killed by SIGKILL"."""
     return f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+
+
+@contextmanager
+def _nothing() -> Iterator[int]:
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _signal_name(number: int) -> str:

@@ -17,6 +17,7 @@ from triptych.cluster.readiness import until_serving
 from triptych.cluster.supervisor import Supervisor
 from triptych.cluster.topology import ProcessSpec, Topology
 from triptych.cluster.workplace import Workplace, workplace
+from triptych.launcher.launcher import ExecLauncher, Launcher
 
 DEFAULT_ADDRESS: Final = Address("127.0.0.1", 7843)
 
@@ -67,6 +68,7 @@ class LocalCluster:
         self._spec = spec
         self._on_event = on_event
         self._exits = AsyncExitStack()
+        self._launcher: Launcher = ExecLauncher()
         self._supervisors: list[Supervisor] = []
         self._tasks: set[asyncio.Task[NoReturn]] = set()
         self._address = spec.address
@@ -144,6 +146,7 @@ class LocalCluster:
             Supervisor(
                 spec,
                 logs / f"{spec.name}.log",
+                launcher=self._launcher,
                 backoff=self._spec.backoff(),
                 start_attempts=self._spec.start_attempts,
                 on_event=self._on_event,

@@ -45,7 +45,7 @@ def with_collector(processes: Processes, endpoint: str) -> Processes:
 
 def _told(processes: Processes, flag: Callable[[ProcessSpec], tuple[str, str]]) -> Processes:
     def told(process: ProcessSpec) -> ProcessSpec:
-        return replace(process, command=(*process.command, *flag(process)))
+        return replace(process, arguments=(*process.arguments, *flag(process)))
 
     stages = tuple(map(told, processes.stages))
     return replace(processes, gateway=told(processes.gateway), stages=stages)

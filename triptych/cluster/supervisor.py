@@ -10,6 +10,7 @@ from triptych.cluster.child import Child, describe_exit
 from triptych.cluster.errors import ClusterConfigurationError, ClusterFailedError
 from triptych.cluster.events import ClusterEvent, ProcessDied, ProcessStarted
 from triptych.cluster.topology import ProcessSpec
+from triptych.launcher.launcher import Launcher
 
 CONFIGURATION_EXIT_CODE: Final = 2
 """How a process says that starting it again would change nothing."""
@@ -23,6 +24,7 @@ class Supervisor:
         spec: ProcessSpec,
         log: Path,
         *,
+        launcher: Launcher,
         backoff: Backoff,
         start_attempts: int,
         on_event: Callable[[ClusterEvent], None],
@@ -32,6 +34,7 @@ class Supervisor:
         Args:
             spec: what to run.
             log: where everything the process writes goes.
+            launcher: starts it.
             backoff: pauses between a death and the next life.
             start_attempts: deaths in a row that are forgiven less one, until `settled` is set.
             on_event: told of every start and every death.
@@ -39,6 +42,7 @@ class Supervisor:
         self.settled = False
         self._spec = spec
         self._log = log
+        self._launcher = launcher
         self._backoff = backoff
         self._start_attempts = start_attempts
         self._on_event = on_event
@@ -76,7 +80,7 @@ class Supervisor:
 
     async def _run(self) -> NoReturn:
         while True:
-            child = self._child = await Child.start(self._spec, self._log)
+            child = self._child = await Child.start(self._spec, self._log, self._launcher)
             self._on_event(ProcessStarted(self.name, child.pid))
             code = await child.wait()
             if code == CONFIGURATION_EXIT_CODE:

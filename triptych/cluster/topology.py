@@ -1,27 +1,52 @@
 """Which processes make up a cluster, and what each is told."""
 
 import os
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from triptych.cluster.address import Address
 from triptych.cluster.workplace import Workplace
+from triptych.launcher.command import Command
 from triptych.parallel import ONE_RANK, ParallelDegrees
 
 _START_PATIENCE_SECONDS: Final = 600.0
 FETCH_PATIENCE_SECONDS: Final = 24 * 3600.0
 """How long a cluster may take to start that fetches its models first."""
 STAGES: Final = ("encoder", "denoiser", "vae")
+RANK: Final = "denoiser_service.rank"
+"""What a denoiser starts itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """One process: a name for people and log files, and its command line."""
+    """One process.
+
+    Attributes:
+        name: for people and log files.
+        module: what is run.
+        arguments: what it is told.
+        heavy: see Command.
+        children: see Command.
+    """
 
     name: str
-    command: tuple[str, ...]
+    module: str
+    arguments: tuple[str, ...] = ()
+    heavy: bool = False
+    children: tuple[str, ...] = ()
+
+    def command(self, stdin: int, output: int) -> Command:
+        """What starts it, with all it writes going to one descriptor."""
+        return Command(
+            module=self.module,
+            arguments=self.arguments,
+            stdin=stdin,
+            stdout=output,
+            stderr=output,
+            heavy=self.heavy,
+            children=self.children,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +171,7 @@ class SplitTopology:
         for number, model in enumerate(self.options.models, start=1):
             for stage in STAGES:
                 name = stage if number == 1 else f"{stage}-{number}"
-                command = _python(f"{stage}_service", "--listen", place.socket(name))
+                door = ("--listen", place.socket(name))
                 flags = self.options.flags(model) + self.options.manifest_flags(number - 1)
                 if stage == "denoiser":
                     flags += self.options.denoiser_flags(number - 1)
@@ -154,13 +179,16 @@ class SplitTopology:
                     flags += self.options.encoding_flags
                 if stage == "vae":
                     flags += self.options.decoding_flags
-                stages.append(ProcessSpec(name, (*command, *flags, *shared, *common)))
+                told = (*door, *flags, *shared, *common)
+                children = (RANK,) if stage == "denoiser" else ()
+                stages.append(ProcessSpec(name, f"{stage}_service", told, True, children))
                 doors += [f"--{stage}", place.socket(name)]
         # Ready means all of it: a user who is told so may ask for any of the models.
         patience = FETCH_PATIENCE_SECONDS if self.options.fetched else _START_PATIENCE_SECONDS
         doors += ["--start-patience-seconds", f"{patience:g}"]
-        gateway = (*_python("services.gateway", "--listen", str(address)), *doors, *common)
-        return Processes(ProcessSpec("gateway", gateway), tuple(stages), _store(place))
+        told = ("--listen", str(address), *doors, *common)
+        gateway = ProcessSpec("gateway", "services.gateway", told)
+        return Processes(gateway, tuple(stages), _store(place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +199,8 @@ class FusedTopology:
 
     def processes(self, address: Address, place: Workplace, drain_seconds: float) -> Processes:
         """See Topology; the one process keeps its tensors to itself."""
-        command = (
-            *_python("services.fused", "--listen", str(address)),
+        told = (
+            *("--listen", str(address)),
             *self.options.flags(*self.options.models),
             *self.options.encoding_flags,
             *self.options.decoding_flags,
@@ -181,14 +209,14 @@ class FusedTopology:
             *_file_flags("--cache-profile", self.options.cache_profiles),
             *_common_flags(drain_seconds),
         )
-        return Processes(ProcessSpec("fused", command))
+        return Processes(ProcessSpec("fused", "services.fused", told, heavy=True))
 
 
 def _store(place: Workplace) -> tuple[ProcessSpec, ...]:
     if place.store_socket is None:
         return ()
-    command = _python("triptych.cluster.valkey", str(os.getpid()), str(place.store_socket))
-    return (ProcessSpec("store", command),)
+    told = (str(os.getpid()), str(place.store_socket))
+    return (ProcessSpec("store", "triptych.cluster.valkey", told),)
 
 
 def _named(model: Path | str) -> str:
@@ -197,10 +225,6 @@ def _named(model: Path | str) -> str:
 
 def _file_flags(flag: str, files: tuple[Path, ...]) -> tuple[str, ...]:
     return tuple(part for file in files for part in (flag, str(file.absolute())))
-
-
-def _python(module: str, *flags: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", module, *flags)
 
 
 def _common_flags(drain_seconds: float) -> tuple[str, ...]:

@@ -3,16 +3,13 @@
 Takes the place of this process, keeps everything in memory, and ends with its parent.
 """
 
-import ctypes
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Final
 
 from triptych.cluster.errors import ClusterConfigurationError
-
-_PR_SET_PDEATHSIG: Final = 1
+from triptych.launcher.parentage import follow_parent
 
 
 def valkey_binary() -> Path:
@@ -40,9 +37,7 @@ def main() -> None:
     parent, socket = int(sys.argv[1]), sys.argv[2]
     binary = valkey_binary()
     # Kept across the exec; the server saves nothing, so there is nothing to end gently.
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(0)
+    follow_parent(parent, signal.SIGKILL)
     nowhere_else = ("--port", "0", "--unixsocket", socket, "--unixsocketperm", "600")
     in_memory = ("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction")
     place = ("--dir", str(Path(socket).parent))

@@ -13,6 +13,7 @@ from denoiser_service.rank_group.local_ranks import LocalRanks
 from denoiser_service.rank_group.supervisor import ProcessRankGroup
 from triptych.domain.errors import RanksLost
 from triptych.domain.parallel import ParallelDegrees
+from triptych.launcher.launcher import ExecLauncher
 
 MODULE = "tests.unit.denoiser_service.scripted_rank"
 STEP = Step(request_id="a")
@@ -22,7 +23,7 @@ class Supervised:
     """A rank group, and what it said about itself."""
 
     def __init__(self, mode: str, ranks: int, bounds: RankBounds) -> None:
-        source = LocalRanks([mode], ranks, bounds.beat, MODULE)
+        source = LocalRanks([mode], ranks, bounds.beat, ExecLauncher(), MODULE)
         self.ranks = ProcessRankGroup(source, degrees=ParallelDegrees(ulysses=ranks), bounds=bounds)
         self.changes: asyncio.Queue[bool] = asyncio.Queue()
         self.running = asyncio.create_task(self.ranks.run(self.changes.put))

@@ -167,10 +167,12 @@ def test_a_rank_ends_with_a_supervisor_that_is_killed() -> None:
         "from denoiser_service.rank_group.local_ranks import LocalRanks\n"
         "from denoiser_service.rank_group.generation import RankBounds\n"
         "from denoiser_service.rank_group.supervisor import ProcessRankGroup\n"
+        "from triptych.launcher.launcher import ExecLauncher\n"
         "async def changed(ready):\n"
         "    print('rank pid', ranks.ready.pid, flush=True)\n"
         "ranks = ProcessRankGroup(\n"
-        f"    LocalRanks(['serves'], 1, 1, {MODULE!r}), bounds=RankBounds(60, 60, 60))\n"
+        f"    LocalRanks(['serves'], 1, 1, ExecLauncher(), {MODULE!r}),\n"
+        f"    bounds=RankBounds(60, 60, 60))\n"
         "asyncio.run(ranks.run(changed))\n"
     )
     command = [sys.executable, "-c", program]

@@ -6,15 +6,15 @@ from triptych.cluster.metrics import metrics_addresses, with_metrics
 from triptych.cluster.topology import Processes, ProcessSpec
 
 PROCESSES = Processes(
-    ProcessSpec("gateway", ("g",)), (ProcessSpec("encoder", ("e",)), ProcessSpec("vae", ("v",)))
+    ProcessSpec("gateway", "g"), (ProcessSpec("encoder", "e"), ProcessSpec("vae", "v"))
 )
 
 
 def test_the_gateway_gets_the_address_and_the_others_the_ports_after_it() -> None:
     addresses = metrics_addresses(PROCESSES, Address("127.0.0.1", 9464))
     told = with_metrics(PROCESSES, addresses)
-    assert told.gateway.command == ("g", "--metrics-listen", "127.0.0.1:9464")
-    assert [each.command[2] for each in told.stages] == ["127.0.0.1:9465", "127.0.0.1:9466"]
+    assert told.gateway.arguments == ("--metrics-listen", "127.0.0.1:9464")
+    assert [each.arguments[1] for each in told.stages] == ["127.0.0.1:9465", "127.0.0.1:9466"]
 
 
 def test_port_0_stands_for_as_many_different_ports_that_are_free() -> None:

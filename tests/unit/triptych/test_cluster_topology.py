@@ -1,7 +1,6 @@
 """What the processes of a cluster are told."""
 
 import os
-import sys
 from pathlib import Path
 
 from triptych.cluster.address import Address
@@ -15,7 +14,7 @@ OPTIONS = ModelOptions((Path("/models/demo"),), dtype="bfloat16", device="cuda:0
 
 
 def flags(process: ProcessSpec) -> dict[str, str]:
-    words = process.command[3:]
+    words = process.arguments
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
@@ -23,7 +22,7 @@ def test_split_stages_share_store_and_secret_and_the_gateway_knows_their_sockets
     processes = SplitTopology(OPTIONS).processes(ADDRESS, PLACE, drain_seconds=5)
     sockets = {}
     for stage in processes.stages:
-        assert stage.command[:3] == (sys.executable, "-m", f"{stage.name}_service")
+        assert stage.module == f"{stage.name}_service"
         given = flags(stage)
         assert given["--model"] == "/models/demo"
         assert (given["--dtype"], given["--device"]) == ("bfloat16", "cuda:0")
@@ -32,7 +31,7 @@ def test_split_stages_share_store_and_secret_and_the_gateway_knows_their_sockets
         sockets[f"--{stage.name}"] = given["--listen"]
     assert set(sockets) == {"--encoder", "--denoiser", "--vae"}
     gateway = flags(processes.gateway)
-    assert processes.gateway.command[:3] == (sys.executable, "-m", "services.gateway")
+    assert processes.gateway.module == "services.gateway"
     assert gateway["--listen"] == "127.0.0.1:7843"
     assert gateway.items() >= sockets.items()
     assert "--cluster-secret-file" not in gateway
@@ -41,7 +40,7 @@ def test_split_stages_share_store_and_secret_and_the_gateway_knows_their_sockets
 def test_fused_is_one_process_without_store_or_secret() -> None:
     processes = FusedTopology(OPTIONS).processes(ADDRESS, PLACE, drain_seconds=5)
     assert processes.stages == ()
-    assert processes.gateway.command[:3] == (sys.executable, "-m", "services.fused")
+    assert processes.gateway.module == "services.fused"
     given = flags(processes.gateway)
     assert (given["--listen"], given["--threads"]) == ("127.0.0.1:7843", "3")
     assert not {"--store", "--cluster-secret-file"} & given.keys()
@@ -113,16 +112,16 @@ def test_every_further_model_gets_stages_of_its_own_behind_one_gateway() -> None
         *("encoder-2", "denoiser-2", "vae-2"),
     ]
     assert all(
-        f"/models/{name}" in split.stages[3 * place].command for place, name in enumerate("ab")
+        f"/models/{name}" in split.stages[3 * place].arguments for place, name in enumerate("ab")
     )
     for stage in ("encoder", "denoiser", "vae"):
         doors = [
-            split.gateway.command[place + 1]
-            for place, flag in enumerate(split.gateway.command)
+            split.gateway.arguments[place + 1]
+            for place, flag in enumerate(split.gateway.arguments)
             if flag == f"--{stage}"
         ]
         assert doors == [PLACE.socket(stage), PLACE.socket(f"{stage}-2")]
-    assert [each for each in fused.gateway.command if each.startswith("/models")] == [
+    assert [each for each in fused.gateway.arguments if each.startswith("/models")] == [
         *("/models/a", "/models/b")
     ]
 
@@ -137,6 +136,6 @@ def test_each_models_denoiser_alone_gets_its_cache_profile() -> None:
         "denoiser": "/profiles/a.json",
         "denoiser-2": "/profiles/b.json",
     }
-    fused = FusedTopology(options).processes(ADDRESS, PLACE, drain_seconds=5).gateway.command
+    fused = FusedTopology(options).processes(ADDRESS, PLACE, drain_seconds=5).gateway.arguments
     given = [fused[place + 1] for place, flag in enumerate(fused) if flag == "--cache-profile"]
     assert given == list(map(str, profiles))

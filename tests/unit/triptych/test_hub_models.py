@@ -35,8 +35,8 @@ def test_a_name_on_the_hub_goes_to_every_process_as_it_is(name: str) -> None:
     split = SplitTopology(options).processes(ADDRESS, PLACE, drain_seconds=5)
     fused = FusedTopology(options).processes(ADDRESS, PLACE, drain_seconds=5)
     for process in (*split.stages, fused.gateway):
-        assert value_of("--model", process.command) == name
-        assert "--offline" not in process.command
+        assert value_of("--model", process.arguments) == name
+        assert "--offline" not in process.arguments
 
 
 def test_offline_goes_to_every_process_that_holds_a_model() -> None:
@@ -44,8 +44,8 @@ def test_offline_goes_to_every_process_that_holds_a_model() -> None:
     split = SplitTopology(options).processes(ADDRESS, PLACE, drain_seconds=5)
     fused = FusedTopology(options).processes(ADDRESS, PLACE, drain_seconds=5)
     for process in (*split.stages, fused.gateway):
-        assert value_of("--offline", process.command) == "true"
-    assert "--offline" not in split.gateway.command
+        assert value_of("--offline", process.arguments) == "true"
+    assert "--offline" not in split.gateway.arguments
 
 
 def test_a_directory_wins_over_a_name_on_the_hub(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_cluster_that_fetches_its_models_has_time_for_it() -> None:
         split = SplitTopology(options)
         gateway = split.processes(ADDRESS, PLACE, drain_seconds=5).gateway
         spec = patient(ClusterSpec(topology=split), options)
-        return spec.ready_seconds, float(value_of("--start-patience-seconds", gateway.command))
+        return spec.ready_seconds, float(value_of("--start-patience-seconds", gateway.arguments))
 
     usual = patience(ModelOptions((Path("/models/demo"),)))
     assert max(usual) < 3600
