@@ -21,8 +21,8 @@ from services.loaded_models.stage_model import StageModel
 from services.model_families import find_family
 from services.model_families.flux.denoiser import FluxDenoiser
 from services.model_families.flux.spec import PROMPT_TOKENS
-from services.model_families.qwen_image.configuration import vae_scale_factor
-from services.model_families.qwen_image.denoising import QwenImageDenoiser
+from services.model_families.qwen_image.denoiser import QwenImageDenoiser
+from services.model_families.qwen_image.spec import vae_scale_factor
 from services.model_files.configuration import image_scale_factor
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import components_of

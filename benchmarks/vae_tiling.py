@@ -18,7 +18,7 @@ from benchmarks.report import Row, write
 from services.domain.settings import environment_with
 from services.domain.tiling import Tiling
 from services.loaded_models.loading import load_vae
-from services.model_families.qwen_image.pictures import QwenImageVae
+from services.model_families.qwen_image.vae import QwenImageVae
 from services.numerics.latents import picture_of
 from triptych.domain.element_type import ElementType
 from vae_service.tiling import set_pieces

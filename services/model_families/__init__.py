@@ -1,15 +1,17 @@
-"""One folder for each kin group of model families, found by its `spec` modules; loads no torch.
+"""One folder for each kin group of model families, found by its `spec` module; loads no torch.
 
-A folder offers `spec.SPEC` (torch-free) and the modules `encoder`, `denoiser` and `vae`, each with
-`load(directory, dtype, device)`.
+A folder offers `spec.SPECS` (torch-free) and the modules `encoder`, `denoiser` and `vae`, each with
+`load(directory, dtype, device)`. A group whose VAEs only decode, as the AutoencoderKL that many
+share, has no `vae`.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from services.model_files.directory import ModelDirectory
 from services.model_ports.spec import FamilySpec
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     import torch
 
     from services.model_ports.stages import DenoiserModel, EncoderModel, VaeModel
+
+
+_SHARED_VAE: Final = "services.numerics.image_vae"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +53,16 @@ class Family:
         return cast("VaeModel", self._module("vae").load(directory, dtype, device))
 
     def _module(self, name: str) -> ModuleType:
-        return import_lasting(f"{__name__}.{self.folder}.{name}")
+        own = f"{__name__}.{self.folder}.{name}"
+        shared = name == "vae" and find_spec(own) is None
+        return import_lasting(_SHARED_VAE if shared else own)
 
 
 def families() -> Iterator[Family]:
     """Every family there is, in the order of their folders' names."""
-    found = pkgutil.walk_packages(__path__, f"{__name__}.")
-    for module in sorted(each.name for each in found if each.name.endswith(".spec")):
-        folder = module.removeprefix(f"{__name__}.").removesuffix(".spec")
-        yield Family(folder, importlib.import_module(module).SPEC)
+    for folder in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+        for spec in importlib.import_module(f"{__name__}.{folder}.spec").SPECS:
+            yield Family(folder, spec)
 
 
 def find_family(directory: ModelDirectory) -> Family:

@@ -106,4 +106,4 @@ class ImageVae:
         return latents
 
 
-load_image_vae = ImageVae.load
+load = ImageVae.load

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from denoiser_service.rank import stage as denoise_stage
 from denoiser_service.rank.acceleration.session import Session, open_session
+from denoiser_service.rank.process import stage as denoise_stage
 from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import BranchDecision
 from services.model_ports.forwards import Branches, each_branch

@@ -10,8 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import Qwen2Config, SiglipVisionConfig
 
-from services.model_families.bagel.resizing import VISION_FIT
-from services.model_families.bagel.spec import WEIGHTS
+from services.model_families.bagel.spec import VISION_FIT, WEIGHTS
 from services.model_files.directory import ModelDirectory
 from triptych.domain.errors import ConfigurationError
 

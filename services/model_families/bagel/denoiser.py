@@ -18,14 +18,17 @@ from services.model_families.bagel.checkpoint import (
 from services.model_families.bagel.context import Context
 from services.model_families.bagel.flow_transformer import FlowTransformer
 from services.model_families.bagel.guidance import Guidance
-from services.model_families.bagel.resizing import VISION_FIT, Size, vae_size, vision_size
+from services.model_families.bagel.pictures import grid_positions, patches_of, picture_of_patches
 from services.model_families.bagel.spec import (
     LATENT_CHANNELS,
     LATENT_PATCH,
     MAX_LATENT_SIDE,
     VAE_SCALE_FACTOR,
+    VISION_FIT,
+    Size,
+    vae_size,
+    vision_size,
 )
-from services.model_families.bagel.tokens import grid_positions, patches_of, picture_of_patches
 from services.model_files.directory import ModelDirectory
 from services.model_ports.blocks import Arguments, Block, BlockLists, SequenceSplit, TokenShare
 from services.model_ports.forwards import CONDITIONAL

@@ -6,16 +6,17 @@ from functools import partial
 import torch
 from PIL import Image
 from torch import nn
-from transformers import Qwen2Tokenizer
+from transformers import Qwen2Tokenizer, SiglipVisionConfig, SiglipVisionModel
+from transformers.activations import ACT2FN
 
 from services.model_families.bagel.checkpoint import (
     language_model_config,
     load_published,
     vision_config,
 )
-from services.model_families.bagel.input_picture import vision_pixels
+from services.model_families.bagel.flow_transformer import PositionEmbedding
+from services.model_families.bagel.pictures import grid_positions, patches_of, vision_pixels
 from services.model_families.bagel.spec import MAX_PROMPT_TOKENS, MAX_VISION_SIDE
-from services.model_families.bagel.vision_tower import VisionTower
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_part
 from services.model_ports.encoding import Encoding, prompt_encodings
@@ -24,6 +25,63 @@ from services.numerics.prompts import counted_prompts
 from triptych.domain.conditioning_reuse import ConditioningPart
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.generation import GenerationParameters
+
+
+class Connector(nn.Module):
+    """Two linear layers from the tower's width to the language model's."""
+
+    def __init__(self, vision_width: int, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(vision_width, width)
+        self.activation_fn = ACT2FN["gelu_pytorch_tanh"]
+        self.fc2 = nn.Linear(width, width)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        connected: torch.Tensor = self.fc2(self.activation_fn(self.fc1(hidden)))
+        return connected
+
+
+class VisionTower(nn.Module):
+    """Tokens of a picture, one per patch.
+
+    Args:
+        config: of the vision model; its layers are all used.
+        width: D.
+        max_side: patches per side of the largest picture.
+    """
+
+    def __init__(self, config: SiglipVisionConfig, width: int, max_side: int) -> None:
+        super().__init__()
+        self._patch_size: int = config.patch_size
+        self._max_side = max_side
+        self.vit_model = SiglipVisionModel(config)
+        # Of pictures of one size; neither used nor loaded.
+        del self.vit_model.embeddings.position_ids
+        # Published so: a patch has its channels innermost.
+        self.vit_model.embeddings.patch_embedding = nn.Linear(
+            config.num_channels * config.patch_size**2, config.hidden_size
+        )
+        self.connector = Connector(config.hidden_size, width)
+        self.vit_pos_embed = PositionEmbedding(max_side, width)
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels per patch, on each side."""
+        return self._patch_size
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Tokens [1, N, D] of pixels [1, 3, height, width] from -1 to 1."""
+        _, _, height, width = pixels.shape
+        rows, columns = height // self._patch_size, width // self._patch_size
+        positions = grid_positions(rows, columns, self._max_side).to(pixels.device)
+        embeddings = self.vit_model.embeddings
+        patches = patches_of(pixels, self._patch_size).to(embeddings.patch_embedding.weight.dtype)
+        hidden = embeddings.patch_embedding(patches) + embeddings.position_embedding(positions)
+        hidden = self.vit_model.encoder(inputs_embeds=hidden).last_hidden_state
+        seen = self.connector(self.vit_model.post_layernorm(hidden))
+        tokens: torch.Tensor = seen + self.vit_pos_embed(positions)
+        return tokens
+
 
 _PROMPT_MARKERS = ("<|im_start|>", "<|im_end|>")
 _PICTURE_MARKERS = ("<|vision_start|>", "<|vision_end|>")

@@ -8,7 +8,6 @@ import math
 from typing import Final
 
 from services.domain.stages import DenoiseRequest
-from services.model_families.bagel.resizing import VAE_FIT, VISION_FIT, vae_size, vision_size
 from services.model_files.configuration import configured_size
 from services.model_files.directory import ModelDirectory
 from services.model_ports.capabilities import BAGEL_COEFFICIENTS, parallel_support, picture_limits
@@ -28,7 +27,27 @@ from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.family_options import OptionKind, OptionLimits
 from triptych.domain.generation import GenerationParameters
+from triptych.domain.image_fit import ImageFit
 from triptych.domain.model import Capabilities, GenerationDefaults, Stage
+
+Size = tuple[int, int]
+
+# 1024 patches of 14 x 14 pixels, nine times.
+_MAX_PIXELS = 14 * 14 * 9 * 1024
+
+VAE_FIT: Final = ImageFit(area=_MAX_PIXELS, multiple=16, shortest_edge=512, longest_edge=1024)
+VISION_FIT: Final = ImageFit(area=_MAX_PIXELS, multiple=14, shortest_edge=224, longest_edge=980)
+
+
+def vae_size(width: int, height: int) -> Size:
+    """The size in which the VAE encodes an input image."""
+    return VAE_FIT.size(width, height)
+
+
+def vision_size(width: int, height: int) -> Size:
+    """The size in which the vision tower reads one: it is given what the VAE was."""
+    return VISION_FIT.size(*vae_size(width, height))
+
 
 WEIGHTS: Final = "ema.safetensors"
 """Of the language model, the vision tower and what connects them."""
@@ -164,34 +183,36 @@ def _keys_and_values(directory: ModelDirectory) -> int:
 
 
 # The encoder embeds the prompt's tokens, so that the denoiser needs neither tokenizer nor table.
-SPEC = FamilySpec(
-    name="bagel",
-    pipeline_classes=frozenset({"BagelForConditionalGeneration"}),
-    classes={
-        "embed_tokens": "Embedding",
-        "vit_model": "SiglipVisionModel",
-        "language_model": "Qwen2ForCausalLM",
-        "vae": "AutoEncoder",
-    },
-    capabilities=_capabilities,
-    crossings=_crossings,
-    residency=_residency,
-    weights={
-        Stage.ENCODER: ("embed_tokens", "vit_model"),
-        Stage.DENOISER: ("language_model",),
-        Stage.VAE: ("vae",),
-    },
-    configs=dict.fromkeys(Stage, ()),
-    files={
-        Stage.ENCODER: (
-            "config.json",
-            "llm_config.json",
-            "vit_config.json",
-            "tokenizer_config.json",
-            WEIGHTS,
-        ),
-        Stage.DENOISER: ("config.json", "llm_config.json", WEIGHTS),
-        # Its capabilities count the layers.
-        Stage.VAE: ("config.json", "llm_config.json", VAE_WEIGHTS),
-    },
+SPECS = (
+    FamilySpec(
+        name="bagel",
+        pipeline_classes=frozenset({"BagelForConditionalGeneration"}),
+        classes={
+            "embed_tokens": "Embedding",
+            "vit_model": "SiglipVisionModel",
+            "language_model": "Qwen2ForCausalLM",
+            "vae": "AutoEncoder",
+        },
+        capabilities=_capabilities,
+        crossings=_crossings,
+        residency=_residency,
+        weights={
+            Stage.ENCODER: ("embed_tokens", "vit_model"),
+            Stage.DENOISER: ("language_model",),
+            Stage.VAE: ("vae",),
+        },
+        configs=dict.fromkeys(Stage, ()),
+        files={
+            Stage.ENCODER: (
+                "config.json",
+                "llm_config.json",
+                "vit_config.json",
+                "tokenizer_config.json",
+                WEIGHTS,
+            ),
+            Stage.DENOISER: ("config.json", "llm_config.json", WEIGHTS),
+            # Its capabilities count the layers.
+            Stage.VAE: ("config.json", "llm_config.json", VAE_WEIGHTS),
+        },
+    ),
 )

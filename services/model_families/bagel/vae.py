@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from services.model_families.bagel.checkpoint import fill
-from services.model_families.bagel.input_picture import vae_pixels
+from services.model_families.bagel.pictures import vae_pixels
 from services.model_families.bagel.spec import LATENT_CHANNELS, VAE_SCALE_FACTOR, VAE_WEIGHTS
 from services.model_files.directory import ModelDirectory
 from services.model_ports.encoding import Encoding, image_encoding

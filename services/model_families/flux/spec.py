@@ -81,29 +81,31 @@ def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
 
 # Every stage needs vae/config.json, which says which sizes can be drawn, and
 # transformer/config.json, which says whether there is guidance.
-SPEC = FamilySpec(
-    name="flux",
-    pipeline_classes=frozenset({"FluxPipeline"}),
-    classes={
-        "text_encoder": "CLIPTextModel",
-        "text_encoder_2": "T5EncoderModel",
-        "tokenizer": "CLIPTokenizer",
-        "tokenizer_2": "T5TokenizerFast",
-        "transformer": "FluxTransformer2DModel",
-        "scheduler": "FlowMatchEulerDiscreteScheduler",
-        "vae": "AutoencoderKL",
-    },
-    weights={
-        Stage.ENCODER: ("text_encoder", "text_encoder_2"),
-        Stage.DENOISER: ("transformer",),
-        Stage.VAE: ("vae",),
-    },
-    configs={
-        Stage.ENCODER: ("tokenizer", "tokenizer_2", "transformer", "vae"),
-        Stage.DENOISER: ("scheduler", "vae"),
-        Stage.VAE: ("transformer",),
-    },
-    capabilities=_capabilities,
-    crossings=_crossings,
-    residency=_residency,
+SPECS = (
+    FamilySpec(
+        name="flux",
+        pipeline_classes=frozenset({"FluxPipeline"}),
+        classes={
+            "text_encoder": "CLIPTextModel",
+            "text_encoder_2": "T5EncoderModel",
+            "tokenizer": "CLIPTokenizer",
+            "tokenizer_2": "T5TokenizerFast",
+            "transformer": "FluxTransformer2DModel",
+            "scheduler": "FlowMatchEulerDiscreteScheduler",
+            "vae": "AutoencoderKL",
+        },
+        weights={
+            Stage.ENCODER: ("text_encoder", "text_encoder_2"),
+            Stage.DENOISER: ("transformer",),
+            Stage.VAE: ("vae",),
+        },
+        configs={
+            Stage.ENCODER: ("tokenizer", "tokenizer_2", "transformer", "vae"),
+            Stage.DENOISER: ("scheduler", "vae"),
+            Stage.VAE: ("transformer",),
+        },
+        capabilities=_capabilities,
+        crossings=_crossings,
+        residency=_residency,
+    ),
 )

@@ -1,1 +1,1 @@
-"""LongCat-Image: text to picture."""
+"""LongCat-Image and LongCat-Image-Edit: pictures from prompts, and edited."""

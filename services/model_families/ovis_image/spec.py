@@ -59,17 +59,19 @@ def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
     return packed_residency(directory, request, latents_bytes, lists=2)
 
 
-SPEC = FamilySpec(
-    name="ovis-image",
-    pipeline_classes=frozenset({"OvisImagePipeline"}),
-    classes={
-        "text_encoder": "Qwen3Model",
-        "tokenizer": "Qwen2TokenizerFast",
-        "transformer": "OvisImageTransformer2DModel",
-        "scheduler": "FlowMatchEulerDiscreteScheduler",
-        "vae": "AutoencoderKL",
-    },
-    capabilities=_capabilities,
-    crossings=_crossings,
-    residency=_residency,
+SPECS = (
+    FamilySpec(
+        name="ovis-image",
+        pipeline_classes=frozenset({"OvisImagePipeline"}),
+        classes={
+            "text_encoder": "Qwen3Model",
+            "tokenizer": "Qwen2TokenizerFast",
+            "transformer": "OvisImageTransformer2DModel",
+            "scheduler": "FlowMatchEulerDiscreteScheduler",
+            "vae": "AutoencoderKL",
+        },
+        capabilities=_capabilities,
+        crossings=_crossings,
+        residency=_residency,
+    ),
 )

@@ -1,1 +1,1 @@
-"""Qwen-Image and Qwen-Image-2512: text to picture."""
+"""Qwen-Image, -Edit and -Layered: draw, edit pictures, and take them apart into layers."""

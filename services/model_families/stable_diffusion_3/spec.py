@@ -83,31 +83,33 @@ def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
 
 
 # Every stage needs transformer/config.json, too: it says which sizes can be drawn.
-SPEC = FamilySpec(
-    name="stable-diffusion-3",
-    pipeline_classes=frozenset({"StableDiffusion3Pipeline"}),
-    classes={
-        "text_encoder": "CLIPTextModelWithProjection",
-        "text_encoder_2": "CLIPTextModelWithProjection",
-        "text_encoder_3": "T5EncoderModel",
-        "tokenizer": "CLIPTokenizer",
-        "tokenizer_2": "CLIPTokenizer",
-        "tokenizer_3": "T5TokenizerFast",
-        "transformer": "SD3Transformer2DModel",
-        "scheduler": "FlowMatchEulerDiscreteScheduler",
-        "vae": "AutoencoderKL",
-    },
-    weights={
-        Stage.ENCODER: ("text_encoder", "text_encoder_2", "text_encoder_3"),
-        Stage.DENOISER: ("transformer",),
-        Stage.VAE: ("vae",),
-    },
-    configs={
-        Stage.ENCODER: ("tokenizer", "tokenizer_2", "tokenizer_3", "transformer", "vae"),
-        Stage.DENOISER: ("scheduler", "vae"),
-        Stage.VAE: ("transformer",),
-    },
-    capabilities=_capabilities,
-    crossings=_crossings,
-    residency=_residency,
+SPECS = (
+    FamilySpec(
+        name="stable-diffusion-3",
+        pipeline_classes=frozenset({"StableDiffusion3Pipeline"}),
+        classes={
+            "text_encoder": "CLIPTextModelWithProjection",
+            "text_encoder_2": "CLIPTextModelWithProjection",
+            "text_encoder_3": "T5EncoderModel",
+            "tokenizer": "CLIPTokenizer",
+            "tokenizer_2": "CLIPTokenizer",
+            "tokenizer_3": "T5TokenizerFast",
+            "transformer": "SD3Transformer2DModel",
+            "scheduler": "FlowMatchEulerDiscreteScheduler",
+            "vae": "AutoencoderKL",
+        },
+        weights={
+            Stage.ENCODER: ("text_encoder", "text_encoder_2", "text_encoder_3"),
+            Stage.DENOISER: ("transformer",),
+            Stage.VAE: ("vae",),
+        },
+        configs={
+            Stage.ENCODER: ("tokenizer", "tokenizer_2", "tokenizer_3", "transformer", "vae"),
+            Stage.DENOISER: ("scheduler", "vae"),
+            Stage.VAE: ("transformer",),
+        },
+        capabilities=_capabilities,
+        crossings=_crossings,
+        residency=_residency,
+    ),
 )

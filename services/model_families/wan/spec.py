@@ -201,28 +201,30 @@ def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
     )
 
 
-SPEC = FamilySpec(
-    name="wan",
-    pipeline_classes=frozenset({"WanPipeline"}),
-    classes={
-        "text_encoder": "UMT5EncoderModel",
-        "tokenizer": "T5TokenizerFast",
-        "transformer": "WanTransformer3DModel",
-        "transformer_2": "WanTransformer3DModel",
-        "scheduler": "UniPCMultistepScheduler",
-        "vae": "AutoencoderKLWan",
-    },
-    capabilities=_capabilities,
-    crossings=_crossings,
-    residency=_residency,
-    weights={
-        Stage.ENCODER: ("text_encoder",),
-        Stage.DENOISER: ("transformer", "transformer_2"),
-        Stage.VAE: ("vae",),
-    },
-    configs={
-        Stage.ENCODER: ("tokenizer", "vae", "transformer"),
-        Stage.DENOISER: ("scheduler", "vae"),
-        Stage.VAE: ("transformer",),
-    },
+SPECS = (
+    FamilySpec(
+        name="wan",
+        pipeline_classes=frozenset({"WanPipeline"}),
+        classes={
+            "text_encoder": "UMT5EncoderModel",
+            "tokenizer": "T5TokenizerFast",
+            "transformer": "WanTransformer3DModel",
+            "transformer_2": "WanTransformer3DModel",
+            "scheduler": "UniPCMultistepScheduler",
+            "vae": "AutoencoderKLWan",
+        },
+        capabilities=_capabilities,
+        crossings=_crossings,
+        residency=_residency,
+        weights={
+            Stage.ENCODER: ("text_encoder",),
+            Stage.DENOISER: ("transformer", "transformer_2"),
+            Stage.VAE: ("vae",),
+        },
+        configs={
+            Stage.ENCODER: ("tokenizer", "vae", "transformer"),
+            Stage.DENOISER: ("scheduler", "vae"),
+            Stage.VAE: ("transformer",),
+        },
+    ),
 )

@@ -90,17 +90,19 @@ def _padded(tokens: int) -> int:
     return math.ceil(tokens / _TOKENS_MULTIPLE) * _TOKENS_MULTIPLE
 
 
-SPEC = FamilySpec(
-    name="z-image",
-    pipeline_classes=frozenset({"ZImagePipeline"}),
-    classes={
-        "text_encoder": "Qwen3Model",
-        "tokenizer": "Qwen2Tokenizer",
-        "transformer": "ZImageTransformer2DModel",
-        "scheduler": "FlowMatchEulerDiscreteScheduler",
-        "vae": "AutoencoderKL",
-    },
-    capabilities=_capabilities,
-    crossings=_crossings,
-    residency=_residency,
+SPECS = (
+    FamilySpec(
+        name="z-image",
+        pipeline_classes=frozenset({"ZImagePipeline"}),
+        classes={
+            "text_encoder": "Qwen3Model",
+            "tokenizer": "Qwen2Tokenizer",
+            "transformer": "ZImageTransformer2DModel",
+            "scheduler": "FlowMatchEulerDiscreteScheduler",
+            "vae": "AutoencoderKL",
+        },
+        capabilities=_capabilities,
+        crossings=_crossings,
+        residency=_residency,
+    ),
 )

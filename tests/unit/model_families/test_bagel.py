@@ -15,7 +15,7 @@ from services.model_families.bagel.context import Context
 from services.model_families.bagel.denoiser import BagelDenoiser
 from services.model_families.bagel.encoder import BagelEncoder
 from services.model_families.bagel.flow_transformer import FlowTransformer
-from services.model_families.bagel.spec import SPEC
+from services.model_families.bagel.spec import SPECS
 from services.model_families.bagel.vae import BagelVae, load
 from services.model_files.directory import ModelDirectory
 from services.model_ports.encoding import encode_all
@@ -26,6 +26,8 @@ from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.input_image import InputImage
 from triptych.domain.model import GenerationDefaults, Stage
+
+(SPEC,) = SPECS
 
 Ask = Callable[..., GenerationParameters]
 LOADS = {Stage.ENCODER: load_encoder, Stage.DENOISER: load_denoiser, Stage.VAE: load_vae}

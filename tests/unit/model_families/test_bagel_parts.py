@@ -11,13 +11,18 @@ from PIL import Image
 from transformers import Qwen2Config, Qwen3Config, Qwen3Model, SiglipVisionConfig, SiglipVisionModel
 
 from services.model_families.bagel.context import Context
-from services.model_families.bagel.embeddings import TimeEmbedding
+from services.model_families.bagel.encoder import VisionTower
+from services.model_families.bagel.flow_transformer import TimeEmbedding
 from services.model_families.bagel.guidance import Guidance
-from services.model_families.bagel.input_picture import vae_pixels, vision_pixels
 from services.model_families.bagel.mixture_of_transformers import MixtureOfTransformers
-from services.model_families.bagel.resizing import VAE_FIT, VISION_FIT
-from services.model_families.bagel.tokens import grid_positions, patches_of, picture_of_patches
-from services.model_families.bagel.vision_tower import VisionTower
+from services.model_families.bagel.pictures import (
+    grid_positions,
+    patches_of,
+    picture_of_patches,
+    vae_pixels,
+    vision_pixels,
+)
+from services.model_families.bagel.spec import VAE_FIT, VISION_FIT
 from tests.checkpoints.directory import draw_weights
 from triptych.domain.image_fit import ImageFit
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 def test_a_family_is_found_by_the_pipeline_class_it_serves(demo: Path) -> None:
     family = find_family(ModelDirectory(demo))
-    assert (family.folder, family.spec.name) == ("qwen_image.base", "qwen-image")
+    assert (family.folder, family.spec.name) == ("qwen_image", "qwen-image")
 
 
 def test_a_pipeline_class_nobody_serves_is_refused_with_those_that_are(

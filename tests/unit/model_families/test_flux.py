@@ -8,7 +8,7 @@ import torch
 
 from services.loaded_models.loading import load_encoder
 from services.loaded_models.stage_model import StageModel
-from services.model_families.flux.spec import SPEC
+from services.model_families.flux.spec import SPECS
 from services.model_files.directory import ModelDirectory
 from services.model_ports.encoding import encode_all
 from services.model_ports.stages import EncoderModel
@@ -18,6 +18,8 @@ from triptych.domain.errors import InvalidRequest
 from triptych.domain.family_options import FluxOptions
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.model import GenerationDefaults, Model
+
+(SPEC,) = SPECS
 
 Ask = Callable[..., GenerationParameters]
 

@@ -9,8 +9,8 @@ from diffusers import LongCatImagePipeline
 
 from services.loaded_models.loading import load_denoiser, load_encoder
 from services.loaded_models.stage_model import StageModel
-from services.model_families.longcat_image.base.encoder import LongCatImageEncoder
-from services.model_families.longcat_image.base.spec import SPEC
+from services.model_families.longcat_image.encoder import LongCatImageEncoder
+from services.model_families.longcat_image.spec import SPECS
 from services.model_ports.encoding import encode_all
 from services.model_ports.stages import EncoderModel
 from tests.checkpoints import checkpoint
@@ -20,6 +20,8 @@ from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.family_options import LongCatOptions
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.model import GenerationDefaults, Stage
+
+SPEC, _ = SPECS
 
 Ask = Callable[..., GenerationParameters]
 REWRITE = {"kind": "long_cat", "rewrite_prompt": True}

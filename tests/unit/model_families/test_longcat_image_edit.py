@@ -10,7 +10,7 @@ from PIL import Image
 
 from services.loaded_models.loading import load_denoiser, load_encoder, load_vae
 from services.loaded_models.stage_model import StageModel
-from services.model_families.longcat_image.edit.spec import SPEC
+from services.model_families.longcat_image.spec import SPECS
 from services.model_ports.encoding import encode_all
 from services.model_ports.stages import (
     DenoiserModel,
@@ -27,6 +27,8 @@ from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.input_image import InputImage
 from triptych.domain.model import GenerationDefaults, Stage
+
+_, SPEC = SPECS
 
 Ask = Callable[..., GenerationParameters]
 FLOAT32 = ElementType.FLOAT32

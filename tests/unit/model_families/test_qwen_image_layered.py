@@ -9,8 +9,8 @@ from diffusers import QwenImageLayeredPipeline
 from PIL import Image
 
 from services.loaded_models.loading import load_encoder, load_vae
-from services.model_families.qwen_image.layered.encoder import QwenImageLayeredEncoder
-from services.model_families.qwen_image.layered.spec import SPEC
+from services.model_families.qwen_image.encoder import QwenImageLayeredEncoder
+from services.model_families.qwen_image.spec import SPECS
 from services.model_ports.encoding import encode_all
 from services.model_ports.stages import ImageEncodingVae
 from tests.checkpoints import checkpoint
@@ -21,6 +21,8 @@ from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.input_image import InputImage
 from triptych.domain.model import GenerationDefaults, MediaFormat, Stage
+
+*_, SPEC = SPECS
 
 Ask = Callable[..., GenerationParameters]
 FLOAT32 = ElementType.FLOAT32

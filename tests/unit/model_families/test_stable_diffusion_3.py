@@ -10,7 +10,7 @@ from transformers import CLIPTokenizer
 
 from services.loaded_models.loading import load_denoiser, load_encoder
 from services.loaded_models.stage_model import StageModel
-from services.model_families.stable_diffusion_3.spec import SPEC
+from services.model_families.stable_diffusion_3.spec import SPECS
 from services.model_files.directory import ModelDirectory
 from services.model_ports.encoding import encode_all
 from services.model_ports.stages import DenoiserModel, EncoderModel
@@ -19,6 +19,8 @@ from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError, InvalidRequest, TriptychError
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.model import Capabilities, GenerationDefaults
+
+(SPEC,) = SPECS
 
 FLOAT32 = ElementType.FLOAT32
 CLIP_TOKENS = 77

@@ -9,7 +9,7 @@ from diffusers import ZImagePipeline
 
 from services.loaded_models.loading import load_denoiser, load_encoder
 from services.loaded_models.stage_model import StageModel
-from services.model_families.z_image.spec import SPEC
+from services.model_families.z_image.spec import SPECS
 from services.model_files.directory import ModelDirectory
 from services.model_ports.encoding import encode_all
 from services.model_ports.stages import DenoiserModel, EncoderModel
@@ -18,6 +18,8 @@ from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.model import GenerationDefaults
+
+(SPEC,) = SPECS
 
 FLOAT32 = ElementType.FLOAT32
 CONDITIONING = {

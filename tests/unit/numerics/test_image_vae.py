@@ -6,7 +6,7 @@ import torch
 
 from services.model_files.configuration import image_scale_factor
 from services.model_files.directory import ModelDirectory
-from services.numerics.image_vae import load_image_vae
+from services.numerics.image_vae import load
 from tests.checkpoints.vaes import flux_vae
 from triptych.domain.errors import ConfigurationError
 
@@ -36,7 +36,7 @@ def test_sizes_follow_the_levels_of_the_vae(directory: ModelDirectory) -> None:
 def test_a_vae_that_does_not_say_how_latents_are_normalised_is_refused(
     directory: ModelDirectory, option: str
 ) -> None:
-    load_image_vae(directory, torch.float32, torch.device("cpu"))
+    load(directory, torch.float32, torch.device("cpu"))
     unsaid = configured(directory, **{option: None})
     with pytest.raises(ConfigurationError, match=f"{option} is None, not a number"):
-        load_image_vae(unsaid, torch.float32, torch.device("cpu"))
+        load(unsaid, torch.float32, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Qwen-Image's VAE: latents to a picture, and a picture to latents."""
+"""The VAEs of the Qwen-Image line: latents to pictures, and pictures to latents."""
 
 from collections.abc import Mapping
 
@@ -7,9 +7,23 @@ from diffusers import AutoencoderKLQwenImage
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from services.model_families.qwen_image.configuration import PATCH_SIZE
+from services.model_families.qwen_image.spec import (
+    LAYERS,
+    NO_PICTURE,
+    ONE_PICTURE,
+    PATCH_SIZE,
+    PICTURE_FIT,
+    SEVERAL_PICTURES,
+    layers,
+    picture_fit,
+    vae_scale_factor,
+)
+from services.model_files.directory import ModelDirectory
+from services.model_files.modules import load_module
+from services.model_ports.encoding import Encoding, image_encoding
 from services.model_ports.stages import Tensors
 from services.numerics.latents import normalise, picture_of, take_latents, unnormalise
+from triptych.domain.errors import ConfigurationError
 from triptych.domain.generation import GenerationParameters
 
 
@@ -79,3 +93,69 @@ class QwenImageVae:
         frames = pixels.unsqueeze(2).to(self._device, self._vae.dtype)
         posterior = self._vae.encode(frames).latent_dist
         return normalise(posterior.mode(), self._vae.config)
+
+
+class QwenImageEditVae(QwenImageVae):
+    """Qwen-Image's, which also encodes."""
+
+    def image_encoding(
+        self, parameters: GenerationParameters, index: int, image: Image.Image
+    ) -> Encoding:
+        """To latents [1, C, 1, H, W] of a picture, scaled to about a megapixel."""
+        size = PICTURE_FIT.size(*image.size)
+        return image_encoding(index, lambda: self.encode_picture(image.convert("RGB"), size))
+
+
+_RGBA = 4
+
+
+class QwenImageLayeredVae(QwenImageVae):
+    """Qwen-Image's, with an alpha channel."""
+
+    decodes_batches = True
+
+    def image_encoding(
+        self, parameters: GenerationParameters, index: int, image: Image.Image
+    ) -> Encoding:
+        """To latents [1, C, 1, H, W] of the picture, scaled to the request's resolution."""
+        size = picture_fit(parameters).size(*image.size)
+        return image_encoding(
+            index, lambda: self.encode_picture(image.convert("RGBA"), size), *size
+        )
+
+    @torch.no_grad()
+    def decode(self, parameters: GenerationParameters, latents: Tensors) -> list[Image.Image]:
+        """Decodes `latents` [1, C, layers, height / scale, width / scale], each by itself.
+
+        Raises:
+            TriptychError: latents of another shape, or a layer that is not finite.
+        """
+        shape = self.latent_shape(parameters, frames=layers(parameters))
+        taken = take_latents(latents, shape)
+        # As items of a batch: frames of a video would see one another.
+        frames = taken.permute(0, 2, 1, 3, 4).reshape(-1, shape[1], 1, *shape[3:])
+        return [picture_of(each.unsqueeze(0)) for each in self.decode_frame(frames)]
+
+
+_VAES = {
+    NO_PICTURE: QwenImageVae,
+    ONE_PICTURE: QwenImageEditVae,
+    SEVERAL_PICTURES: QwenImageEditVae,
+    LAYERS: QwenImageLayeredVae,
+}
+
+
+def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> QwenImageVae:
+    """Loads the VAE.
+
+    Raises:
+        ConfigurationError: it cannot be loaded, or has no alpha channel where layers are drawn.
+    """
+    channels = directory.config("vae").get("input_channels")
+    if directory.pipeline_class == LAYERS and channels != _RGBA:
+        raise ConfigurationError(
+            f"{directory.path / 'vae' / 'config.json'}: input_channels is {channels!r};"
+            " layers have 4"
+        )
+    vae = load_module(AutoencoderKLQwenImage, directory, "vae", dtype, device)
+    return _VAES[directory.pipeline_class](vae, vae_scale_factor(directory), device)

@@ -1,1 +1,0 @@
-"""LongCat-Image: a prompt to a picture."""

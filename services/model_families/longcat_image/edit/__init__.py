@@ -1,1 +1,0 @@
-"""LongCat-Image-Edit: a picture and what to change in it, to a picture."""

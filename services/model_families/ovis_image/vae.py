@@ -1,5 +1,0 @@
-"""Ovis-Image's VAE: latents to a picture."""
-
-from services.numerics.image_vae import load_image_vae as load
-
-__all__ = ["load"]

@@ -1,1 +1,0 @@
-"""Qwen-Image: a prompt to a picture."""
