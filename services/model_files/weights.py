@@ -1,4 +1,4 @@
-"""Checks weight files without loading them: a bad directory is refused before minutes of work."""
+"""Finds weight files, and checks them without loading them: minutes of work are for good ones."""
 
 import json
 from collections.abc import Iterator

@@ -6,18 +6,21 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 from transformers import Qwen2Config, SiglipVisionConfig
 
 from services.model_families.bagel.spec import VISION_FIT, WEIGHTS
 from services.model_files.directory import ModelDirectory
+from services.model_files.modules import check_finite, reading
+from services.model_files.tensor_places import read_headers, refuse_unplaced
 from triptych.domain.errors import ConfigurationError
 
 C = TypeVar("C")
 M = TypeVar("M", bound=nn.Module)
 
 _MODEL = "language_model.model"
+_OF_THE_VISION_TOWER = ("vit_model.", "connector.", "vit_pos_embed.")
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"}
 
 
@@ -66,8 +69,22 @@ def published_name(name: str) -> str:
     return name
 
 
+def of_vision_tower(name: str) -> bool:
+    """Whether a published tensor is one of those that look at pictures; all others denoise."""
+    return name.startswith(_OF_THE_VISION_TOWER)
+
+
+def of_transformer(name: str) -> bool:
+    """See of_vision_tower."""
+    return not of_vision_tower(name)
+
+
 def load_published(
-    make: Callable[[], M], directory: ModelDirectory, dtype: torch.dtype, device: torch.device
+    make: Callable[[], M],
+    directory: ModelDirectory,
+    dtype: torch.dtype,
+    device: torch.device,
+    owns: Callable[[str], bool] = lambda _: False,
 ) -> M:
     """Makes a module and loads the weights it has from the file that all stages share.
 
@@ -76,24 +93,26 @@ def load_published(
         directory: the model.
         dtype: the type the weights compute in.
         device: where they go; they never pass through the host's memory as a whole.
+        owns: which of the file's tensors nothing else reads.
 
     Raises:
-        ConfigurationError: a weight is missing or of another shape.
+        ConfigurationError: a weight is missing, of another shape or not finite, or a tensor that it
+            owns has no place in it.
     """
     with torch.device("meta"):
         module = make()
     file = directory.path / WEIGHTS
     names = {name: published_name(name) for name in module.state_dict()}
-    try:
+    with reading(file):
+        headers = read_headers([file])
+        unplaced = [name for name in headers.keys() - names.values() if owns(name)]
+        refuse_unplaced(type(module).__name__, unplaced, headers)
         with safe_open(file, framework="pt", device=str(device)) as tensors:
-            there = set(tensors.keys())
             found = {
                 name: tensors.get_tensor(published).to(dtype)
                 for name, published in names.items()
-                if published in there
+                if published in headers
             }
-    except (SafetensorError, OSError) as error:
-        raise ConfigurationError(f"{file}: cannot be loaded: {error!r}") from error
     return fill(module, found, file).to(device)
 
 
@@ -101,7 +120,7 @@ def fill(module: M, found: Mapping[str, torch.Tensor], file: Path) -> M:
     """Gives a module its weights, ready for inference.
 
     Raises:
-        ConfigurationError: one of the module's is missing or of another shape.
+        ConfigurationError: one of the module's is missing, of another shape or not finite.
     """
     for name, wanted in module.state_dict().items():
         shape = tuple(found[name].shape) if name in found else None
@@ -110,7 +129,9 @@ def fill(module: M, found: Mapping[str, torch.Tensor], file: Path) -> M:
             raise ConfigurationError(
                 f"{file}: {published_name(name)} {problem}; needed is {tuple(wanted.shape)}"
             )
-    module.load_state_dict(dict(found), assign=True)
+    with reading(file):
+        module.load_state_dict(dict(found), assign=True)
+    check_finite(module, file)
     return module.requires_grad_(False).eval()
 
 

@@ -14,6 +14,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from services.model_families.bagel.checkpoint import (
     language_model_config,
     load_published,
+    of_transformer,
 )
 from services.model_families.bagel.context import Context
 from services.model_families.bagel.flow_transformer import FlowTransformer
@@ -287,6 +288,10 @@ def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) ->
     """
     config, patch_values = language_model_config(directory), LATENT_CHANNELS * LATENT_PATCH**2
     transformer = load_published(
-        lambda: FlowTransformer(config, patch_values, MAX_LATENT_SIDE), directory, dtype, device
+        lambda: FlowTransformer(config, patch_values, MAX_LATENT_SIDE),
+        directory,
+        dtype,
+        device,
+        of_transformer,
     )
     return BagelDenoiser(transformer, device)

@@ -12,6 +12,7 @@ from transformers.activations import ACT2FN
 from services.model_families.bagel.checkpoint import (
     language_model_config,
     load_published,
+    of_vision_tower,
     vision_config,
 )
 from services.model_families.bagel.flow_transformer import PositionEmbedding
@@ -177,6 +178,10 @@ def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) ->
         lambda: Tokens(config.vocab_size, config.hidden_size), directory, dtype, device
     )
     tower = load_published(
-        lambda: VisionTower(vision, config.hidden_size, MAX_VISION_SIDE), directory, dtype, device
+        lambda: VisionTower(vision, config.hidden_size, MAX_VISION_SIDE),
+        directory,
+        dtype,
+        device,
+        of_vision_tower,
     )
     return BagelEncoder(tokenizer, tokens, tower, device)

@@ -10,13 +10,14 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from services.model_families.bagel.checkpoint import fill
 from services.model_families.bagel.pictures import vae_pixels
 from services.model_families.bagel.spec import LATENT_CHANNELS, VAE_SCALE_FACTOR, VAE_WEIGHTS
 from services.model_files.directory import ModelDirectory
+from services.model_files.modules import reading
+from services.model_files.tensor_places import read_headers, refuse_unplaced
 from services.model_ports.encoding import Encoding, image_encoding
 from services.numerics.image_vae import ImageVae
 from triptych.domain.errors import ConfigurationError
@@ -63,10 +64,8 @@ def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) ->
         ConfigurationError: it cannot be loaded, or has other levels than the published one.
     """
     file = directory.path / VAE_WEIGHTS
-    try:
+    with reading(file):
         published = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ConfigurationError(f"{file}: cannot be loaded: {error!r}") from error
     widths, blocks = _sizes(published)
     if len(widths) != _LEVELS:
         raise ConfigurationError(
@@ -85,9 +84,20 @@ def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) ->
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
-    converted = convert_ldm_vae_checkpoint(published, vae.config)
+    with reading(file):
+        converted = convert_ldm_vae_checkpoint(published, vae.config)
+        refuse_unplaced("AutoencoderKL", _left_out(published, converted, vae), read_headers([file]))
     found = {name: tensor.to(dtype) for name, tensor in converted.items()}
     return BagelVae(fill(vae, found, file).to(device), VAE_SCALE_FACTOR, device)
+
+
+def _left_out(
+    published: Mapping[str, torch.Tensor], converted: Mapping[str, torch.Tensor], vae: AutoencoderKL
+) -> list[str]:
+    """Names of published tensors whose numbers are in no weight of the VAE."""
+    wanted = vae.state_dict().keys()
+    read = {tensor.data_ptr() for name, tensor in converted.items() if name in wanted}
+    return [name for name, tensor in published.items() if tensor.data_ptr() not in read]
 
 
 def _sizes(published: Mapping[str, torch.Tensor]) -> tuple[tuple[int, ...], int]:

@@ -88,3 +88,30 @@ def test_weights_compute_in_floating_point_types_alone() -> None:
     assert torch_dtype(ElementType.BFLOAT16) is torch.bfloat16
     with pytest.raises(ConfigurationError, match="dtype: is int64; allowed are float32, bfloat16"):
         torch_dtype(ElementType.INT64)
+
+
+def test_a_tensor_that_the_model_has_no_place_for_is_refused_before_any_is_read(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(copy, {"encoder.conv_in.lora_A.weight": torch.zeros(4, 4)})
+    monkeypatch.setattr(AutoencoderKLQwenImage, "from_pretrained", None)
+    place = r"diffusion_pytorch_model\.safetensors: encoder\.conv_in\.lora_A\.weight has no place"
+    with pytest.raises(ConfigurationError, match=place):
+        load(copy)
+
+
+def test_weights_that_are_not_finite_are_refused(copy: Path) -> None:
+    file = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)["decoder.conv_in.weight"]
+    weights.view(-1)[7] = float("nan")
+    rewrite(copy, {"decoder.conv_in.weight": weights})
+    with pytest.raises(ConfigurationError, match=r"vae: decoder\.conv_in\.weight holds numbers"):
+        load(copy)
+
+
+def test_weights_too_large_for_the_type_they_are_served_in_are_refused(copy: Path) -> None:
+    file = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    rewrite(copy, {"post_quant_conv.bias": load_file(file)["post_quant_conv.bias"] + 1e5})
+    assert load(copy)
+    with pytest.raises(ConfigurationError, match="not finite as float16"):
+        load(copy, torch.float16)
