@@ -7,12 +7,15 @@ from denoiser_service.rank_group.attached_ranks import AttachedRanks
 from denoiser_service.rank_group.generation import RankBounds
 from denoiser_service.rank_group.local_ranks import LocalRanks
 from denoiser_service.rank_group.port import RankSource
-from denoiser_service.rank_group.supervisor import ProcessRankGroup
-from denoiser_service.service.policy import Room
+from denoiser_service.rank_group.supervisor import RankSupervisor
+from denoiser_service.service.admission import Admission
+from denoiser_service.service.policy import Policy
 from denoiser_service.service.replica import DenoiserReplica
+from denoiser_service.service.room import Room
 from denoiser_service.service.scheduler import StepScheduler
 from denoiser_service.service.servicer import DenoiserServicer
 from denoiser_service.service.settings import DenoiserSettings
+from denoiser_service.service.turns import Turns
 from services.domain.settings import split_address
 from services.loaded_models.cache_profile import find_profile
 from services.model_families import find_family
@@ -23,6 +26,7 @@ from services.model_files.weights import is_weights
 from services.model_ports.spec import FamilySpec
 from services.rpc.process import run_process, run_until_first_ends
 from services.rpc.stage_host import StageHost
+from services.rpc.store_calls import StoreCalls
 from services.tensor_store.opening import open_blob_store
 from triptych.domain.model import Stage
 from triptych.launcher.launcher import ExecLauncher
@@ -51,20 +55,23 @@ async def main(settings: DenoiserSettings) -> None:
         silence=settings.silence_seconds,
     )
     source = _ranks_of(settings, directory, bounds)
-    ranks = ProcessRankGroup(
+    ranks = RankSupervisor(
         source, degrees=settings.degrees, bounds=bounds, store=lambda: store.identity
     )
+    calls = StoreCalls(store)
+    room = Room(settings.max_resident_requests, settings.max_resident_bytes)
     scheduler = StepScheduler(
         ranks,
-        order=settings.order,
-        room=Room(settings.max_resident_requests, settings.max_resident_bytes),
-        estimate=partial(spec.residency, directory),
-        max_queued=settings.max_queued_requests,
-        discard=store.release_request,
-        max_step_batch=settings.max_step_batch,
-        trace_steps=settings.trace_steps,
+        Admission(room, settings.max_queued_requests, partial(spec.residency, directory)),
+        Policy(settings.order, room, settings.max_step_batch),
+        Turns(
+            ranks,
+            calls.release_request,
+            shares_steps=settings.max_step_batch > 1,
+            trace_steps=settings.trace_steps,
+        ),
     )
-    replica = DenoiserReplica(scheduler, ranks, store)
+    replica = DenoiserReplica(scheduler, ranks, store, calls)
     host = StageHost(settings, "triptych.v1.DenoiserService", replica, store)
     servicer = DenoiserServicer(replica)
     denoiser_service_pb2_grpc.add_DenoiserServiceServicer_to_server(servicer, host.server.grpc)

@@ -138,16 +138,17 @@ class RankLink:
         self.silence += 1
         return self.silence
 
-    async def send(self, command: Command) -> None:
-        """Sends a command.
+    def write(self, frame: bytes) -> None:
+        """Puts a frame on its way; `drain` says how that went."""
+        self._writer.write(frame)
+
+    async def drain(self) -> None:
+        """Waits until the rank has room for more.
 
         Raises:
-            TriptychError: it is too long; nothing was sent.
             ConnectionError: the rank is gone.
         """
-        frame = encode_frame(command)
         try:
-            self._writer.write(frame)
             await self._writer.drain()
         except OSError as error:
             # That a host is not reached any more is no ConnectionError.

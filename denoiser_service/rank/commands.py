@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from services.domain.stages import BranchDecision
 from services.domain.tensor_ref import TensorRef
 from services.observability.tracing import TRACEPARENT_LENGTH
-from triptych.domain.errors import FieldViolation, TriptychError
+from triptych.domain.errors import FieldViolation, RemoteFailure, TriptychError
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.model import LoadedModel
 from triptych.domain.parallel import ONE_RANK, ParallelDegrees
@@ -197,6 +197,16 @@ class Failed(_Message):
             violations=tuple(error.violations),
             retry_after_seconds=error.retry_after_seconds,
             fatal=fatal,
+        )
+
+    def error(self) -> TriptychError:
+        """The error that this stands for."""
+        return RemoteFailure(
+            self.message,
+            status=self.status,
+            reason=self.reason,
+            violations=self.violations,
+            retry_after_seconds=self.retry_after_seconds,
         )
 
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 
+from denoiser_service.rank.channel import RankChannel
 from denoiser_service.rank.commands import (
     Abort,
     Command,
@@ -43,6 +44,28 @@ class RankExecutor:
         self._stage = stage
         self._alone = alone
         self._number = number
+
+    def serve(self, channel: RankChannel, *, idle: Callable[[], None], idle_seconds: float) -> bool:
+        """Executes what comes by the channel until it ends.
+
+        Args:
+            channel: to the supervisor.
+            idle: called again and again while nothing comes.
+            idle_seconds: how long nothing comes before that.
+
+        Returns:
+            Whether the rank could go on; not if it said that it cannot.
+        """
+        while True:
+            while not channel.wait(idle_seconds):
+                idle()
+            command = channel.receive()
+            if command is None:
+                return True
+            reply = self.execute(command)
+            channel.send(reply)
+            if isinstance(reply, Failed) and reply.fatal:
+                return False
 
     def execute(self, command: Command) -> Reply:
         """Never raises: a rank that broke off would leave the supervisor waiting."""

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from denoiser_service.rank.channel import RankChannel
-from denoiser_service.rank.commands import Failed, RankReady
+from denoiser_service.rank.commands import RankReady
 from denoiser_service.rank.executor import RankExecutor
 from denoiser_service.rank.handshake import connected, introduced
 from denoiser_service.rank.heartbeat import Heartbeat
@@ -130,9 +131,11 @@ def _run(settings: RankSettings) -> int:
         ready = RankReady(loaded=loaded, tensor_store=store.identity, pid=os.getpid())
         channel.send(ready)
         with Heartbeat(channel, beat_seconds):
-            code = _serve(channel, executor, store, settings)
+            sound = executor.serve(
+                channel, idle=partial(_swept, store), idle_seconds=settings.sweep_seconds
+            )
         # Whoever started a rank elsewhere starts only those again that failed.
-        return code if inherited is not None else EXIT_FAILED
+        return 0 if sound and inherited is not None else EXIT_FAILED
 
 
 def _loaded_stage(
@@ -180,18 +183,7 @@ def _attached(
     return connection, welcome.beat_seconds
 
 
-def _serve(
-    channel: RankChannel, executor: RankExecutor, store: TensorStore, settings: RankSettings
-) -> int:
-    while True:
-        while not channel.wait(settings.sweep_seconds):
-            # Idle: memory that the store kept for the next tensors goes back, now or next time.
-            with suppress(StoreFull):
-                store.sweep()
-        command = channel.receive()
-        if command is None:
-            return 0
-        reply = executor.execute(command)
-        channel.send(reply)
-        if isinstance(reply, Failed) and reply.fatal:
-            return EXIT_FAILED
+def _swept(store: TensorStore) -> None:
+    """Gives memory back that the store kept for the next tensors, now or next time."""
+    with suppress(StoreFull):
+        store.sweep()

@@ -66,7 +66,13 @@ def _answer(
     attempt: Attempt,
 ) -> Failed | None:
     """Makes the next forward of every step known; a Failed if the device is gone."""
-    for group in grouped(forwards, rows):
+    groups = attempt(command, partial(grouped, forwards, rows))
+    if isinstance(groups, Failed):
+        if groups.fatal:
+            return groups
+        # Comparing takes memory, too; none of them need be compared to go alone.
+        groups = [[request_id] for request_id in forwards]
+    for group in groups:
         together = partial(run_together, [forwards[each] for each in group], rows)
         outputs = attempt(command, together) if len(group) > 1 else None
         if isinstance(outputs, Failed) and outputs.fatal:

@@ -41,9 +41,10 @@ class AttachedRank:
         """Closes the channel, at which the rank ends."""
         self.link.close()
 
-    async def kill(self) -> None:
+    async def kill(self) -> bool:
         """Closes the channel: a rank notices even in the middle of a step; a stopped one cannot."""
         self.link.close()
+        return True
 
 
 class AttachedRanks:

@@ -5,14 +5,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from denoiser_service.rank.commands import Command, Failed, RankReady, Reply, Step
+from denoiser_service.rank.channel import encode_frame
+from denoiser_service.rank.commands import (
+    Abort,
+    Command,
+    Failed,
+    Finished,
+    Prepare,
+    RankReady,
+    Reply,
+    Step,
+)
 from denoiser_service.rank_group.port import Rank
-from denoiser_service.rank_group.reconcile import RanksDisagree, check_alike
+from denoiser_service.rank_group.reconcile import RanksDisagree, check_alike, reconcile
+from services.observability.logs import get_logger
 from services.rpc.process import EXIT_CONFIGURATION
 from triptych.domain.errors import ConfigurationError, RanksLost
 
 _BEATS: Final = 8
 """How often a rank says that it is alive in the time after which its silence is a hang."""
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +55,8 @@ class _RankDied(ConnectionError):
         self.rank = rank
 
 
-class RankTeam:
-    """Ranks that every command goes to, in one order.
+class RankGeneration:
+    """Ranks that every command goes to, in one order. See port.Ranks.
 
     Args:
         ranks: by number.
@@ -51,16 +64,26 @@ class RankTeam:
 
     Attributes:
         cause: why they were given up; None while they were not.
+        proven: whether they have finished a request.
     """
 
     def __init__(self, ranks: Sequence[Rank], bounds: RankBounds) -> None:
         self._ranks = ranks
         self._bounds = bounds
         self._hurried = False
+        self._ready: RankReady | None = None
+        self._given_up = asyncio.Event()
         self.cause: str | None = None
+        self.proven = False
 
-    async def ready(self) -> RankReady:
-        """Waits until every rank holds its model, and ends them all if one does not get there.
+    @property
+    def ready(self) -> RankReady:
+        """What they said when they were ready."""
+        assert self._ready is not None
+        return self._ready
+
+    async def begin(self) -> None:
+        """Waits until every rank holds its model.
 
         Raises:
             RanksLost: one died, said something else, or took too long.
@@ -68,35 +91,81 @@ class RankTeam:
         """
         try:
             async with asyncio.timeout(self._bounds.start):
-                replies = await self._received()
-            return _alike(replies)
+                self._ready = _alike(await self._received())
         except TimeoutError as error:
-            await self.kill()
             raise RanksLost(f"not every rank was ready within {self._bounds.start:g} s") from error
         except _RankDied as error:
             # The channel ends just before the process does: its exit code is about to come.
             await error.rank.stop()
-            await self.kill()
             code = error.rank.exit_code
             if code == EXIT_CONFIGURATION:
                 raise ConfigurationError("the rank cannot start; it said why above") from error
             raise RanksLost(f"{error} with {code} while starting") from error
-        except BaseException:
-            # Cancelled or failed: nobody else would end them.
-            await self.kill()
-            raise
 
-    async def execute(self, command: Command) -> Sequence[Reply]:
-        """Has every rank execute a command; their replies, by number.
+    async def execute(self, command: Command) -> Reply:
+        """See port.Ranks; the ranks are given up if one is lost, or if they disagree."""
+        if self.cause is not None:
+            raise RanksLost("the ranks were lost; repeat the request")
+        try:
+            replies = await self._replies(command)
+            reply = reconcile(command, replies)
+            if isinstance(reply, Failed) and isinstance(command, Prepare):
+                await self._withdraw(command, replies)
+        except RanksLost as error:
+            self.give_up(str(error))
+            raise
+        except RanksDisagree as error:
+            # A defect: whatever made one rank differ may have made them all wrong.
+            _log.exception("ranks disagree", command=command.kind, request_id=command.request_id)
+            self.give_up(str(error))
+            raise RanksLost("the ranks disagreed; repeat the request") from error
+        if isinstance(reply, Failed):
+            raise reply.error()
+        self.proven = self.proven or isinstance(reply, Finished)
+        return reply
+
+    async def watch(self) -> str:
+        """Waits until a rank dies or falls silent, or the ranks are given up; returns why."""
+        ends = [asyncio.create_task(rank.ended()) for rank in self._ranks]
+        ends += [asyncio.create_task(self._silent()), asyncio.create_task(self._lost())]
+        try:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in ends:
+                task.cancel()
+        return done.pop().result()
+
+    def give_up(self, cause: str) -> None:
+        """Whoever waits for a command hears of it at once; the first cause counts."""
+        self.cause = self.cause or cause
+        self._given_up.set()
+        for rank in self._ranks:
+            rank.link.close()
+
+    async def stop(self) -> None:
+        """Lets the ranks end by themselves, if they are idle."""
+        await asyncio.gather(*(rank.stop() for rank in self._ranks))
+
+    async def kill(self) -> list[int]:
+        """Kills the ranks, whatever they are doing; returns the numbers of those that stay."""
+        gone = await asyncio.gather(*(rank.kill() for rank in self._ranks))
+        return [rank.number for rank, is_gone in zip(self._ranks, gone, strict=True) if not is_gone]
+
+    async def _replies(self, command: Command) -> Sequence[Reply]:
+        """Every rank's reply, by number.
 
         Raises:
             RanksLost: one died, hung, or cannot go on; the others are of no use any more.
             TriptychError: the command is too long; nothing was sent.
         """
+        frame = encode_frame(command)
         try:
             async with asyncio.timeout(self._bounds.command) as bound:
                 self._hurried = False
-                await asyncio.gather(*(each.link.send(command) for each in self._ranks))
+                # On its way before the event loop turns to what the last command brought.
+                for rank in self._ranks:
+                    rank.link.write(frame)
+                await asyncio.gather(*(rank.link.drain() for rank in self._ranks))
                 return await self._received(command, bound)
         except TimeoutError as error:
             late = (
@@ -109,41 +178,28 @@ class RankTeam:
             cause = self.cause or "a rank died"
             raise RanksLost(f"{cause}; repeat the request") from error
 
-    async def watch(self) -> str:
-        """Waits until a rank dies or falls silent; returns which."""
-        ends = [asyncio.create_task(each.ended()) for each in self._ranks]
-        ends.append(asyncio.create_task(self._silent()))
-        try:
-            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in ends:
-                each.cancel()
-        return done.pop().result()
-
-    async def stop(self) -> None:
-        """Lets the ranks end by themselves, if they are idle."""
-        await asyncio.gather(*(each.stop() for each in self._ranks))
-
-    async def kill(self) -> None:
-        """Kills the ranks, whatever they are doing, and collects them."""
-        await asyncio.gather(*(each.kill() for each in self._ranks))
-
     async def _received(
         self, command: Command | None = None, bound: asyncio.Timeout | None = None
     ) -> Sequence[Reply]:
-        receiving = [asyncio.create_task(_receive(each)) for each in self._ranks]
+        receiving = [asyncio.create_task(_receive(rank)) for rank in self._ranks]
         try:
-            for each in asyncio.as_completed(receiving):
-                reply = await each
+            for next_reply in asyncio.as_completed(receiving):
+                reply = await next_reply
                 if isinstance(reply, Failed) and reply.fatal:
                     raise RanksLost(f"{reply.message}; repeat the request")
                 if isinstance(reply, Failed) and isinstance(command, Step) and bound:
                     self._hurry(bound)
         finally:
-            for each in receiving:
-                each.cancel()
+            for task in receiving:
+                task.cancel()
             await asyncio.gather(*receiving, return_exceptions=True)
-        return [each.result() for each in receiving]
+        return [task.result() for task in receiving]
+
+    async def _withdraw(self, command: Prepare, replies: Sequence[Reply]) -> None:
+        """Has a request forgotten by the ranks that took it in, where others failed to."""
+        if not all(isinstance(reply, Failed) for reply in replies):
+            # To all, as every command; those that do not hold it say so.
+            await self._replies(Abort(request_id=command.request_id))
 
     def _hurry(self, bound: asyncio.Timeout) -> None:
         self._hurried = True
@@ -155,9 +211,14 @@ class RankTeam:
     async def _silent(self) -> str:
         while True:
             await asyncio.sleep(self._bounds.beat)
-            for each in self._ranks:
-                if each.link.tick() > _BEATS:
-                    return f"rank {each.number} was silent for {self._bounds.silence:g} s"
+            for rank in self._ranks:
+                if rank.link.tick() > _BEATS:
+                    return f"rank {rank.number} was silent for {self._bounds.silence:g} s"
+
+    async def _lost(self) -> str:
+        await self._given_up.wait()
+        assert self.cause is not None
+        return self.cause
 
 
 async def _receive(rank: Rank) -> Reply:
@@ -169,7 +230,7 @@ async def _receive(rank: Rank) -> Reply:
 
 def _alike(replies: Sequence[Reply]) -> RankReady:
     ready = replies[0]
-    if not all(isinstance(each, RankReady) for each in replies):
+    if not all(isinstance(reply, RankReady) for reply in replies):
         raise RanksLost(f"a rank said {type(ready).__name__} before it was ready")
     try:
         check_alike(replies)

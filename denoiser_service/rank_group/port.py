@@ -4,17 +4,34 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from denoiser_service.rank.channel import RankLink
-from denoiser_service.rank.commands import Command, Failed, RankReady, Reply
-from triptych.domain.errors import FieldViolation, RemoteFailure, TriptychError
+from denoiser_service.rank.commands import Command, RankReady, Reply
 from triptych.domain.parallel import ParallelDegrees
 
 
-class RankGroup(Protocol):
-    """Executes commands in the order they are given, one at a time."""
+class Ranks(Protocol):
+    """The ranks of one generation: what they hold ends with them."""
 
     @property
-    def ready(self) -> RankReady | None:
-        """What the ranks hold, or None while they are being (re)built."""
+    def ready(self) -> RankReady:
+        """What they said when they were ready."""
+        ...
+
+    async def execute(self, command: Command) -> Reply:
+        """Has every rank execute a command, one at a time; never gives Failed, but raises it.
+
+        Raises:
+            RanksLost: a rank died or hung; every request's state is gone.
+            TriptychError: what the ranks refused or failed at.
+        """
+        ...
+
+
+class RankGroup(Protocol):
+    """Keeps ranks at work, one generation after the other."""
+
+    @property
+    def current(self) -> Ranks | None:
+        """The ranks of this generation; None while they are being (re)built."""
         ...
 
     @property
@@ -27,21 +44,8 @@ class RankGroup(Protocol):
         """Counts rebuilds after a rank died."""
         ...
 
-    async def wait_ready(self) -> RankReady:
-        """Waits until the ranks hold their model.
-
-        Raises:
-            ConfigurationError: they never will.
-        """
-        ...
-
-    async def execute(self, command: Command) -> Reply:
-        """Has every rank execute a command; never a Failed reply, but what it stands for.
-
-        Raises:
-            RanksLost: a rank died or hung; every request's state is gone, the rebuild has begun.
-            TriptychError: what the ranks refused or failed at.
-        """
+    async def wait_ready(self) -> None:
+        """Waits until there are current ranks."""
         ...
 
     async def close(self) -> None:
@@ -73,8 +77,8 @@ class Rank(Protocol):
         """Lets it end by itself if it is idle."""
         ...
 
-    async def kill(self) -> None:
-        """Ends it, whatever it is doing."""
+    async def kill(self) -> bool:
+        """Ends it, whatever it is doing; returns whether it is gone, after a bounded time."""
         ...
 
 
@@ -85,6 +89,7 @@ class RankSource(Protocol):
         """Fresh ones, by number, which will say that they are ready.
 
         Raises:
+            OSError: they cannot be started now.
             ConfigurationError: there never will be any.
         """
         ...
@@ -92,14 +97,3 @@ class RankSource(Protocol):
     async def close(self) -> None:
         """There will be no further generation."""
         ...
-
-
-def error_of(reply: Failed) -> TriptychError:
-    """The error a Failed reply stands for."""
-    return RemoteFailure(
-        reply.message,
-        status=reply.status,
-        reason=reply.reason,
-        violations=[FieldViolation(each.field, each.description) for each in reply.violations],
-        retry_after_seconds=reply.retry_after_seconds,
-    )

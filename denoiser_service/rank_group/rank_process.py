@@ -11,6 +11,7 @@ from triptych.launcher.launcher import Launcher
 from triptych.launcher.process import LaunchedProcess
 
 _STOP_SECONDS = 5.0
+_KILL_SECONDS = 5.0
 
 
 class RankProcess:
@@ -95,8 +96,14 @@ class RankProcess:
                 await self._process.wait()
         await self.kill()
 
-    async def kill(self) -> None:
-        """Kills what is left of the process, stopped or not, and collects it."""
+    async def kill(self) -> bool:
+        """Kills what is left of the process, stopped or not; returns whether it is gone.
+
+        A process in an uninterruptible sleep, such as a broken driver's, stays; it is collected
+        whenever it ends.
+        """
         self.link.close()
         self._process.kill()
-        await self._process.wait()
+        collected = asyncio.create_task(self._process.wait())
+        ended, _ = await asyncio.wait([collected], timeout=_KILL_SECONDS)
+        return bool(ended)

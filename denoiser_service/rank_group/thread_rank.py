@@ -1,4 +1,4 @@
-"""A rank on a thread of this process, behind the RankGroup port: the fused topology."""
+"""A group of one rank, on a thread of this process: the fused topology."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,6 @@ from contextvars import copy_context
 
 from denoiser_service.rank.commands import Command, Failed, RankReady, Reply
 from denoiser_service.rank.executor import RankExecutor
-from denoiser_service.rank_group.port import error_of
 from triptych.domain.errors import RanksLost
 from triptych.domain.parallel import ONE_RANK
 
@@ -27,9 +26,14 @@ class ThreadRankGroup:
         self._executor = executor
         self._thread = ThreadPoolExecutor(1, "rank", initializer=set_up_thread)
         self._broken = asyncio.Event()
-        self.ready: RankReady | None = ready
+        self.ready = ready
         self.generation = 1
         self.degrees = ONE_RANK
+
+    @property
+    def current(self) -> "ThreadRankGroup":
+        """This one; there is never another."""
+        return self
 
     async def run(self) -> None:
         """Runs until the device is of no further use in this process.
@@ -40,13 +44,11 @@ class ThreadRankGroup:
         await self._broken.wait()
         raise RanksLost("the device failed; this process cannot use it any more")
 
-    async def wait_ready(self) -> RankReady:
+    async def wait_ready(self) -> None:
         """Ready from the start."""
-        assert self.ready is not None
-        return self.ready
 
     async def execute(self, command: Command) -> Reply:
-        """See RankGroup."""
+        """See port.Ranks."""
         loop = asyncio.get_running_loop()
         # The context goes along, so that what the executor logs names this process.
         reply = await loop.run_in_executor(
@@ -55,7 +57,7 @@ class ThreadRankGroup:
         if isinstance(reply, Failed):
             if reply.fatal:
                 self._broken.set()
-            raise error_of(reply)
+            raise reply.error()
         return reply
 
     async def close(self) -> None:

@@ -1,24 +1,30 @@
-"""One request inside the scheduler."""
+"""One request from its admission until its caller has its last event."""
 
-import asyncio
 import time
 
+from denoiser_service.rank.commands import Finished, Prepared, Stepped
+from denoiser_service.rank_group.port import Ranks
 from denoiser_service.service.cache_statistics import always_computed_share, cache_statistics
-from denoiser_service.service.policy import Candidate
+from denoiser_service.service.event_log import EventLog
+from denoiser_service.service.room import Candidate, Leaving
 from services.domain.stages import (
     CacheStatistics,
-    DenoiseEvent,
+    Denoised,
     DenoiseRequest,
+    DenoiseStarted,
+    PreviewLatents,
+    StageTask,
+    StageTiming,
     StepCompleted,
 )
 from triptych.domain.acceleration import CacheSupport, NoCache
 from triptych.domain.deadline import Deadline
-from triptych.domain.errors import TriptychError
+from triptych.domain.model import Stage
 from triptych.domain.parallel import ONE_RANK
 
 
-class Entry:
-    """A request from its arrival until its caller has its last event.
+class AdmittedRequest:
+    """What the step loop knows of a request.
 
     Args:
         request: what to denoise.
@@ -28,54 +34,56 @@ class Entry:
         trace: traceparent of the span that its commands belong to; None if nobody collects it.
 
     Attributes:
+        log: its events.
+        ranks: those that hold its state; None while it waits in the queue.
         held_bytes: what they keep of it now.
-        batch_key: see Prepared.
-        generation: of the ranks that hold its state; None while it waits in the queue.
-        cache_support: of the model that denoises it; known with the generation.
-        steps: those that are done.
     """
 
     def __init__(
         self,
         request: DenoiseRequest,
         deadline: Deadline,
+        *,
         arrival: int,
         size_bytes: int,
         trace: str | None = None,
     ) -> None:
         self.request = request
-        self.trace = trace
         self.deadline = deadline
-        self.events: asyncio.Queue[DenoiseEvent | TriptychError] = asyncio.Queue()
+        self.trace = trace
+        self.log = EventLog()
         self.cancelled = False
-        self.generation: int | None = None
+        self.ranks: Ranks | None = None
+        self.last_turn = 0
         self.total_steps = 0
         self.completed_steps = 0
-        self.last_turn = 0
-        self.run_seconds = 0.0
-        self.degrees = ONE_RANK
-        self.transfer_seconds = 0.0
         self.held_bytes = 0
-        self.batch_key: str | None = None
         self._size_bytes = size_bytes
         self._arrival = arrival
         self._arrival_time = time.monotonic()
-        self.queue_seconds = 0.0
-        self.cache_support = CacheSupport()
-        self.steps: list[StepCompleted] = []
+        self._batch_key: str | None = None
+        self._degrees = ONE_RANK
+        self._cache_support = CacheSupport()
+        self._queue_seconds = 0.0
+        self._run_seconds = 0.0
+        self._transfer_seconds = 0.0
 
-    def candidate(self) -> Candidate:
-        """The request as the policy sees it."""
-        return Candidate(
-            request_id=self.request.request_id,
-            arrival=self._arrival,
-            resident=self.resident,
-            leaving=self.cancelled or self.deadline.remaining_seconds() == 0,
-            last_turn=self.last_turn,
-            size_bytes=self.size_bytes,
-            done=self.resident and self.completed_steps == self.total_steps,
-            batch_key=self.batch_key,
-        )
+    @property
+    def id(self) -> str:
+        """The request's own."""
+        return self.request.request_id
+
+    @property
+    def resident(self) -> bool:
+        """Whether ranks hold its state."""
+        return self.ranks is not None
+
+    @property
+    def leaving(self) -> Leaving | None:
+        """Why it is to leave; None for a request that stays."""
+        if self.deadline.remaining_seconds() == 0:
+            return Leaving.DEADLINE_PASSED
+        return Leaving.CANCELLED if self.cancelled else None
 
     @property
     def size_bytes(self) -> int:
@@ -83,28 +91,81 @@ class Entry:
         return max(self._size_bytes, self.held_bytes)
 
     @property
-    def resident(self) -> bool:
-        """Whether ranks hold its state."""
-        return self.generation is not None
-
-    @property
     def steps_left(self) -> int:
         """Steps that it still needs; none if it is to leave."""
-        if self.candidate().leaving:
+        if self.leaving is not None:
             return 0
         # Known of a request that waits is what it asked for.
         total = self.total_steps or self.request.parameters.steps
         return total - self.completed_steps
 
-    def cache_statistics(self) -> CacheStatistics | None:
+    def candidate(self) -> Candidate:
+        """The request as admission and the policy see it."""
+        return Candidate(
+            request_id=self.id,
+            arrival=self._arrival,
+            resident=self.resident,
+            leaving=self.leaving,
+            last_turn=self.last_turn,
+            size_bytes=self.size_bytes,
+            done=self.resident and self.completed_steps == self.total_steps,
+            batch_key=self._batch_key,
+        )
+
+    def begin(self, ranks: Ranks) -> None:
+        """The request leaves the queue for these ranks."""
+        self.ranks = ranks
+        self._cache_support = ranks.ready.loaded.model.capabilities.cache_support
+        self._queue_seconds = time.monotonic() - self._arrival_time
+        self.log.append(DenoiseStarted())
+
+    def prepared(self, reply: Prepared) -> None:
+        """The ranks took it in."""
+        self.total_steps = reply.total_steps
+        self.held_bytes = reply.held_bytes
+        self._batch_key = reply.batch_key
+        self._degrees = reply.degrees
+        self._run_seconds += reply.run_seconds
+        self._transfer_seconds += reply.transfer_seconds
+
+    def stepped(self, reply: Stepped) -> None:
+        """The ranks took a step of it."""
+        self.completed_steps = reply.step
+        self.held_bytes = reply.held_bytes
+        self._batch_key = reply.batch_key
+        self._run_seconds += reply.seconds
+        self.log.append(
+            StepCompleted(
+                reply.step, reply.total_steps, reply.sigma, reply.seconds, reply.decisions
+            )
+        )
+        if reply.preview is not None:
+            self.log.append(PreviewLatents(reply.step, reply.preview))
+
+    def finished(self, reply: Finished) -> None:
+        """The ranks stored its latents, which are its caller's from now on."""
+        assert reply.latents is not None
+        timing = StageTiming(
+            stage=Stage.DENOISER,
+            task=StageTask.DENOISE,
+            queue_seconds=self._queue_seconds,
+            run_seconds=self._run_seconds + reply.run_seconds,
+            transfer_seconds=self._transfer_seconds + reply.transfer_seconds,
+        )
+        self.log.append(
+            Denoised(
+                reply.latents,
+                reply.latents_checksum_xxh3,
+                timing,
+                cache_statistics=self._cache_statistics(),
+                degrees=self._degrees,
+            )
+        )
+
+    def _cache_statistics(self) -> CacheStatistics | None:
         """What its cache did; None if it has none."""
         cache = self.request.parameters.cache
         if isinstance(cache, NoCache):
             return None
-        return cache_statistics(self.steps, always_computed_share(cache, self.cache_support))
-
-    def begin(self, generation: int, cache_support: CacheSupport) -> None:
-        """The request leaves the queue for the ranks of this generation."""
-        self.generation = generation
-        self.cache_support = cache_support
-        self.queue_seconds = time.monotonic() - self._arrival_time
+        steps = [event for event in self.log.events if isinstance(event, StepCompleted)]
+        return cache_statistics(steps, always_computed_share(cache, self._cache_support))

@@ -1,9 +1,10 @@
-"""Whose turn it is: pure functions over what the scheduler knows, testable without a cluster."""
+"""What the ranks do next: a pure function over the requests, testable without a cluster."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import accumulate, takewhile
+
+from denoiser_service.service.room import Candidate, Leaving, Room
 
 
 class Order(StrEnum):
@@ -18,109 +19,95 @@ class Order(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One request as the policy sees it.
-
-    Attributes:
-        size_bytes: what the ranks keep of it, or will.
-        arrival: a number that grows with every request.
-        resident: whether the ranks hold state for it.
-        leaving: whether it was cancelled or its deadline passed.
-        last_turn: number of the turn it last had, or of the last turn before it arrived.
-        done: whether all of its steps are.
-        batch_key: equal for requests that can take their next step together; None for those that
-            cannot.
-    """
+class Prepare:
+    """The ranks take a request in."""
 
     request_id: str
-    arrival: int
-    resident: bool
-    leaving: bool
-    last_turn: int
-    size_bytes: int = 0
-    done: bool = False
-    batch_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """What the ranks hold at once.
+class Step:
+    """One request takes a step, or several take it together, in the order of their turns."""
+
+    request_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The ranks store a request's latents and forget it."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A request leaves with what was done for it, for a reason."""
+
+    request_id: str
+    reason: Leaving
+
+
+Turn = Prepare | Step | Finish | Drop
+
+
+def concerned(turn: Turn) -> tuple[str, ...]:
+    """The requests that have this turn."""
+    return turn.request_ids if isinstance(turn, Step) else (turn.request_id,)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Decides one turn after the other.
 
     Attributes:
-        requests: at most so many.
-        size_bytes: of all of them together, at most; None for no limit.
-    """
-
-    requests: int
-    size_bytes: int | None = None
-
-
-def entering(candidates: Sequence[Candidate], room: Room) -> list[Candidate]:
-    """Those who may become resident, by their arrival.
-
-    Nobody overtakes one that does not fit yet: residents end, so its turn comes.
-    """
-    residents = [each for each in candidates if each.resident]
-    waiting = sorted((each for each in candidates if not each.resident), key=_by_arrival)
-    taken = accumulate((each.size_bytes for each in waiting), initial=_size_bytes(residents))
-    next(taken)
-    places = zip(waiting[: max(0, room.requests - len(residents))], taken, strict=False)
-    fits = takewhile(lambda place: room.size_bytes is None or place[1] <= room.size_bytes, places)
-    return [candidate for candidate, _ in fits]
-
-
-def next_turn(
-    candidates: Sequence[Candidate], order: Order, room: Room, *, batching: bool = False
-) -> str | None:
-    """The request that gets the next turn, or None when there is nothing to do.
-
-    Those who leave go first: it frees their memory. A request that is not yet resident gets its
-    first turn only if there is room for it. Where steps are taken together, those who are done and
-    those who enter go before any step: it costs little, and some may join it.
-    """
-    leaving = [each for each in candidates if each.leaving]
-    if leaving:
-        return leaving[0].request_id
-    residents = [each for each in candidates if each.resident]
-    enter = entering(candidates, room)
-    eligible = [*residents, *enter]
-    if not eligible:
-        return None
-    if batching:
-        eligible = [each for each in residents if each.done] or enter or residents
-    key = _by_arrival if order is Order.FIFO else _by_last_turn
-    return min(eligible, key=key).request_id
-
-
-def companions(
-    chosen: str, candidates: Sequence[Candidate], order: Order, max_batch: int
-) -> tuple[str, ...]:
-    """Those who take their next step together with the chosen one, in the order of their turns.
-
-    Args:
-        chosen: whose turn it is.
-        candidates: all there are.
         order: how residents share the ranks.
-        max_batch: how many take a step together at most, the chosen one among them.
+        room: what the ranks hold at once.
+        max_batch: requests that may take a step together; 1 where every step is taken alone.
     """
-    by_id = {each.request_id: each for each in candidates}
-    first = by_id.pop(chosen)
-    if first.batch_key is None or first.leaving:
-        return ()
-    alike = [
-        each for each in by_id.values() if each.batch_key == first.batch_key and not each.leaving
-    ]
-    alike.sort(key=_by_arrival if order is Order.FIFO else _by_last_turn)
-    return tuple(each.request_id for each in alike[: max_batch - 1])
 
+    order: Order
+    room: Room
+    max_batch: int = 1
 
-def _size_bytes(candidates: Sequence[Candidate]) -> int:
-    return sum(each.size_bytes for each in candidates)
+    def next_turn(self, candidates: Sequence[Candidate]) -> Turn | None:
+        """The next turn, whole; None when there is nothing to do.
 
+        Requests that leave go first: that frees their memory. A waiting request is prepared only if
+        the ranks have room for it. Where steps are taken together, requests that are done and
+        requests that enter go before any step: that costs little, and some may join the step.
+        """
+        for candidate in candidates:
+            if candidate.leaving is not None:
+                return Drop(candidate.request_id, candidate.leaving)
+        residents = [candidate for candidate in candidates if candidate.resident]
+        entering = self.room.entering(candidates)
+        eligible = [*residents, *entering]
+        if self.max_batch > 1:
+            done = [candidate for candidate in residents if candidate.done]
+            eligible = done or entering or residents
+        if not eligible:
+            return None
+        chosen = min(eligible, key=self._place)
+        if not chosen.resident:
+            return Prepare(chosen.request_id)
+        if chosen.done:
+            return Finish(chosen.request_id)
+        return Step((chosen.request_id, *self._companions(chosen, residents)))
 
-def _by_arrival(candidate: Candidate) -> tuple[int, int]:
-    return (candidate.arrival, 0)
+    def _companions(self, chosen: Candidate, residents: Sequence[Candidate]) -> list[str]:
+        """Those who take their next step together with the chosen one."""
+        if chosen.batch_key is None:
+            return []
+        alike = [
+            candidate
+            for candidate in residents
+            if candidate.batch_key == chosen.batch_key and candidate is not chosen
+        ]
+        alike.sort(key=self._place)
+        return [candidate.request_id for candidate in alike[: self.max_batch - 1]]
 
-
-def _by_last_turn(candidate: Candidate) -> tuple[int, int]:
-    return (candidate.last_turn, candidate.arrival)
+    def _place(self, candidate: Candidate) -> tuple[int, int]:
+        """Where a request stands in line; the lowest comes first."""
+        if self.order is Order.FIFO:
+            return candidate.arrival, 0
+        return candidate.last_turn, candidate.arrival

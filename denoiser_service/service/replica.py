@@ -1,6 +1,5 @@
 """The denoiser as the gateway sees it, in this process."""
 
-import asyncio
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -19,6 +18,7 @@ from services.domain.store_control import StoreControl
 from services.observability.tracing import traceparent
 from services.observability.tracked import UNKNOWN, Tracked
 from services.rpc.replica import check_holds
+from services.rpc.store_calls import StoreCalls
 from triptych.domain.deadline import Deadline
 from triptych.domain.model import Stage
 
@@ -30,12 +30,16 @@ class DenoiserReplica:
         scheduler: the step loop.
         ranks: who runs the steps.
         store: the tensor store it shares with the others.
+        calls: to that store; closed with this.
     """
 
-    def __init__(self, scheduler: StepScheduler, ranks: RankGroup, store: StoreControl) -> None:
+    def __init__(
+        self, scheduler: StepScheduler, ranks: RankGroup, store: StoreControl, calls: StoreCalls
+    ) -> None:
         self._scheduler = scheduler
         self._ranks = ranks
         self._store = store
+        self._calls = calls
         self._instance_id = uuid.uuid4().hex
         self._model = UNKNOWN
 
@@ -44,9 +48,9 @@ class DenoiserReplica:
     ) -> AsyncGenerator[DenoiseEvent, None]:
         """Yields DenoiseStarted, a StepCompleted per step, then Denoised. Closing it cancels."""
         with Tracked(Stage.DENOISER, StageTask.DENOISE) as tracked:
-            if self._ranks.ready is not None:
-                check_holds((self._ranks.ready.loaded,), request.parameters)
-                self._model = self._ranks.ready.loaded.model.name
+            if (ranks := self._ranks.current) is not None:
+                check_holds((ranks.ready.loaded,), request.parameters)
+                self._model = ranks.ready.loaded.model.name
             # Not the request's own word: while the ranks are being rebuilt nobody checks it.
             tracked.begin(self._model)
             recorder = DenoiseRecorder(tracked, request, self._model)
@@ -66,31 +70,31 @@ class DenoiserReplica:
 
     def load(self) -> Capacity:
         """The same, for any thread."""
-        ready = self._ranks.ready
+        ranks, scheduler = self._ranks.current, self._scheduler
         return Capacity(
             stage=Stage.DENOISER,
             instance_id=self._instance_id,
-            models=() if ready is None else (ready.loaded,),
+            models=() if ranks is None else (ranks.ready.loaded,),
             tensor_store=self._store.identity,
-            running_requests=self._scheduler.running,
-            queued_requests=self._scheduler.queued,
-            max_queued_requests=self._scheduler.max_queued,
-            draining=self._scheduler.draining,
+            running_requests=scheduler.running,
+            queued_requests=scheduler.queued,
+            max_queued_requests=scheduler.admission.max_queued,
+            draining=scheduler.draining,
             rank_group=RankGroupInfo(
                 ranks=self._ranks.degrees.ranks,
                 generation=self._ranks.generation,
-                completed_steps=self._scheduler.completed_steps,
+                completed_steps=scheduler.completed_steps,
                 degrees=self._ranks.degrees,
-                held_bytes=self._scheduler.held_bytes,
-                reserved_bytes=self._scheduler.reserved_bytes,
-                max_resident_bytes=self._scheduler.room.size_bytes,
-                backlog_seconds=self._scheduler.backlog_seconds,
+                held_bytes=scheduler.held_bytes,
+                reserved_bytes=scheduler.reserved_bytes,
+                max_resident_bytes=scheduler.admission.room.size_bytes,
+                backlog_seconds=scheduler.backlog_seconds,
             ),
         )
 
     async def release(self, tenant: str, request_id: str, deadline: Deadline) -> int:
         """Releases all a request stored, whichever stage wrote it."""
-        return await asyncio.to_thread(self._store.release_request, tenant, request_id)
+        return await self._calls.release_request(tenant, request_id)
 
     def drain(self) -> None:
         """Refuses further work; what is admitted finishes."""
@@ -99,3 +103,4 @@ class DenoiserReplica:
     async def close(self) -> None:
         """Ends the ranks."""
         await self._ranks.close()
+        self._calls.close()

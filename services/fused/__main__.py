@@ -14,9 +14,12 @@ from denoiser_service.rank.commands import RankReady
 from denoiser_service.rank.executor import RankExecutor
 from denoiser_service.rank.stage import DenoiseStage
 from denoiser_service.rank_group.thread_rank import ThreadRankGroup
-from denoiser_service.service.policy import Room
+from denoiser_service.service.admission import Admission
+from denoiser_service.service.policy import Policy
 from denoiser_service.service.replica import DenoiserReplica
+from denoiser_service.service.room import Room
 from denoiser_service.service.scheduler import StepScheduler
+from denoiser_service.service.turns import Turns
 from encoder_service.replica import EncoderReplica
 from encoder_service.stage import EncodeStage
 from services.domain.model_source import HubModel
@@ -118,15 +121,18 @@ def _load(
     ranks = ThreadRankGroup(RankExecutor(DenoiseStage(denoiser, store)), ready, hold_threads)
     directory = open_model(source, lambda index: find_family(index).spec.patterns(Stage.DENOISER))
     queue = settings.max_queued_requests
+    calls = StoreCalls(store)
+    room = Room(settings.max_resident_requests, settings.max_resident_bytes)
     scheduler = StepScheduler(
         ranks,
-        order=settings.order,
-        room=Room(settings.max_resident_requests, settings.max_resident_bytes),
-        estimate=partial(find_family(directory).spec.residency, directory),
-        max_queued=queue,
-        discard=store.release_request,
-        max_step_batch=settings.max_step_batch,
-        trace_steps=settings.trace_steps,
+        Admission(room, queue, partial(find_family(directory).spec.residency, directory)),
+        Policy(settings.order, room, settings.max_step_batch),
+        Turns(
+            ranks,
+            calls.release_request,
+            shares_steps=settings.max_step_batch > 1,
+            trace_steps=settings.trace_steps,
+        ),
     )
     return _Model(
         EncoderReplica(
@@ -135,7 +141,7 @@ def _load(
             store,
             StageWorker(Stage.ENCODER, queue, hold_threads),
         ),
-        DenoiserReplica(scheduler, ranks, store),
+        DenoiserReplica(scheduler, ranks, store, calls),
         VaeReplica(
             VaeStage(vae, store, tile_size, image_encoder),
             PreviewStage(vae, store),

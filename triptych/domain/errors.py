@@ -5,6 +5,7 @@ TriptychError
 ├── NotFound
 │   ├── ModelNotFound
 │   └── TensorNotFound     released, expired, or never there
+├── AlreadyExists          a request of this id is at work already
 ├── Unauthenticated        no key, or nobody's
 ├── TensorRefused          a reference that is forged, foreign or malformed
 ├── TensorCorrupted        stored bytes differ from what was written
@@ -91,6 +92,13 @@ class TensorNotFound(NotFound):
     """The tensors were released, expired, or were never there."""
 
     reason = "TENSOR_NOT_FOUND"
+
+
+class AlreadyExists(TriptychError):
+    """A request of this id is at work already."""
+
+    status = "ALREADY_EXISTS"
+    reason = "ALREADY_EXISTS"
 
 
 class Unauthenticated(TriptychError):

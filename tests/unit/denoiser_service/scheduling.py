@@ -6,8 +6,11 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from denoiser_service.rank.commands import Command
-from denoiser_service.service.policy import Order, Room
+from denoiser_service.service.admission import Admission
+from denoiser_service.service.policy import Order, Policy
+from denoiser_service.service.room import Room
 from denoiser_service.service.scheduler import StepScheduler
+from denoiser_service.service.turns import Release, Turns
 from services.domain.stages import DenoiseEvent, DenoiseRequest
 from services.model_ports.sizes import Residency
 from tests.unit.denoiser_service.scripted_ranks import ScriptedRanks
@@ -27,13 +30,21 @@ class Scheduling:
     def __init__(self, **options: Any) -> None:
         self.ranks = ScriptedRanks()
         self.discarded: Discarded = []
+        self.release: Release = self._discard
         told: dict[str, Any] = {
             "order": Order.ROUND_ROBIN,
             "estimate": lambda request: RESIDENCY,
             "max_queued": 8,
+            "max_step_batch": 1,
         } | options
-        told["room"] = Room(told.pop("max_resident", 4), told.pop("max_resident_bytes", None))
-        self.scheduler = StepScheduler(self.ranks, discard=self._discard, **told)
+        room = Room(told.get("max_resident", 4), told.get("max_resident_bytes"))
+        batch = told["max_step_batch"]
+        self.scheduler = StepScheduler(
+            self.ranks,
+            Admission(room, told["max_queued"], told["estimate"]),
+            Policy(told["order"], room, batch),
+            Turns(self.ranks, self._release, shares_steps=batch > 1),
+        )
 
     def stream(
         self,
@@ -61,7 +72,10 @@ class Scheduling:
             kind for kind, request_ids in self.ranks.commands if name in request_ids.split(", ")
         ]
 
-    def _discard(self, tenant: str, request_id: str) -> None:
+    async def _release(self, tenant: str, request_id: str) -> object:
+        return await self.release(tenant, request_id)
+
+    async def _discard(self, tenant: str, request_id: str) -> None:
         self.discarded.append((tenant, request_id))
 
 

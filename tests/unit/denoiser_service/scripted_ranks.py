@@ -37,6 +37,17 @@ async def _nothing(command: Command) -> None:
     await asyncio.sleep(0)
 
 
+class ScriptedGeneration:
+    """The scripted ranks until they die."""
+
+    def __init__(self, group: "ScriptedRanks") -> None:
+        self.ready = READY
+        self._group = group
+
+    async def execute(self, command: Command) -> Reply:
+        return await self._group.execute(self, command)
+
+
 class ScriptedRanks:
     """Keeps the books a rank keeps: what it never prepared, it does not know.
 
@@ -53,7 +64,7 @@ class ScriptedRanks:
         self.commands: list[tuple[str, str]] = []
         self.on_command: Callable[[Command], Awaitable[None]] = _nothing
         self.on_reply: Callable[[Command], None] = lambda _: None
-        self.ready: RankReady | None = READY
+        self.current: ScriptedGeneration | None = ScriptedGeneration(self)
         self.generation = 1
         self.degrees = ONE_RANK
         self.most_resident = 0
@@ -65,25 +76,23 @@ class ScriptedRanks:
         self._rebuilt = asyncio.Event()
 
     def die(self) -> None:
-        self.ready = None
+        self.current = None
         self._steps.clear()
         self._rebuilt.clear()
 
     def rebuild(self) -> None:
-        self.ready = READY
+        self.current = ScriptedGeneration(self)
         self.generation += 1
         self._rebuilt.set()
 
-    async def wait_ready(self) -> RankReady:
-        while self.ready is None:
+    async def wait_ready(self) -> None:
+        while self.current is None:
             await self._rebuilt.wait()
-        return self.ready
 
-    async def execute(self, command: Command) -> Reply:
+    async def execute(self, generation: ScriptedGeneration, command: Command) -> Reply:
         self.commands.append((command.kind, command.request_id))
-        generation = self.generation
         await self.on_command(command)
-        if self.ready is None or self.generation != generation:
+        if self.current is not generation:
             raise RanksLost("a rank died; repeat the request")
         if isinstance(command, Prepare):
             self._steps[command.request_id] = [0, command.parameters.steps]

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager, suppress
 import psutil
 import pytest
 
-from denoiser_service.rank.commands import Step
-from denoiser_service.rank_group.generation import RankBounds
+from denoiser_service.rank.commands import Command, Reply, Step
+from denoiser_service.rank_group.generation import RankBounds, RankGeneration
 from denoiser_service.rank_group.local_ranks import LocalRanks
-from denoiser_service.rank_group.supervisor import ProcessRankGroup
+from denoiser_service.rank_group.supervisor import RankSupervisor
 from triptych.domain.errors import RanksLost
 from triptych.domain.parallel import ParallelDegrees
 from triptych.launcher.launcher import ExecLauncher
@@ -24,12 +24,21 @@ class Supervised:
 
     def __init__(self, mode: str, ranks: int, bounds: RankBounds) -> None:
         source = LocalRanks([mode], ranks, bounds.beat, ExecLauncher(), MODULE)
-        self.ranks = ProcessRankGroup(source, degrees=ParallelDegrees(ulysses=ranks), bounds=bounds)
+        self.ranks = RankSupervisor(source, degrees=ParallelDegrees(ulysses=ranks), bounds=bounds)
         self.changes: asyncio.Queue[bool] = asyncio.Queue()
         self.running = asyncio.create_task(self.ranks.run(self.changes.put))
 
+    @property
+    def current(self) -> RankGeneration:
+        assert self.ranks.current is not None
+        return self.ranks.current
+
+    async def execute(self, command: Command) -> Reply:
+        return await self.current.execute(command)
+
     async def ready_pid(self) -> int:
-        return (await self.ranks.wait_ready()).pid
+        await self.ranks.wait_ready()
+        return self.current.ready.pid
 
 
 @asynccontextmanager
@@ -58,7 +67,7 @@ async def supervised(
 
 async def lost(group: Supervised, command: Step = STEP) -> str:
     with pytest.raises(RanksLost) as caught:
-        await group.ranks.execute(command)
+        await group.execute(command)
     return str(caught.value)
 
 
@@ -68,6 +77,12 @@ async def rank_processes(count: int) -> list[psutil.Process]:
         # Others' turn: the loop is what starts them.
         await asyncio.sleep(0)
     return ranks
+
+
+async def collected(rank: psutil.Process) -> None:
+    """Waits until the supervisor has killed a rank and collected it."""
+    while rank.is_running():  # noqa: ASYNC110 - nobody announces it
+        await asyncio.sleep(0)
 
 
 def running_ranks() -> list[psutil.Process]:

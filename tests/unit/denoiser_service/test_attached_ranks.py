@@ -15,8 +15,8 @@ from denoiser_service.rank.commands import Step, Stepped
 from denoiser_service.rank.handshake import Challenge, Hello, Welcome, connected, introduced
 from denoiser_service.rank.process import handshake
 from denoiser_service.rank_group.attached_ranks import AttachedRanks
-from denoiser_service.rank_group.generation import RankBounds
-from denoiser_service.rank_group.supervisor import ProcessRankGroup
+from denoiser_service.rank_group.generation import RankBounds, RankGeneration
+from denoiser_service.rank_group.supervisor import RankSupervisor
 from tests.unit.denoiser_service.scripted_ranks import READY
 from triptych.domain.errors import ConfigurationError, RanksLost
 from triptych.domain.parallel import ParallelDegrees
@@ -63,10 +63,10 @@ async def listening() -> AsyncIterator[tuple[AttachedRanks, int]]:
 @asynccontextmanager
 async def attachable(
     store: str = READY.tensor_store,
-) -> AsyncIterator[tuple[ProcessRankGroup, int]]:
+) -> AsyncIterator[tuple[RankSupervisor, int]]:
     async with listening() as (source, port):
         bounds = RankBounds(start=60, command=60, silence=60)
-        group = ProcessRankGroup(source, degrees=DEGREES, bounds=bounds, store=lambda: store)
+        group = RankSupervisor(source, degrees=DEGREES, bounds=bounds, store=lambda: store)
         changes: asyncio.Queue[bool] = asyncio.Queue()
         running = asyncio.create_task(group.run(changes.put))
         try:
@@ -77,12 +77,17 @@ async def attachable(
             await asyncio.gather(running, return_exceptions=True)
 
 
+async def current(group: RankSupervisor) -> RankGeneration:
+    await group.wait_ready()
+    assert group.current is not None
+    return group.current
+
+
 async def test_ranks_that_connect_execute_commands_together() -> None:
     async with attachable() as (group, port), asyncio.TaskGroup() as ranks:
         for number in (1, 0):
             ranks.create_task(asyncio.to_thread(serve, port, number, 7))
-        await group.wait_ready()
-        assert isinstance(await group.execute(STEP), Stepped)
+        assert isinstance(await (await current(group)).execute(STEP), Stepped)
         assert group.generation == 1
         await group.close()
 
@@ -93,16 +98,15 @@ async def test_when_one_rank_leaves_all_are_let_go_and_the_next_group_is_taken_i
         let_go = ranks.create_task(staying)
         leaving = await asyncio.to_thread(attach, port, 1, 7)
         RankChannel(leaving).send(READY)
-        await group.wait_ready()
+        held = await current(group)
         leaving.close()
         await let_go
         with pytest.raises(RanksLost):
-            await group.execute(STEP)
+            await held.execute(STEP)
 
         for number in (0, 1):
             ranks.create_task(asyncio.to_thread(serve, port, number, 8))
-        await group.wait_ready()
-        assert isinstance(await group.execute(STEP), Stepped)
+        assert isinstance(await (await current(group)).execute(STEP), Stepped)
         assert group.generation == 2
         await group.close()
 
@@ -111,13 +115,12 @@ async def test_a_host_that_is_not_reached_any_more_loses_its_rank() -> None:
     async with attachable() as (group, port), asyncio.TaskGroup() as ranks:
         for number in (0, 1):
             ranks.create_task(asyncio.to_thread(serve, port, number, 7))
-        await group.wait_ready()
-        assert group._team is not None
-        gone, _ = group._team._ranks
+        held = await current(group)
+        gone, _ = held._ranks
         # What the kernel says of a host that has gone without a word; to Python no ConnectionError.
         gone.link._reader.set_exception(OSError(errno.EHOSTUNREACH, "No route to host"))
         with pytest.raises(RanksLost):
-            await group.execute(STEP)
+            await held.execute(STEP)
 
 
 async def test_ranks_that_cannot_reach_one_another_never_make_a_group() -> None:
@@ -173,7 +176,7 @@ async def test_ranks_with_another_tensor_store_are_let_go() -> None:
             await asyncio.gather(*(asyncio.to_thread(serve, port, each, 7) for each in (0, 1)))
             while group.generation < 2:  # noqa: ASYNC110 - nobody announces it
                 await asyncio.sleep(0)
-            assert group.ready is None
+            assert group.current is None
     assert any("start both with the same --store" in each.get("cause", "") for each in logs)
 
 

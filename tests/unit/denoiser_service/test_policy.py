@@ -5,25 +5,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoiser_service.service.policy import Candidate, Order, Room, companions, entering, next_turn
+from denoiser_service.service.policy import (
+    Drop,
+    Finish,
+    Order,
+    Policy,
+    Prepare,
+    Step,
+    Turn,
+    concerned,
+)
+from denoiser_service.service.room import Candidate, Leaving, Room
 
 FIFO, ROUND_ROBIN = Order.FIFO, Order.ROUND_ROBIN
 both_orders = pytest.mark.parametrize("order", list(Order))
 
 
-def _candidate(
-    arrival: int,
-    *,
-    resident: bool = False,
-    leaving: bool = False,
-    last_turn: int = 0,
-    size_bytes: int = 0,
-    done: bool = False,
-    batch_key: str | None = None,
-) -> Candidate:
-    return Candidate(
-        f"r{arrival}", arrival, resident, leaving, last_turn, size_bytes, done, batch_key
-    )
+def _candidate(arrival: int, **more: Any) -> Candidate:
+    return Candidate(f"r{arrival}", arrival, **more)
+
+
+def _turn(
+    candidates: Sequence[Candidate],
+    order: Order = FIFO,
+    room: Room = Room(4),  # noqa: B008 - it never changes
+    max_batch: int = 1,
+) -> Turn | None:
+    return Policy(order, room, max_batch).next_turn(candidates)
 
 
 class _Loop:
@@ -40,16 +48,20 @@ class _Loop:
 
     def candidates(self) -> list[Candidate]:
         return [
-            Candidate(
-                name, self._arrivals[name], name in self.residents, False, self._last_turns[name]
+            _candidate(
+                self._arrivals[name],
+                resident=name in self.residents,
+                last_turn=self._last_turns[name],
             )
             for name in self._left
         ]
 
     def turn(self) -> str | None:
-        chosen = next_turn(self.candidates(), self._order, Room(self._max_resident))
-        if chosen is None:
+        turn = _turn(self.candidates(), self._order, Room(self._max_resident))
+        if turn is None:
             return None
+        (chosen,) = concerned(turn)
+        assert isinstance(turn, Step if chosen in self.residents else Prepare)
         self.turns.append(chosen)
         self._last_turns[chosen] = len(self.turns)
         self.residents.add(chosen)
@@ -62,29 +74,36 @@ class _Loop:
 
 @both_orders
 def test_nobody_means_nothing_to_do(order: Order) -> None:
-    assert next_turn([], order, Room(4)) is None
+    assert _turn([], order) is None
 
 
 @both_orders
 def test_who_leaves_goes_first(order: Order) -> None:
     candidates = [
         _candidate(1, resident=True, last_turn=3),
-        _candidate(2, resident=True, last_turn=9, leaving=True),
+        _candidate(2, resident=True, last_turn=9, leaving=Leaving.CANCELLED),
         _candidate(3),
     ]
-    assert next_turn(candidates, order, Room(1)) == "r2"
+    assert _turn(candidates, order, Room(1)) == Drop("r2", Leaving.CANCELLED)
 
 
 @both_orders
 def test_who_leaves_from_the_queue_needs_no_room(order: Order) -> None:
-    candidates = [_candidate(1, resident=True, last_turn=3), _candidate(2, leaving=True)]
-    assert next_turn(candidates, order, Room(1)) == "r2"
+    late = _candidate(2, leaving=Leaving.DEADLINE_PASSED)
+    candidates = [_candidate(1, resident=True, last_turn=3), late]
+    assert _turn(candidates, order, Room(1)) == Drop("r2", Leaving.DEADLINE_PASSED)
 
 
 @both_orders
 def test_a_full_house_admits_nobody(order: Order) -> None:
     candidates = [_candidate(1), _candidate(2, resident=True, last_turn=5)]
-    assert next_turn(candidates, order, Room(1)) == "r2"
+    assert _turn(candidates, order, Room(1)) == Step(("r2",))
+
+
+@both_orders
+def test_a_request_whose_steps_are_done_is_finished(order: Order) -> None:
+    candidates = [_candidate(1, resident=True, done=True)]
+    assert _turn(candidates, order, Room(1)) == Finish("r1")
 
 
 def test_the_oldest_finishes_first_in_fifo() -> None:
@@ -106,18 +125,18 @@ def test_a_large_request_waits_for_room_and_nobody_overtakes_it(order: Order) ->
     resident = _candidate(1, resident=True, last_turn=9, size_bytes=6)
     large, small = _candidate(2, size_bytes=5), _candidate(3, size_bytes=1)
     room = Room(4, size_bytes=10)
-    assert entering([resident, large, small], room) == []
-    assert next_turn([resident, large, small], order, room) == "r1"
-    assert entering([large, small], room) == [large, small]
-    assert next_turn([large, small], order, room) == "r2"
+    assert room.entering([resident, large, small]) == []
+    assert _turn([resident, large, small], order, room) == Step(("r1",))
+    assert room.entering([large, small]) == [large, small]
+    assert _turn([large, small], order, room) == Prepare("r2")
 
 
 def test_room_is_for_the_oldest_and_up_to_the_last_byte() -> None:
     waiting = [_candidate(arrival, size_bytes=4) for arrival in (3, 1, 2)]
-    assert [each.arrival for each in entering(waiting, Room(4, size_bytes=8))] == [1, 2]
-    assert [each.arrival for each in entering(waiting, Room(4, size_bytes=12))] == [1, 2, 3]
-    assert [each.arrival for each in entering(waiting, Room(1, size_bytes=12))] == [1]
-    assert [each.arrival for each in entering(waiting, Room(2))] == [1, 2]
+    assert [each.arrival for each in Room(4, size_bytes=8).entering(waiting)] == [1, 2]
+    assert [each.arrival for each in Room(4, size_bytes=12).entering(waiting)] == [1, 2, 3]
+    assert [each.arrival for each in Room(1, size_bytes=12).entering(waiting)] == [1]
+    assert [each.arrival for each in Room(2).entering(waiting)] == [1, 2]
 
 
 @given(
@@ -132,7 +151,7 @@ def test_residents_and_those_who_enter_stay_within_the_room(
         _candidate(arrival, resident=resident, size_bytes=size)
         for arrival, (resident, size) in enumerate(sizes)
     ]
-    enter = entering(all_of_them, Room(requests, size_bytes))
+    enter = Room(requests, size_bytes).entering(all_of_them)
     residents = [each for each in all_of_them if each.resident]
     if enter:
         assert len(residents) + len(enter) <= requests
@@ -149,13 +168,15 @@ def test_where_steps_are_taken_together_who_is_done_and_who_enters_goes_before_a
     stepping = _candidate(1, resident=True, batch_key="k")
     done = _candidate(2, resident=True, last_turn=9, done=True)
     waiting, late = _candidate(3, last_turn=9), _candidate(4, last_turn=9)
-    turns = []
+    turns: list[Turn | None] = []
     left = [stepping, done, waiting, late]
     while left:
-        turns.append(next_turn(left, order, Room(3), batching=True))
-        left = [each for each in left if each.request_id != turns[-1]]
-    assert turns == ["r2", "r3", "r4", "r1"]
-    assert next_turn([stepping, waiting], order, Room(1), batching=True) == "r1"
+        turn = _turn(left, order, Room(3), max_batch=4)
+        assert turn is not None
+        turns.append(turn)
+        left = [each for each in left if each.request_id not in concerned(turn)]
+    assert turns == [Finish("r2"), Prepare("r3"), Prepare("r4"), Step(("r1",))]
+    assert _turn([stepping, waiting], order, Room(1), max_batch=4) == Step(("r1",))
 
 
 def _resident(arrival: int, key: str | None, last_turn: int, **more: Any) -> Candidate:
@@ -163,20 +184,16 @@ def _resident(arrival: int, key: str | None, last_turn: int, **more: Any) -> Can
 
 
 def test_a_step_is_shared_by_those_of_the_same_key_in_the_order_of_their_turns() -> None:
-    all_of_them = [
-        _resident(1, "k", 5),
-        _resident(2, "other", 1),
-        _resident(3, "k", 2),
-        _resident(4, None, 3),
-        _resident(5, "k", 1, leaving=True),
-        _resident(6, "k", 1),
-    ]
-    assert companions("r1", all_of_them, FIFO, 8) == ("r3", "r6")
-    assert companions("r1", all_of_them, ROUND_ROBIN, 8) == ("r6", "r3")
-    assert companions("r1", all_of_them, FIFO, 2) == ("r3",)
-    for alone in ("r2", "r4", "r5"):
-        assert companions(alone, all_of_them, FIFO, 8) == ()
-    assert companions("r1", all_of_them, FIFO, 1) == ()
+    first, third, sixth = _resident(1, "k", 0), _resident(3, "k", 2), _resident(6, "k", 1)
+    others = [_resident(2, "other", 3), _resident(4, None, 3), _candidate(7)]
+    all_of_them = [first, third, sixth, *others]
+    room = Room(5)
+    assert _turn(all_of_them, FIFO, room, 8) == Step(("r1", "r3", "r6"))
+    assert _turn(all_of_them, ROUND_ROBIN, room, 8) == Step(("r1", "r6", "r3"))
+    assert _turn(all_of_them, FIFO, room, 2) == Step(("r1", "r3"))
+    assert _turn(all_of_them, FIFO, room, 1) == Step(("r1",))
+    assert _turn(others, FIFO, Room(2), 8) == Step(("r2",))
+    assert _turn(others[1:], FIFO, Room(1), 8) == Step(("r4",))
 
 
 steps = st.lists(st.integers(1, 6), max_size=8)
@@ -217,7 +234,7 @@ candidates = st.lists(
         _candidate,
         st.integers(0, 99),
         resident=st.booleans(),
-        leaving=st.booleans(),
+        leaving=st.none() | st.sampled_from(Leaving),
         last_turn=st.integers(0, 99),
     ),
     unique_by=lambda each: each.arrival,
@@ -228,14 +245,21 @@ candidates = st.lists(
 def test_whoever_is_chosen_was_a_candidate_with_a_right_to_it(
     given_candidates: list[Candidate], order: Order, max_resident: int
 ) -> None:
-    chosen = next_turn(given_candidates, order, Room(max_resident))
+    turn = _turn(given_candidates, order, Room(max_resident))
     by_id = {each.request_id: each for each in given_candidates}
-    if chosen is None:
+    if turn is None:
         assert not given_candidates
-    elif any(each.leaving for each in given_candidates):
-        assert by_id[chosen].leaving
-    elif not by_id[chosen].resident:
+        return
+    (chosen,) = concerned(turn)
+    if any(each.leaving for each in given_candidates):
+        assert isinstance(turn, Drop)
+        assert by_id[chosen].leaving is turn.reason
+    elif isinstance(turn, Prepare):
+        assert not by_id[chosen].resident
         assert sum(each.resident for each in given_candidates) < max_resident
         waiting = [each.arrival for each in given_candidates if not each.resident]
         if order is FIFO:
             assert by_id[chosen].arrival == min(waiting)
+    else:
+        assert isinstance(turn, Step)
+        assert by_id[chosen].resident

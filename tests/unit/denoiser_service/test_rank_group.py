@@ -46,7 +46,7 @@ async def _rebuilt(group: Supervised, before: list[psutil.Process]) -> None:
     """The whole group was replaced, and works."""
     await group.ranks.wait_ready()
     assert not any(each.is_running() for each in before), "the others went with it"
-    assert isinstance(await group.ranks.execute(STEP), Stepped)
+    assert isinstance(await group.execute(STEP), Stepped)
 
 
 async def test_every_rank_is_told_what_torchrun_would_tell_it() -> None:
@@ -64,10 +64,10 @@ async def test_every_rank_is_told_what_torchrun_would_tell_it() -> None:
 async def test_ranks_that_agree_answer_with_one_reply() -> None:
     async with supervised(ranks=4) as group:
         await group.ready_pid()
-        assert isinstance(await group.ranks.execute(prepare("a")), Prepared)
+        assert isinstance(await group.execute(prepare("a")), Prepared)
         for _ in range(3):
-            assert isinstance(await group.ranks.execute(STEP), Stepped)
-        assert isinstance(await group.ranks.execute(Abort(request_id="a")), Aborted)
+            assert isinstance(await group.execute(STEP), Stepped)
+        assert isinstance(await group.execute(Abort(request_id="a")), Aborted)
 
 
 @pytest.mark.parametrize("number", range(3))
@@ -118,8 +118,8 @@ async def test_a_step_that_every_rank_refuses_costs_no_rank() -> None:
     async with supervised(ranks=2) as group:
         await group.ready_pid()
         with pytest.raises(TriptychError, match="no steps left"):
-            await group.ranks.execute(Step(request_id="fails"))
-        assert isinstance(await group.ranks.execute(STEP), Stepped)
+            await group.execute(Step(request_id="fails"))
+        assert isinstance(await group.execute(STEP), Stepped)
         assert group.ranks.generation == 1
 
 
@@ -144,10 +144,10 @@ async def test_a_request_that_one_rank_cannot_take_in_is_forgotten_by_all() -> N
     async with supervised(ranks=2) as group:
         await group.ready_pid()
         with pytest.raises(TriptychError, match="no memory"):
-            await group.ranks.execute(prepare("unprepared@1"))
+            await group.execute(prepare("unprepared@1"))
         # Had the first kept it, it would answer to it.
         with pytest.raises(TriptychError, match="it was aborted"):
-            await group.ranks.execute(Step(request_id="unprepared@1"))
+            await group.execute(Step(request_id="unprepared@1"))
         assert group.ranks.generation == 1
 
 
@@ -168,7 +168,7 @@ async def test_a_supervisor_that_was_itself_stopped_does_not_blame_its_ranks() -
         assert await group.changes.get() is True
         # Blocks the loop, as a stop of the process does.
         threading.Event().wait(3 * SILENCE)
-        assert isinstance(await group.ranks.execute(STEP), Stepped)
+        assert isinstance(await group.execute(STEP), Stepped)
         assert group.ranks.generation == 1
 
 
@@ -184,7 +184,7 @@ async def test_ranks_are_rebuilt_twenty_times_in_a_row(how: str, busy: bool) -> 
         for turn in range(20):
             assert await group.changes.get() is True
             before, number = await rank_processes(4), turn % 4
-            assert isinstance(await group.ranks.execute(Finish(request_id="a")), Finished)
+            assert isinstance(await group.execute(Finish(request_id="a")), Finished)
             if busy:
                 await lost(group, Step(request_id=f"{how}@{number}"))
             else:

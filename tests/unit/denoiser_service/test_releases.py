@@ -38,11 +38,11 @@ async def test_what_was_stored_for_whoever_leaves_is_released() -> None:
 
 
 async def test_a_store_that_releases_nothing_now_holds_nobody_up() -> None:
-    def refuse(tenant: str, request_id: str) -> None:
+    async def refuse(tenant: str, request_id: str) -> None:
         raise Unavailable("tensor store: the server is gone")
 
     async with scheduling() as each:
-        each.scheduler._discard = refuse
+        each.release = refuse
         hold = Hold(each.ranks, "step", "a")
         task = each.start("a")
         await hold.reached.wait()

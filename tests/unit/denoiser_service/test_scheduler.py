@@ -16,6 +16,7 @@ from tests.unit.denoiser_service.scheduling import Hold, passed, scheduling
 from tests.unit.domain.examples import TENSOR_REF
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import (
+    AlreadyExists,
     Cancelled,
     DeadlineExceeded,
     InvalidRequest,
@@ -200,7 +201,7 @@ async def test_the_same_request_cannot_be_denoised_twice_at_once() -> None:
         hold = Hold(each.ranks, "step", "a")
         task = each.start("a")
         await hold.reached.wait()
-        with pytest.raises(InvalidRequest, match="request_id: is being denoised already"):
+        with pytest.raises(AlreadyExists, match="request_id: a is being denoised already"):
             await each.outcome("a")
         hold.go.set()
         assert isinstance((await task)[-1], Denoised)

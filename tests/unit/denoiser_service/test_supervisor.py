@@ -14,6 +14,7 @@ from tests.unit.denoiser_service.scripted_ranks import READY
 from tests.unit.denoiser_service.supervised import (
     MODULE,
     STEP,
+    collected,
     lost,
     rank_processes,
     running_ranks,
@@ -25,27 +26,26 @@ from triptych.domain.errors import ConfigurationError, RanksLost, TriptychError
 async def test_a_rank_that_is_ready_executes_commands() -> None:
     async with supervised() as each:
         pid = await each.ready_pid()
-        assert each.ranks.ready == READY.model_copy(update={"pid": pid})
+        assert each.current.ready == READY.model_copy(update={"pid": pid})
         assert each.ranks.generation == 1
         assert await each.changes.get() is True
-        assert isinstance(await each.ranks.execute(STEP), Stepped)
-        assert await each.ranks.execute(STEP) == await each.ranks.execute(STEP)
+        assert isinstance(await each.execute(STEP), Stepped)
+        assert await each.execute(STEP) == await each.execute(STEP)
 
 
-async def test_before_it_is_ready_commands_find_no_ranks() -> None:
+async def test_before_one_is_ready_there_are_no_ranks() -> None:
     async with supervised("hangs") as each:
-        assert each.ranks.ready is None
-        assert "being rebuilt" in await lost(each)
+        assert each.ranks.current is None
 
 
 async def test_what_a_rank_fails_at_is_raised_as_it_was() -> None:
     async with supervised() as each:
         pid = await each.ready_pid()
         with pytest.raises(TriptychError, match="no room") as caught:
-            await each.ranks.execute(Finish(request_id="a"))
+            await each.execute(Finish(request_id="a"))
         assert (caught.value.status, caught.value.reason) == ("RESOURCE_EXHAUSTED", "STORE_FULL")
         assert caught.value.retry_after_seconds == 1.0
-        assert (await each.ranks.wait_ready()).pid == pid
+        assert await each.ready_pid() == pid
 
 
 async def test_a_rank_killed_while_idle_is_rebuilt() -> None:
@@ -55,7 +55,7 @@ async def test_a_rank_killed_while_idle_is_rebuilt() -> None:
         assert [await each.changes.get() for _ in range(3)] == [True, False, True]
         assert await each.ready_pid() != pid
         assert each.ranks.generation == 2
-        assert isinstance(await each.ranks.execute(STEP), Stepped)
+        assert isinstance(await each.execute(STEP), Stepped)
 
 
 async def test_the_first_command_after_a_kill_finds_the_rankslost() -> None:
@@ -68,7 +68,7 @@ async def test_a_rank_killed_during_a_command_is_noticed_at_once_and_rebuilt() -
     async with supervised(command_seconds=3600) as each:
         pid = await each.ready_pid()
         assert "died; repeat the request" in await lost(each, Step(request_id="killed"))
-        assert each.ranks.ready is None
+        assert each.ranks.current is None
         assert await each.ready_pid() != pid
         assert each.ranks.generation == 2
 
@@ -78,8 +78,8 @@ async def test_a_rank_that_is_stopped_is_silent_and_rebuilt() -> None:
         pid = await each.ready_pid()
         said = await lost(each, Step(request_id="stopped"))
         assert said == "rank 0 was silent for 0.8 s; repeat the request"
-        assert not psutil.pid_exists(pid)
         assert await each.ready_pid() != pid
+        assert not psutil.pid_exists(pid)
 
 
 async def test_a_rank_that_is_stopped_while_idle_is_silent_too() -> None:
@@ -96,8 +96,8 @@ async def test_a_rank_that_never_answers_is_killed_however_lively_it_is() -> Non
         pid = await each.ready_pid()
         said = await lost(each, Step(request_id="busy"))
         assert said == "a rank did not answer within 0.5 s; repeat the request"
-        assert not psutil.pid_exists(pid)
         assert await each.ready_pid() != pid
+        assert not psutil.pid_exists(pid)
 
 
 async def test_a_rank_that_cannot_go_on_is_lost_with_all_it_held() -> None:
@@ -124,16 +124,15 @@ async def test_a_rank_that_fails_to_start_is_started_again(tmp_path: Path) -> No
 async def test_a_rank_that_is_never_ready_is_killed() -> None:
     async with supervised("hangs", start_seconds=0.5) as each:
         (first,) = await rank_processes(1)
-        await asyncio.to_thread(psutil.wait_procs, [first], 30)
-        assert not first.is_running()
+        await collected(first)
         assert not each.running.done()
 
 
 async def test_a_rank_that_babbles_is_killed() -> None:
     async with supervised("babbles") as each:
         (first,) = await rank_processes(1)
-        await asyncio.to_thread(psutil.wait_procs, [first], 30)
-        assert each.ranks.ready is None
+        await collected(first)
+        assert each.ranks.current is None
         assert not each.running.done()
 
 
@@ -153,7 +152,7 @@ async def test_closing_ends_the_rank_and_starts_no_other() -> None:
 async def test_closing_ends_a_rank_that_hangs() -> None:
     async with supervised(command_seconds=3600) as each:
         pid = await each.ready_pid()
-        step = asyncio.create_task(each.ranks.execute(Step(request_id="stopped")))
+        step = asyncio.create_task(each.execute(Step(request_id="stopped")))
         await asyncio.to_thread(_wait_stopped, psutil.Process(pid))
         await each.ranks.close()
         assert not psutil.pid_exists(pid)
@@ -166,11 +165,11 @@ def test_a_rank_ends_with_a_supervisor_that_is_killed() -> None:
         "import asyncio\n"
         "from denoiser_service.rank_group.local_ranks import LocalRanks\n"
         "from denoiser_service.rank_group.generation import RankBounds\n"
-        "from denoiser_service.rank_group.supervisor import ProcessRankGroup\n"
+        "from denoiser_service.rank_group.supervisor import RankSupervisor\n"
         "from triptych.launcher.launcher import ExecLauncher\n"
         "async def changed(ready):\n"
-        "    print('rank pid', ranks.ready.pid, flush=True)\n"
-        "ranks = ProcessRankGroup(\n"
+        "    print('rank pid', ranks.current.ready.pid, flush=True)\n"
+        "ranks = RankSupervisor(\n"
         f"    LocalRanks(['serves'], 1, 1, ExecLauncher(), {MODULE!r}),\n"
         f"    bounds=RankBounds(60, 60, 60))\n"
         "asyncio.run(ranks.run(changed))\n"

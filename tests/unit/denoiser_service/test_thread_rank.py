@@ -34,7 +34,8 @@ def _ranks(reply: Reply) -> tuple[ThreadRankGroup, Executing]:
 
 async def test_it_is_ready_from_the_start() -> None:
     ranks, _ = _ranks(Aborted(request_id="a", completed_steps=0))
-    assert ranks.ready is await ranks.wait_ready() is READY
+    await ranks.wait_ready()
+    assert ranks.current.ready is READY
     assert ranks.generation == 1
     await ranks.close()
 

@@ -1,0 +1,194 @@
+"""Turns as the ranks execute them: each is one command, and what came of it is logged."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+from denoiser_service.rank import commands
+from denoiser_service.rank_group.port import RankGroup, Ranks
+from denoiser_service.service.admission import check
+from denoiser_service.service.admitted_request import AdmittedRequest
+from denoiser_service.service.policy import Drop, Finish, Prepare, Step, Turn, concerned
+from denoiser_service.service.room import Leaving
+from services.observability.logs import get_logger
+from triptych.domain.errors import Cancelled, DeadlineExceeded, RanksLost, TriptychError
+
+Release = Callable[[str, str], Awaitable[object]]
+"""Releases all that a tenant's request stored."""
+
+_log = get_logger(__name__)
+
+
+class Turns:
+    """Runs one turn after the other.
+
+    Args:
+        ranks: that execute them.
+        release: called for requests that nobody waits for any more.
+        shares_steps: whether requests may take steps together.
+        trace_steps: whether each step that a request takes by itself is a span of every rank.
+
+    Attributes:
+        completed_steps: of all requests.
+        step_seconds: what a step takes, smoothed; at first a second.
+    """
+
+    def __init__(
+        self,
+        ranks: RankGroup,
+        release: Release,
+        *,
+        shares_steps: bool = False,
+        trace_steps: bool = False,
+    ) -> None:
+        self._group = ranks
+        self._release = release
+        self._shares_steps = shares_steps
+        self._trace_steps = trace_steps
+        self._releases: set[asyncio.Task[None]] = set()
+        self.completed_steps = 0
+        self.step_seconds = 1.0
+
+    async def run(self, turn: Turn, requests: Mapping[str, AdmittedRequest]) -> None:
+        """Runs a turn; what goes wrong ends the requests that it concerns.
+
+        Args:
+            turn: what to do.
+            requests: all that are here, by id.
+        """
+        having = [requests[request_id] for request_id in concerned(turn)]
+        try:
+            match turn:
+                case Drop():
+                    await self._drop(having[0], turn.reason)
+                case Prepare():
+                    await self._prepare(having[0])
+                case Step():
+                    await self._step(having)
+                case Finish():
+                    await self._finish(having[0])
+        except RanksLost as error:
+            _lose(requests.values(), error)
+        except TriptychError as error:
+            for request in having:
+                request.log.fail(error)
+
+    def end_stale(self, requests: Iterable[AdmittedRequest]) -> None:
+        """Ends those whose ranks died between two commands: no others know of them."""
+        stale = [request for request in requests if request.ranks is not self._group.current]
+        _lose(stale, RanksLost("a rank died; repeat the request"))
+
+    async def _prepare(self, admitted: AdmittedRequest) -> None:
+        request, ranks = admitted.request, self._group.current
+        # The loop looked a moment ago.
+        assert ranks is not None
+        # It may have come while the ranks were being rebuilt.
+        check(request, ranks.ready.loaded.model)
+        admitted.begin(ranks)
+        prepared = await ranks.execute(
+            commands.Prepare(
+                request_id=request.request_id,
+                trace=admitted.trace,
+                tenant=request.tenant,
+                parameters=request.parameters,
+                conditioning=request.conditioning,
+                image_latents=request.image_latents,
+                shares_steps=self._shares_steps,
+                remaining_seconds=admitted.deadline.remaining_seconds(),
+            )
+        )
+        assert isinstance(prepared, commands.Prepared)
+        admitted.prepared(prepared)
+
+    async def _step(self, having: Sequence[AdmittedRequest]) -> None:
+        replies = await (self._one_step(having[0]) if len(having) == 1 else self._batch(having))
+        for request, reply in zip(having, replies, strict=True):
+            if isinstance(reply, commands.Failed):
+                request.log.fail(reply.error())
+                continue
+            self.completed_steps += 1
+            self.step_seconds += 0.2 * (reply.seconds / len(having) - self.step_seconds)
+            request.stepped(reply)
+
+    async def _one_step(self, request: AdmittedRequest) -> Sequence[commands.Stepped]:
+        trace = request.trace if self._trace_steps else None
+        stepped = await _ranks(request).execute(commands.Step(request_id=request.id, trace=trace))
+        assert isinstance(stepped, commands.Stepped)
+        return [stepped]
+
+    async def _batch(
+        self, having: Sequence[AdmittedRequest]
+    ) -> Sequence[commands.Stepped | commands.Failed]:
+        ids = tuple(request.id for request in having)
+        try:
+            batch = await _ranks(having[0]).execute(commands.StepBatch(request_ids=ids))
+        except RanksLost:
+            raise
+        except TriptychError:
+            # The ranks may hold them still, since the step failed as a whole.
+            for request in having:
+                await _abort(request)
+            raise
+        assert isinstance(batch, commands.SteppedBatch)
+        return batch.replies
+
+    async def _finish(self, admitted: AdmittedRequest) -> None:
+        finish = commands.Finish(request_id=admitted.id, trace=admitted.trace)
+        finished = await _ranks(admitted).execute(finish)
+        assert isinstance(finished, commands.Finished)
+        if admitted.cancelled:
+            # It was cancelled during the last command; nobody else knows of these latents.
+            self._release_later(admitted)
+            raise Cancelled("cancelled while the latents were being stored")
+        admitted.finished(finished)
+
+    async def _drop(self, admitted: AdmittedRequest, reason: Leaving) -> None:
+        try:
+            if admitted.resident:
+                await _abort(admitted)
+        finally:
+            doing = (
+                f"denoising; {admitted.completed_steps} of {admitted.total_steps} steps were done"
+            )
+            admitted.log.fail(
+                DeadlineExceeded(f"the deadline passed while {doing}")
+                if reason is Leaving.DEADLINE_PASSED
+                else Cancelled(f"cancelled while {doing}")
+            )
+            # Its caller may be gone without a word.
+            self._release_later(admitted)
+
+    def _release_later(self, admitted: AdmittedRequest) -> None:
+        """Releases what was stored for a request; a store that is slow holds up no other."""
+        task = asyncio.create_task(self._released(admitted))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    async def _released(self, admitted: AdmittedRequest) -> None:
+        try:
+            await self._release(admitted.request.tenant, admitted.id)
+        except TriptychError as error:
+            _log.warning("not released, will expire", request_id=admitted.id, cause=str(error))
+
+
+def _ranks(admitted: AdmittedRequest) -> Ranks:
+    assert admitted.ranks is not None
+    return admitted.ranks
+
+
+async def _abort(admitted: AdmittedRequest) -> None:
+    """Has the ranks forget a request; what they cannot forget any more, they do not hold."""
+    try:
+        await _ranks(admitted).execute(commands.Abort(request_id=admitted.id))
+    except RanksLost:
+        raise
+    except TriptychError as error:
+        _log.warning("not aborted", request_id=admitted.id, cause=str(error))
+
+
+def _lose(requests: Iterable[AdmittedRequest], error: RanksLost) -> None:
+    """Ends the residents among them; queued requests lost nothing and wait for other ranks."""
+    lost = [request for request in requests if request.resident and not request.log.ended]
+    if lost:
+        _log.warning("ranks lost", requests=len(lost), cause=str(error))
+    for request in lost:
+        request.log.fail(error)
