@@ -22,7 +22,6 @@ from services.pictures.input_picture import decode_described
 from services.tensor_store.tensor_store import TensorStore
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import TriptychError, Unsupported
-from triptych.domain.family_options import LayeredOptions, VideoOptions
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.model import Stage
 from vae_service.media import encode_media
@@ -116,7 +115,8 @@ class VaeStage:
             read = time.perf_counter()
             pictures = self._model.decode(parameters, latents)
         _check_pictures(parameters, pictures)
-        data = encode_media(pictures, parameters.media_format, _frames_per_second(parameters))
+        frame_rate = None if parameters.options is None else parameters.options.frame_rate
+        data = encode_media(pictures, parameters.media_format, frame_rate)
         artifact = Artifact(
             artifact_id=request.request_id,
             media_format=parameters.media_format,
@@ -138,24 +138,10 @@ class VaeStage:
 
 
 def _check_pictures(parameters: GenerationParameters, pictures: Sequence[Image.Image]) -> None:
-    asked = [(parameters.width, parameters.height)] * _expected_pictures(parameters)
+    asked = [(parameters.width, parameters.height)] * parameters.pictures
     drawn = [picture.size for picture in pictures]
     if drawn != asked:
         raise TriptychError(
             f"the VAE drew {len(drawn)} pictures of {sorted(set(drawn))} pixels instead of"
             f" {len(asked)} of {parameters.width} x {parameters.height}"
         )
-
-
-def _expected_pictures(parameters: GenerationParameters) -> int:
-    match parameters.options:
-        case VideoOptions(num_frames=int(frames)):
-            return frames
-        case LayeredOptions(layers=int(layers)):
-            return layers
-    return 1
-
-
-def _frames_per_second(parameters: GenerationParameters) -> int | None:
-    options = parameters.options
-    return options.frames_per_second if isinstance(options, VideoOptions) else None

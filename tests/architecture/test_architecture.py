@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tools.generate_protos import generate
+from triptych.domain.family_options import GROUPS
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["triptych", "services", "encoder_service", "denoiser_service", "vae_service"]
@@ -142,3 +143,16 @@ def test_nothing_is_left_for_later() -> None:
         if word in file.read_text()
     ]
     assert left == []
+
+
+def test_no_domain_gateway_or_stage_tells_one_familys_options_from_anothers() -> None:
+    kinds = {kind.__name__ for kind in GROUPS.values()}
+    folders = ["triptych/domain", "services/gateway", "services/loaded_models"]
+    stages = ["encoder_service", "denoiser_service", "vae_service"]
+    assert [
+        f"{file.relative_to(ROOT)}: {node.id}"
+        for file in _written(*folders, *stages)
+        if file.name != "family_options.py"
+        for node in ast.walk(_tree(file))
+        if isinstance(node, ast.Name) and node.id in kinds
+    ] == []

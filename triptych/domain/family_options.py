@@ -15,6 +15,26 @@ class _Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures of its size a request draws: one, its layers, or its frames."""
+        return 1
+
+    @property
+    def frame_rate(self) -> int | None:
+        """Frames per second of a video; None for anything else."""
+        return None
+
+    @property
+    def fitted_area(self) -> int | None:
+        """The area in pixels that input images are scaled to; None for the model's own."""
+        return None
+
+    @property
+    def prompt_written_by(self) -> str | None:
+        """The field by which the model is asked to write the prompt; None if it is not."""
+        return None
+
     def conflicts(self) -> Iterator[FieldViolation]:
         """What is wrong with effective values that are each allowed."""
         yield from ()
@@ -32,6 +52,16 @@ class VideoOptions(_Options):
     frames_per_second: int | None = None
     low_noise_guidance_scale: float | None = None
 
+    @property
+    def pictures(self) -> int:
+        """Its frames."""
+        return self.num_frames or 1
+
+    @property
+    def frame_rate(self) -> int | None:
+        """Of the video."""
+        return self.frames_per_second
+
 
 class LayeredOptions(_Options):
     """Models that take a picture apart into layers.
@@ -45,6 +75,21 @@ class LayeredOptions(_Options):
     layers: int | None = None
     resolution: int | None = None
     caption_image: bool | None = None
+
+    @property
+    def pictures(self) -> int:
+        """Its layers."""
+        return self.layers or 1
+
+    @property
+    def fitted_area(self) -> int | None:
+        """That of the square."""
+        return None if self.resolution is None else self.resolution**2
+
+    @property
+    def prompt_written_by(self) -> str | None:
+        """From the picture."""
+        return f"{self.kind}.caption_image" if self.caption_image else None
 
 
 class LongCatOptions(_Options):

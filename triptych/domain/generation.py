@@ -12,8 +12,6 @@ from triptych.domain.element_type import ElementType
 from triptych.domain.errors import FieldViolation, InvalidRequest
 from triptych.domain.family_options import (
     FamilyOptions,
-    LayeredOptions,
-    VideoOptions,
     effective_options,
     option_violations,
 )
@@ -85,10 +83,12 @@ class GenerationParameters(BaseModel):
     @property
     def pixel_steps(self) -> int:
         """Width x height x frames or layers x steps: what the request takes, about."""
-        match self.options:
-            case VideoOptions(num_frames=int(pictures)) | LayeredOptions(layers=int(pictures)):
-                return self.width * self.height * self.steps * pictures
-        return self.width * self.height * self.steps
+        return self.width * self.height * self.steps * self.pictures
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures of its size are drawn: one, or the layers or frames."""
+        return 1 if self.options is None else self.options.pictures
 
 
 def resolve(
@@ -160,10 +160,10 @@ def _violations(
 def _text_violations(
     request: GenerationRequest, limits: Capabilities, *, guided: bool
 ) -> Iterator[FieldViolation]:
-    captioned = isinstance(request.options, LayeredOptions) and request.options.caption_image
-    if captioned and request.prompt:
-        yield FieldViolation("layered.caption_image", "is on; leave the prompt empty, or it off")
-    elif not captioned and not request.prompt.strip():
+    written_by = None if request.options is None else request.options.prompt_written_by
+    if written_by is not None and request.prompt:
+        yield FieldViolation(written_by, "is on; leave the prompt empty, or it off")
+    elif written_by is None and not request.prompt.strip():
         yield FieldViolation("prompt", "is empty; say what to draw")
     negative = request.negative_prompt
     for field, text in (("prompt", request.prompt), ("negative_prompt", negative or "")):
@@ -193,10 +193,10 @@ def _size(request: GenerationRequest, limits: Capabilities) -> tuple[int, int]:
 
 def _fit(request: GenerationRequest, limits: Capabilities) -> ImageFit | None:
     options = effective_options(request.options, limits.options)
-    if limits.image_fit is not None and isinstance(options, LayeredOptions):
-        assert options.resolution is not None
-        return limits.image_fit.model_copy(update={"area": options.resolution**2})
-    return limits.image_fit
+    area = None if options is None else options.fitted_area
+    if limits.image_fit is None or area is None:
+        return limits.image_fit
+    return limits.image_fit.model_copy(update={"area": area})
 
 
 def _size_violations(request: GenerationRequest, limits: Capabilities) -> Iterator[FieldViolation]:
