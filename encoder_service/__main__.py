@@ -14,6 +14,7 @@ from services.rpc.process import run_process
 from services.rpc.stage_host import StageHost
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import open_store
+from services.torch_setup.device_errors import breaks_device
 from services.torch_setup.runtime import hold_threads, set_up_torch
 from triptych.domain.model import Stage
 from triptych.v1 import encoder_service_pb2_grpc
@@ -36,7 +37,13 @@ async def main(settings: EncoderSettings) -> None:
         settings.conditioning_cache_bytes, settings.conditioning_cache_idle_seconds
     )
     encoder = await asyncio.to_thread(conditioning_encoder, cache, model, settings.device)
-    worker = StageWorker(Stage.ENCODER, settings.max_queued_requests, hold_threads)
+    worker = StageWorker(
+        Stage.ENCODER,
+        settings.max_queued_requests,
+        hold_threads,
+        command_seconds=settings.command_seconds,
+        breaks=breaks_device,
+    )
     stage = EncodeStage(model, store, encoder)
     replica = EncoderReplica(stage, (model.loaded,), store, worker)
     host = StageHost(settings, "triptych.v1.EncoderService", replica, store)

@@ -10,6 +10,7 @@ from services.rpc.process import run_process
 from services.rpc.stage_host import StageHost
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import open_store
+from services.torch_setup.device_errors import breaks_device
 from services.torch_setup.runtime import hold_threads, set_up_torch
 from triptych.domain.model import Stage
 from triptych.v1 import vae_service_pb2_grpc
@@ -41,7 +42,13 @@ async def main(settings: VaeSettings) -> None:
     encoder = await asyncio.to_thread(
         conditioning_encoder, cache, model, settings.device, settings.tiles, settings.slicing
     )
-    worker = StageWorker(Stage.VAE, settings.max_queued_requests, hold_threads)
+    worker = StageWorker(
+        Stage.VAE,
+        settings.max_queued_requests,
+        hold_threads,
+        command_seconds=settings.command_seconds,
+        breaks=breaks_device,
+    )
     previews = PreviewStage(model, store)
     stage = VaeStage(model, store, tile_size, encoder)
     replica = VaeReplica(stage, previews, (model.loaded,), store, worker)

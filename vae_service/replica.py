@@ -21,8 +21,8 @@ from services.observability.tracing import current
 from services.observability.tracked import Tracked
 from services.rpc.replica import WorkerReplica
 from services.rpc.worker import StageWorker, Timed
-from services.torch_setup.runtime import hold_threads
 from triptych.domain.deadline import Deadline
+from triptych.domain.errors import StageUnavailable
 from triptych.domain.model import LoadedModel, Stage
 from vae_service.preview_stage import PreviewStage
 from vae_service.stage import VaeStage
@@ -55,7 +55,7 @@ class VaeReplica(WorkerReplica):
         super().__init__(Stage.VAE, models, store, worker)
         self._numerics = stage
         self._previews = previews
-        self._preview_worker = StageWorker(Stage.VAE, MAX_QUEUED_PREVIEWS, hold_threads)
+        self._preview_worker = worker.beside(MAX_QUEUED_PREVIEWS)
         self._fit: asyncio.Task[Timed[None]] | None = None
 
     async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:
@@ -108,6 +108,18 @@ class VaeReplica(WorkerReplica):
         )
         PREVIEWS_DRAWN.add(1, model=request.parameters.model)
         return done.value
+
+    async def broken(self) -> StageUnavailable:
+        """Why no work can succeed any more, as soon as that is so of either thread."""
+        waits = [
+            asyncio.ensure_future(each.broken()) for each in (self._worker, self._preview_worker)
+        ]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for each in waits:
+                each.cancel()
 
     def drain(self) -> None:
         """Refuses further work; what is admitted finishes."""

@@ -23,6 +23,7 @@ from denoiser_service.rank.step_batch import step_batch
 from services.domain.stages import DenoiseRequest
 from services.observability.logs import get_logger
 from services.observability.tracing import span
+from services.torch_setup.device_errors import breaks_device
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import ResourceExhausted, TriptychError
 
@@ -96,7 +97,7 @@ class RankExecutor:
             _log.exception("command failed", kind=command.kind, request_id=command.request_id)
             message = f"the denoiser failed to {command.kind} the request: {type(error).__name__}"
             # After an error of its own a device gives no right results in this process any more.
-            fatal = isinstance(error, torch.AcceleratorError) or self._strands_others(command)
+            fatal = breaks_device(error) or self._strands_others(command)
             return Failed.of(command.request_id, TriptychError(message), fatal=fatal)
 
     def _strands_others(self, command: Command) -> bool:

@@ -20,6 +20,7 @@ from services.observability.tracked import UNKNOWN, Tracked
 from services.rpc.replica import check_holds
 from services.rpc.store_calls import StoreCalls
 from triptych.domain.deadline import Deadline
+from triptych.domain.errors import StageUnavailable
 from triptych.domain.model import Stage
 
 
@@ -95,6 +96,11 @@ class DenoiserReplica:
     async def release(self, tenant: str, request_id: str, deadline: Deadline) -> int:
         """Releases all a request stored, whichever stage wrote it."""
         return await self._calls.release_request(tenant, request_id)
+
+    async def broken(self) -> StageUnavailable:
+        """Never returns: ranks that break are rebuilt."""
+        never: asyncio.Future[StageUnavailable] = asyncio.get_running_loop().create_future()
+        return await never
 
     def drain(self) -> None:
         """Refuses further work; what is admitted finishes."""

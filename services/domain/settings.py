@@ -286,6 +286,11 @@ class EncodingSettings(ProcessSettings):
     conditioning_cache_idle_seconds: Seconds = Field(
         3600.0, description="how long they are remembered after they were last asked for"
     )
+    command_seconds: Seconds = Field(
+        900.0,
+        description="how long one encode or decode may take before the process counts as hung, and"
+        " ends",
+    )
 
 
 class StageSettings(ServerSettings, ComputeSettings):

@@ -38,6 +38,7 @@ from services.rpc.store_calls import StoreCalls
 from services.rpc.sweeper import sweep_forever
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
+from services.torch_setup.device_errors import breaks_device
 from services.torch_setup.kernels import set_kernels
 from services.torch_setup.runtime import hold_threads, set_up_torch
 from triptych.domain.model import Stage
@@ -78,6 +79,7 @@ async def main(settings: FusedSettings) -> None:
         [each.denoiser for each in models],
         [each.vae for each in models],
     )
+    stages = [stage for each in models for stage in (each.encoder, each.vae)]
     try:
         with ExitStack() as exits:
             exits.enter_context(watched_fullness(store))
@@ -86,6 +88,7 @@ async def main(settings: FusedSettings) -> None:
                     exits.enter_context(watched_load(replica.load))
             await run_until_first_ends(
                 app.run(),
+                *(app.server.fail_when(stage.broken()) for stage in stages),
                 sweep_forever(calls, settings.sweep_seconds),
                 *(each.scheduler.run() for each in models),
                 *(each.ranks.run() for each in models),
@@ -139,7 +142,7 @@ def _load(
             EncodeStage(encoder, store, prompt_encoder),
             (encoder.loaded,),
             store,
-            StageWorker(Stage.ENCODER, queue, hold_threads),
+            _worker(Stage.ENCODER, settings),
         ),
         DenoiserReplica(scheduler, ranks, store, calls),
         VaeReplica(
@@ -147,10 +150,20 @@ def _load(
             PreviewStage(vae, store),
             (vae.loaded,),
             store,
-            StageWorker(Stage.VAE, queue, hold_threads),
+            _worker(Stage.VAE, settings),
         ),
         scheduler,
         ranks,
+    )
+
+
+def _worker(stage: Stage, settings: FusedSettings) -> StageWorker:
+    return StageWorker(
+        stage,
+        settings.max_queued_requests,
+        hold_threads,
+        command_seconds=settings.command_seconds,
+        breaks=breaks_device,
     )
 
 

@@ -1,6 +1,7 @@
 """The frame around every process: settings in, exit code out."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -9,10 +10,11 @@ from typing import Any, TypeVar
 from services.domain.settings import ProcessSettings, ServerSettings
 from services.observability.exposition import exposed, traced
 from services.observability.logs import configure
-from triptych.domain.errors import ConfigurationError
+from triptych.domain.errors import ConfigurationError, StageUnavailable
 from triptych.launcher.parentage import follow_parent
 
 EXIT_CONFIGURATION = 2
+EXIT_BROKEN = 1
 
 S = TypeVar("S", bound=ServerSettings)
 
@@ -20,19 +22,32 @@ S = TypeVar("S", bound=ServerSettings)
 def run_process(name: str, settings_type: type[S], main: Callable[[S], Awaitable[None]]) -> None:
     """Reads the settings and runs the process; exits with 2 if it cannot start as told.
 
+    If it broke, and can do its work no more, it exits with 1, for whoever supervises it to start it
+    again.
+
     Args:
         name: for the logs, for example "encoder".
         settings_type: what to read flags and environment into.
         main: returns when the process has drained.
     """
     settings = settings_type.read(sys.argv[1:])
+    broken: StageUnavailable | None = None
     listen, endpoint = settings.metrics_listen, settings.otlp_endpoint
     with (
         process_frame(name, settings),
         exposed(name, listen=listen, otlp_endpoint=endpoint),
         traced(name, otlp_endpoint=endpoint, ratio=settings.trace_ratio),
     ):
-        asyncio.run(_awaited(main(settings)))
+        try:
+            asyncio.run(_awaited(main(settings)))
+        except StageUnavailable as error:
+            broken = error
+    if broken is not None:
+        sys.stderr.write(f"{name}: {broken}\n")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Nothing is waited for: a thread that hangs would keep the process for ever.
+        os._exit(EXIT_BROKEN)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from services.domain.store_control import StoreControl
 from services.rpc.store_calls import StoreCalls
 from services.rpc.worker import StageWorker
 from triptych.domain.deadline import Deadline
-from triptych.domain.errors import ModelNotFound
+from triptych.domain.errors import ModelNotFound, StageUnavailable
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.model import LoadedModel, Stage
 
@@ -71,6 +71,10 @@ class WorkerReplica:
     def release_late(self, tenant: str, request_id: str) -> None:
         """Releases what was stored after the caller had left; blocking."""
         self._store.release_request(tenant, request_id)
+
+    async def broken(self) -> StageUnavailable:
+        """Why no work can succeed any more, as soon as that is so."""
+        return await self._worker.broken()
 
     def drain(self) -> None:
         """Refuses further work; what is admitted finishes."""

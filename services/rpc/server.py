@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -14,7 +14,7 @@ from services.observability.logs import get_logger
 from services.rpc.encryption import server_credentials
 from services.rpc.health import HealthService
 from services.rpc.interceptors import CallInterceptor, Guard, let_pass
-from triptych.domain.errors import ConfigurationError
+from triptych.domain.errors import ConfigurationError, StageUnavailable
 
 _OPTIONS = [
     # Two processes on one port would share its calls at random: refuse the second one instead.
@@ -30,6 +30,9 @@ _OPTIONS = [
 
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """As large as gRPC's own servers and clients take unless told otherwise."""
+
+# Those who wait for what broke have been told; this is for the words to reach them.
+_LAST_WORDS_SECONDS = 5.0
 
 _log = get_logger(__name__)
 
@@ -64,6 +67,7 @@ class ServiceServer:
         )
         self._health = HealthService()
         self._stopping = asyncio.Event()
+        self._failure: StageUnavailable | None = None
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         if settings.reflects:
             names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -101,19 +105,36 @@ class ServiceServer:
             await self._health.set(name, serving=serving)
 
     async def run(self) -> None:
-        """Returns when a signal asked for the end and running calls have finished or timed out."""
+        """Returns when a signal asked for the end and running calls have finished or timed out.
+
+        Raises:
+            StageUnavailable: the end came by `fail`.
+        """
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, self._stopping.set)
         await self._stopping.wait()
-        _log.info("draining", seconds=self._settings.drain_seconds)
+        seconds = self._settings.drain_seconds
+        if self._failure is not None:
+            seconds = min(seconds, _LAST_WORDS_SECONDS)
+        _log.info("draining", seconds=seconds)
         await self._health.end()
-        await self.grpc.stop(self._settings.drain_seconds)
+        await self.grpc.stop(seconds)
         _log.info("stopped")
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         """Asks for the end, as SIGTERM does."""
         self._stopping.set()
+
+    async def fail_when(self, broken: Awaitable[StageUnavailable]) -> None:
+        """Makes `run` end when the process can do its work no more; runs until it is cancelled."""
+        self._failure = await broken
+        self._health.alive = False
+        self.stop()
+        # The end is for `run` to tell, once the last calls are answered.
+        await asyncio.get_running_loop().create_future()
 
     async def close(self) -> None:
         """Ends at once, unless `run` has ended already; for failures elsewhere in the process."""

@@ -48,13 +48,16 @@ class StageHost:
 
         Raises:
             ConfigurationError: the address is taken.
+            StageUnavailable: the replica broke.
         """
         try:
             await self.server.start()
             await self.server.set_serving(serving=serving)
             with watched_load(self._replica.load), watched_fullness(self._store):
                 await run_until_first_ends(
-                    self.server.run(), sweep_forever(self._calls, self._sweep_seconds)
+                    self.server.run(),
+                    self.server.fail_when(self._replica.broken()),
+                    sweep_forever(self._calls, self._sweep_seconds),
                 )
         finally:
             self._replica.drain()

@@ -10,7 +10,7 @@ from services.rpc.convert.models import capacity_to_proto
 from services.rpc.server import ServiceServer
 from services.rpc.store_calls import StoreCalls
 from triptych.domain.deadline import Deadline
-from triptych.domain.errors import FieldViolation, InvalidRequest
+from triptych.domain.errors import FieldViolation, InvalidRequest, StageUnavailable
 from triptych.v1 import (
     stage_service_pb2,
     stage_service_pb2_grpc,
@@ -33,6 +33,10 @@ class LocalReplica(Replica, Protocol):
 
     def drain(self) -> None:
         """Refuses further work; what is admitted finishes."""
+        ...
+
+    async def broken(self) -> StageUnavailable:
+        """Why no work can succeed any more, as soon as that is so: its process is to end."""
         ...
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from services.observability.metrics import METRICS
+from services.rpc.health import LIVE
 from tests.deploy.environment import known_variables
 from tests.deploy.helm import CHART, EXAMPLES, containers, helm, pod_templates, rendered
 
@@ -366,8 +367,14 @@ def test_probes_of_grpc_have_numbers_for_ports() -> None:
         for name, probe in each.items()
         if name.endswith("Probe") and "grpc" in probe
     ]
-    assert len(probes) == 7
+    assert len(probes) == 11
     assert all(isinstance(each, int) for each in probes)
+
+
+def test_what_is_restarted_is_what_does_not_answer_or_says_that_it_broke() -> None:
+    probes = {each["name"]: each["livenessProbe"] for each in containers(rendered(*REDIS))}
+    assert set(probes) == {"gateway", "encoder", "denoiser", "vae"}
+    assert all(probe["grpc"]["service"] == LIVE for probe in probes.values())
 
 
 def test_values_fit_on_a_few_pages() -> None:

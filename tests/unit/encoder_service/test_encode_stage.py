@@ -99,7 +99,7 @@ def test_what_was_encoded_is_stored_for_its_request(store: TensorStore) -> None:
 
 async def test_conditioning_lives_until_its_requests_deadline(store: TensorStore) -> None:
     model = StageModel(LOADED, Reader())
-    worker = StageWorker(Stage.ENCODER, 1, hold_threads)
+    worker = StageWorker(Stage.ENCODER, 1, hold_threads, command_seconds=600)
     replica = EncoderReplica(EncodeStage(model, store), (LOADED,), store, worker)
     encoded = await replica.encode(asked(), Deadline.after(1000))
     assert encoded.conditioning.expire_time > time.time() + 900

@@ -128,3 +128,27 @@ async def test_cancelling_the_whole_ends_all_of_it() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended.is_set()
+
+
+def test_a_process_that_broke_exits_with_one_though_a_thread_hangs() -> None:
+    program = (
+        "import sys, threading\n"
+        "from pydantic_settings import SettingsConfigDict\n"
+        "from services.domain.settings import ServerSettings\n"
+        "from services.rpc.process import run_process\n"
+        "from triptych.domain.errors import StageUnavailable\n"
+        "class Settings(ServerSettings):\n"
+        "    model_config = SettingsConfigDict(env_prefix='TRIPTYCH_UNIT_TEST_')\n"
+        "async def main(settings):\n"
+        "    threading.Thread(target=threading.Event().wait).start()\n"
+        "    raise StageUnavailable('the vae hangs')\n"
+        "run_process('vae', Settings, main)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "--listen=unix:/nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr) == (1, "vae: the vae hangs\n")

@@ -24,6 +24,7 @@ from services.domain.stages import (
 )
 from services.pictures.input_picture import MAX_BYTES
 from services.rpc.channels import open_channel
+from services.rpc.health import LIVE
 from services.rpc.stage_clients import RemoteDenoiser, RemoteEncoder, RemoteVae
 from services.rpc.stage_host import StageHost
 from services.rpc.status import error_of
@@ -39,7 +40,7 @@ from tests.unit.gateway.scripted_stages import (
 from tests.unit.rpc.scripted_store import STATS, ScriptedStore
 from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
 from triptych.domain.deadline import Deadline
-from triptych.domain.errors import NotFound, TriptychError
+from triptych.domain.errors import NotFound, StageUnavailable, TriptychError
 from triptych.domain.input_image import InputImage
 from triptych.domain.model import Stage
 from triptych.v1 import (
@@ -77,6 +78,13 @@ class Ending:
 
     drained = False
     closed = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaks: asyncio.Future[StageUnavailable] = asyncio.Future()
+
+    async def broken(self) -> StageUnavailable:
+        return await self.breaks
 
     def load(self) -> Capacity:
         return capacity(Stage.ENCODER)
@@ -378,6 +386,26 @@ async def test_a_stage_that_ends_lets_go_of_everything_in_order(tmp_path: Path) 
     assert panel.replica.drained
     assert panel.replica.closed
     assert panel.store.told[-2:] == ["sweep", "close"]
+
+
+async def test_a_replica_that_broke_ends_its_process(tmp_path: Path) -> None:
+    panel = Panel(tmp_path, EndingVae(), RemoteVae)
+    running = asyncio.create_task(panel.host.run(serving=True))
+    await _served(panel.told.listen)
+    async with open_channel(panel.told.listen) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=20)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        live = health_pb2.HealthCheckRequest(service=LIVE)
+        assert (await health.Check(live, timeout=20)).status == (
+            health_pb2.HealthCheckResponse.SERVING
+        )
+        panel.replica.breaks.set_result(StageUnavailable("the vae hangs"))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(StageUnavailable, match="the vae hangs"):
+            await asyncio.wait_for(running, 20)
+    await panel.remote.close()
+    assert panel.replica.closed
 
 
 async def test_a_sweep_that_fails_ends_the_stage_and_lets_go_of_everything(

@@ -14,6 +14,10 @@ from triptych.domain.errors import DeadlineExceeded, QueueFull, StageUnavailable
 from triptych.domain.model import Stage
 
 
+class DeviceFailed(Exception):
+    """What no later work survives."""
+
+
 class Piece:
     """Work that tells when it begins and ends when the test lets it."""
 
@@ -30,10 +34,17 @@ class Piece:
 class Working:
     """A worker, and what it discarded."""
 
-    def __init__(self, max_queued: int) -> None:
-        self.worker = StageWorker(Stage.ENCODER, max_queued, lambda: None)
+    def __init__(self, max_queued: int, command_seconds: float) -> None:
+        self.worker = StageWorker(
+            Stage.ENCODER,
+            max_queued,
+            lambda: None,
+            command_seconds=command_seconds,
+            breaks=lambda error: isinstance(error, DeviceFailed),
+        )
         self.discarded: list[str] = []
         self.discarded_on: list[str] = []
+        self.undone = threading.Event()
 
     def start(
         self, work: Callable[[], str], deadline: Deadline | None = None
@@ -53,11 +64,12 @@ class Working:
     def _discard(self, result: str) -> None:
         self.discarded.append(result)
         self.discarded_on.append(threading.current_thread().name)
+        self.undone.set()
 
 
 @asynccontextmanager
-async def _working(max_queued: int = 2) -> AsyncIterator[Working]:
-    working = Working(max_queued)
+async def _working(max_queued: int = 2, command_seconds: float = 600) -> AsyncIterator[Working]:
+    working = Working(max_queued, command_seconds)
     try:
         async with asyncio.timeout(40):
             yield working
@@ -216,3 +228,67 @@ async def test_the_callers_context_goes_along_with_the_work() -> None:
     async with _working() as working:
         request_id.set("mine")
         assert (await working.start(request_id.get)).value == "mine"
+
+
+async def test_work_that_hangs_breaks_the_worker_and_all_who_wait_are_told() -> None:
+    async with _working(command_seconds=0.05) as working:
+        first, piece = await working.begun()
+        second = working.start(lambda: "second")
+        for task in (first, second):
+            with pytest.raises(StageUnavailable, match=r"encoder hangs: .* more than 0\.05 s"):
+                await task
+        assert "hangs" in str(await working.worker.broken())
+        with pytest.raises(StageUnavailable, match="hangs"):
+            await working.start(lambda: "third")
+        assert working.worker.draining
+        # A worker that hangs is not waited for.
+        await asyncio.wait_for(working.worker.close(), 20)
+        piece.may_end.set()
+        assert await asyncio.to_thread(working.undone.wait, 30)
+    # What came of it, after all, is undone.
+    assert working.discarded == ["result"]
+
+
+async def test_work_that_ends_in_time_may_be_followed_by_idle_time() -> None:
+    async with _working(command_seconds=0.05) as working:
+        assert (await working.start(lambda: "quick")).value == "quick"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(working.worker.broken(), 0.2)
+        assert (await working.start(lambda: "later")).value == "later"
+
+
+async def test_an_error_that_the_device_does_not_survive_breaks_the_worker() -> None:
+    def fail() -> str:
+        raise DeviceFailed
+
+    async with _working() as working:
+        with pytest.raises(StageUnavailable, match="the encoder's device failed; repeat"):
+            await working.start(fail)
+        assert "device failed" in str(await working.worker.broken())
+        with pytest.raises(StageUnavailable, match="device failed"):
+            await working.start(lambda: "next")
+
+
+async def test_any_other_error_is_its_callers_alone() -> None:
+    def fail() -> str:
+        raise StoreFull("no room")
+
+    async with _working() as working:
+        with pytest.raises(StoreFull):
+            await working.start(fail)
+        assert (await working.start(lambda: "next")).value == "next"
+
+
+async def test_what_is_undone_late_never_holds_up_the_event_loop() -> None:
+    async with _working() as working:
+        second = Piece()
+        task, other = working.start(lambda: "result"), working.start(second)
+        await asyncio.sleep(0)
+        # Without the event loop: the first has ended, and its caller does not know that yet.
+        assert second.began.wait(30)
+        await _cancelled(task)
+        assert await asyncio.to_thread(working.undone.wait, 30)
+        second.may_end.set()
+        await other
+    assert working.discarded == ["result"]
+    assert working.discarded_on != [threading.main_thread().name]

@@ -76,7 +76,7 @@ def asked(index: int, image: bytes | None = None, **change: object) -> EncodeIma
 
 async def test_latents_live_until_their_requests_deadline(store: TensorStore) -> None:
     model = StageModel(EDITING, MeasuringVae())
-    worker = StageWorker(Stage.VAE, 1, hold_threads)
+    worker = StageWorker(Stage.VAE, 1, hold_threads, command_seconds=600)
     previews, encodes = PreviewStage(model, store), VaeStage(model, store)
     replica = VaeReplica(encodes, previews, (EDITING,), store, worker)
     made = await replica.encode_image(asked(0), Deadline.after(1000))

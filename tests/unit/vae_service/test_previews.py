@@ -67,7 +67,7 @@ def store() -> Iterator[TensorStore]:
 @asynccontextmanager
 async def serving(store: TensorStore, vae: ShrinkingVae) -> AsyncIterator[VaeReplica]:
     model = StageModel(LOADED, vae)
-    worker = StageWorker(Stage.VAE, 8, hold_threads)
+    worker = StageWorker(Stage.VAE, 8, hold_threads, command_seconds=600)
     replica = VaeReplica(
         VaeStage(model, store), PreviewStage(model, store), (LOADED,), store, worker
     )

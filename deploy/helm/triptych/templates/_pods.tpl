@@ -98,10 +98,11 @@ spec:
     grpc: {port: {{ $port }}}
     periodSeconds: 10
     failureThreshold: {{ div (add $root.Values.startSeconds 9) 10 }}
-  # Not the readiness: a denoiser that rebuilds its ranks is alive.
+  # Not the readiness: a denoiser that rebuilds its ranks is alive. One whose event loop stands still is not.
   livenessProbe:
-    tcpSocket: {port: {{ $port }}}
+    grpc: {port: {{ $port }}, service: live}
     periodSeconds: 10
+    timeoutSeconds: 10
     failureThreshold: 3
   readinessProbe:
     grpc: {port: {{ $port }}}
