@@ -129,7 +129,34 @@ class ServerSettings(ProcessSettings):
         return TlsFiles(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
 
 
-class ComputeSettings(ProcessSettings):
+class SecretSettings(ProcessSettings):
+    """What every process of a cluster whose members trust one another is told."""
+
+    cluster_secret_file: Path = Field(
+        description="file with the secret that signs tensor references and administrative calls;"
+        " the same for the gateway and all stages"
+    )
+
+    def cluster_secret(self) -> SecretStr:
+        """Reads the secret.
+
+        Raises:
+            ConfigurationError: the file cannot be read, or is too short to be a secret.
+        """
+        path = self.cluster_secret_file
+        try:
+            secret = path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"cluster_secret_file: cannot read {path}: {error}") from error
+        if len(secret) < MIN_SECRET_BYTES:
+            raise ConfigurationError(
+                f"cluster_secret_file: {path} holds {len(secret)} characters;"
+                f" at least {MIN_SECRET_BYTES} are needed"
+            )
+        return SecretStr(secret)
+
+
+class ComputeSettings(SecretSettings):
     """What every process that holds a model and shares a tensor store is told."""
 
     # Before the model, which takes it along.
@@ -151,9 +178,6 @@ class ComputeSettings(ProcessSettings):
     store: str = Field(
         description="tensor store, for example shm:///dev/shm/triptych or redis://host:6379"
     )
-    cluster_secret_file: Path = Field(
-        description="file with the secret that signs tensor references; the same for all stages"
-    )
     dtype: ElementType = Field(ElementType.FLOAT32, description="type the weights compute in")
     device: str = Field("cpu", description="torch device, for example cpu or cuda:0")
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="torch threads")
@@ -170,24 +194,6 @@ class ComputeSettings(ProcessSettings):
     @classmethod
     def _take_offline(cls, model: ModelSource, told: ValidationInfo) -> Path | HubModel:
         return taken(model, offline=told.data.get("offline", False))
-
-    def cluster_secret(self) -> SecretStr:
-        """Reads the secret.
-
-        Raises:
-            ConfigurationError: the file cannot be read, or is too short to be a secret.
-        """
-        path = self.cluster_secret_file
-        try:
-            secret = path.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"cluster_secret_file: cannot read {path}: {error}") from error
-        if len(secret) < MIN_SECRET_BYTES:
-            raise ConfigurationError(
-                f"cluster_secret_file: {path} holds {len(secret)} characters;"
-                f" at least {MIN_SECRET_BYTES} are needed"
-            )
-        return SecretStr(secret)
 
 
 class DenoisingSettings(ComputeSettings):

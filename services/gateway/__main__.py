@@ -6,14 +6,15 @@ from services.gateway.app import GatewayApp
 from services.gateway.settings import GatewaySettings
 from services.rpc.process import run_process
 from services.rpc.stage_clients import RemoteDenoiser, RemoteEncoder, RemoteVae
+from triptych.domain.call_seal import CallSeal
 
 
 async def main(settings: GatewaySettings) -> None:
     """Serves until a signal."""
-    tls = settings.stage_tls
-    encoders = [RemoteEncoder(target, tls) for target in settings.encoder]
-    denoisers = [RemoteDenoiser(target, tls) for target in settings.denoiser]
-    vaes = [RemoteVae(target, tls) for target in settings.vae]
+    tls, seal = settings.stage_tls, CallSeal(settings.cluster_secret().get_secret_value())
+    encoders = [RemoteEncoder(target, tls, seal) for target in settings.encoder]
+    denoisers = [RemoteDenoiser(target, tls, seal) for target in settings.denoiser]
+    vaes = [RemoteVae(target, tls, seal) for target in settings.vae]
     try:
         await GatewayApp(settings, encoders, denoisers, vaes).run()
     finally:

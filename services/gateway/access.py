@@ -2,15 +2,14 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from services.rpc.guard import Call, Metadata
 from triptych.domain.errors import ConfigurationError, Unauthenticated
 
-Metadata = Iterable[tuple[str, str | bytes]]
 _HEADER: Final = "authorization"
 _SCHEME: Final = "bearer "
 
@@ -129,6 +128,10 @@ class Access:
             ConfigurationError: see AccessList.read.
         """
         return cls(None if path is None else AccessList.read(path))
+
+    def admit(self, call: Call) -> str:
+        """The guard of the gateway's server: the name of the tenant; raises as `tenant_of` does."""
+        return self.tenant_of(call.metadata).name
 
     def tenant_of(self, metadata: Metadata) -> Tenant:
         """Who asks.

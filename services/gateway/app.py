@@ -11,6 +11,7 @@ from services.gateway.servicer import GENERATION_SERVICE, GenerationServicer
 from services.gateway.settings import PipelineSettings
 from services.gateway.uploads import Uploads
 from services.observability.metrics import READY_REPLICAS
+from services.observability.tracked import GATEWAY
 from services.rpc.process import run_until_first_ends
 from services.rpc.server import ServiceServer
 from triptych.v1 import generation_service_pb2_grpc
@@ -34,7 +35,7 @@ class GatewayApp:
         vaes: Sequence[Vae],
     ) -> None:
         access = Access.of(settings.access_file)
-        self.server = ServiceServer(settings, (GENERATION_SERVICE,), guard=access.tenant_of)
+        self.server = ServiceServer(GATEWAY, settings, (GENERATION_SERVICE,), guard=access.admit)
         self._pools = ReplicaPools(
             encoders,
             denoisers,

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.domain.settings import MAX_SECONDS, Seconds, ServerSettings
+from services.domain.settings import MAX_SECONDS, Seconds, SecretSettings, ServerSettings
 from services.domain.tls import TlsFiles
 
 Targets = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -45,7 +45,7 @@ class PipelineSettings(ServerSettings):
         return super().keeps_strangers_out or self.access_file is not None
 
 
-class GatewaySettings(PipelineSettings):
+class GatewaySettings(PipelineSettings, SecretSettings):
     """Flags, or TRIPTYCH_GATEWAY_* in the environment."""
 
     model_config = SettingsConfigDict(env_prefix="TRIPTYCH_GATEWAY_")

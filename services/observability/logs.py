@@ -63,6 +63,11 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     return logger
 
 
+def bind_call(**what: str) -> None:
+    """Puts whose call it is (peer, method, tenant) on every further line of the current task."""
+    structlog.contextvars.bind_contextvars(**what)
+
+
 def bind_request(request_id: str) -> None:
     """Puts the request id on every further line of the current task."""
     structlog.contextvars.bind_contextvars(**{REQUEST_ID: request_id})

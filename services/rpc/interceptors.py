@@ -1,41 +1,40 @@
 """What every call of ours passes: a guard; its request id goes to the logs, its error is told."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from services.observability import tracing
-from services.observability.logs import bind_request, get_logger
+from services.observability import metrics, tracing
+from services.observability.logs import bind_call, bind_request, get_logger
+from services.observability.tracked import UNKNOWN
+from services.rpc.guard import Call, Guard, let_pass
 from services.rpc.status import abort
 from services.rpc.unreadable import lenient, read_request
 from triptych.domain.errors import TriptychError
 
 if TYPE_CHECKING:
-    Handler = grpc.RpcMethodHandler[Any, Any]  # generic in the stubs alone
+    # Generic in the stubs alone.
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Context = grpc.aio.ServicerContext[Any, Any]
 
 REQUEST_ID_METADATA = "triptych-request-id"
 _OURS = "/triptych.v1."
 
-Guard = Callable[[Iterable[tuple[str, str | bytes]]], object]
-"""Raises a TriptychError for metadata whose call is to be refused."""
-
 _log = get_logger(__name__)
-
-
-def let_pass(_: Iterable[tuple[str, str | bytes]]) -> None:
-    """The guard of a server that anybody may call."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Guards the call, binds its request id, translates errors; leaves foreign services alone.
 
     Args:
+        stage: who serves, for the metrics.
         guard: called before every call's handler.
     """
 
-    def __init__(self, guard: Guard = let_pass) -> None:
+    def __init__(self, stage: str, guard: Guard = let_pass) -> None:
+        self._stage = stage
         self._guard = guard
 
     async def intercept_service(
@@ -47,54 +46,66 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith(_OURS):
             return handler
+        method = handler_call_details.method
         if handler.response_streaming:
-            return _wrapped_stream(handler, self._guard)
-        return _wrapped_unary(handler, self._guard)
+            return self._wrapped_stream(method, handler)
+        return self._wrapped_unary(method, handler)
 
-
-def _wrapped_unary(handler: "Handler", guard: Guard) -> "Handler":
-    inner: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
-
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        _bind(context)
+    def _admit(self, method: str, request: Any, context: "Context") -> None:
+        """Raises what the guard does, which is counted here: no handler ever sees the call."""
         try:
-            guard(context.invocation_metadata() or ())
-            return await inner(read_request(request), context)
+            tenant = self._guard(Call(method, context.invocation_metadata() or (), request))
         except TriptychError as error:
-            await _refuse(context, error)
-        except Exception as error:  # noqa: BLE001 - a defect must reach the log whole and the client bare
-            await _fail(context, error)
+            task = _snake_case(method.rpartition("/")[2])
+            labels = {"stage": self._stage, "task": task, "model": UNKNOWN}
+            metrics.REQUESTS_FINISHED.add(1, **labels, outcome="failed", reason=error.reason)
+            raise
+        if tenant is not None:
+            bind_call(tenant=tenant)
 
-    make = (
-        grpc.stream_unary_rpc_method_handler
-        if handler.request_streaming
-        else grpc.unary_unary_rpc_method_handler
-    )
-    return make(call, lenient(handler.request_deserializer), handler.response_serializer)
+    def _wrapped_unary(self, method: str, handler: "Handler") -> "Handler":
+        inner: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+        async def call(request: Any, context: "Context") -> Any:
+            _bind(method, context)
+            try:
+                self._admit(method, request, context)
+                return await inner(read_request(request), context)
+            except TriptychError as error:
+                await _refuse(context, error)
+            except Exception as error:  # noqa: BLE001 - a defect must reach the log whole and the client bare
+                await _fail(context, error)
+
+        make = (
+            grpc.stream_unary_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        return make(call, lenient(handler.request_deserializer), handler.response_serializer)
+
+    def _wrapped_stream(self, method: str, handler: "Handler") -> "Handler":
+        inner: Any = handler.unary_stream
+
+        async def call(request: Any, context: "Context") -> AsyncIterator[Any]:
+            _bind(method, context)
+            try:
+                self._admit(method, request, context)
+                # Closed here and now when the client leaves, not whenever the collector comes by.
+                async with aclosing(inner(read_request(request), context)) as responses:
+                    async for response in responses:
+                        yield response
+            except TriptychError as error:
+                await _refuse(context, error)
+            except Exception as error:  # noqa: BLE001 - as above
+                await _fail(context, error)
+
+        return grpc.unary_stream_rpc_method_handler(
+            call, lenient(handler.request_deserializer), handler.response_serializer
+        )
 
 
-def _wrapped_stream(handler: "Handler", guard: Guard) -> "Handler":
-    inner: Any = handler.unary_stream
-
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        _bind(context)
-        try:
-            guard(context.invocation_metadata() or ())
-            # Closed here and now when the client leaves, not whenever the collector comes by.
-            async with aclosing(inner(read_request(request), context)) as responses:
-                async for response in responses:
-                    yield response
-        except TriptychError as error:
-            await _refuse(context, error)
-        except Exception as error:  # noqa: BLE001 - as above
-            await _fail(context, error)
-
-    return grpc.unary_stream_rpc_method_handler(
-        call, lenient(handler.request_deserializer), handler.response_serializer
-    )
-
-
-def _bind(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+def _bind(method: str, context: "Context") -> None:
+    bind_call(method=method, peer=context.peer())
     metadata = context.invocation_metadata() or ()
     tracing.attach_remote(metadata)
     for key, value in metadata:
@@ -102,7 +113,7 @@ def _bind(context: grpc.aio.ServicerContext[Any, Any]) -> None:
             bind_request(str(value))
 
 
-async def _refuse(context: grpc.aio.ServicerContext[Any, Any], error: TriptychError) -> None:
+async def _refuse(context: "Context", error: TriptychError) -> None:
     if error.status == "INTERNAL":
         _log.error("failed", reason=error.reason, cause=str(error))
     else:
@@ -110,8 +121,12 @@ async def _refuse(context: grpc.aio.ServicerContext[Any, Any], error: TriptychEr
     await abort(context, error)
 
 
-async def _fail(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
+async def _fail(context: "Context", error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     _log.exception("failed", exc_info=error)
     await abort(context, TriptychError("internal error; the service's log has the details"))
+
+
+def _snake_case(name: str) -> str:
+    return "".join(f"_{each.lower()}" if each.isupper() else each for each in name).lstrip("_")

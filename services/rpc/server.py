@@ -12,8 +12,9 @@ from grpc_reflection.v1alpha import reflection
 from services.domain.settings import ServerSettings
 from services.observability.logs import get_logger
 from services.rpc.encryption import server_credentials
+from services.rpc.guard import Guard, let_pass
 from services.rpc.health import HealthService
-from services.rpc.interceptors import CallInterceptor, Guard, let_pass
+from services.rpc.interceptors import CallInterceptor
 from triptych.domain.errors import ConfigurationError, StageUnavailable
 
 _OPTIONS = [
@@ -41,11 +42,12 @@ class ServiceServer:
     """Serves until SIGTERM or SIGINT, then lets running calls finish.
 
     Args:
+        stage: who serves, for the metrics: a stage, or the gateway.
         settings: where to listen, whether to reflect, how long to drain.
         services: full names of the services, for health and reflection; their servicers are added
             to `grpc` before `start`.
         max_message_bytes: larger messages are refused before they are read.
-        guard: called with the metadata of every call of ours; what it raises refuses the call.
+        guard: called with every call of ours; what it raises refuses the call.
 
     Raises:
         ConfigurationError: a certificate or key cannot be read.
@@ -53,6 +55,7 @@ class ServiceServer:
 
     def __init__(
         self,
+        stage: str,
         settings: ServerSettings,
         services: Sequence[str],
         max_message_bytes: int = MAX_MESSAGE_BYTES,
@@ -62,7 +65,7 @@ class ServiceServer:
         self._credentials = None if settings.tls is None else server_credentials(settings.tls)
         self._services = ("", *services)
         self.grpc = grpc.aio.server(
-            interceptors=[CallInterceptor(guard)],
+            interceptors=[CallInterceptor(stage, guard)],
             options=[*_OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)],
         )
         self._health = HealthService()

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from pydantic import ValidationError
 
 from services.domain.stages import (
@@ -39,6 +40,7 @@ from services.rpc.convert.stages import (
 from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
 from services.rpc.interceptors import REQUEST_ID_METADATA
 from services.rpc.status import error_of
+from triptych.domain.call_seal import SIGNATURE_METADATA, CallSeal
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import InvalidRequest, TensorRefused, TriptychError
 from triptych.domain.model import Stage
@@ -58,6 +60,10 @@ from triptych.v1 import (
 
 T = TypeVar("T")
 
+_RELEASE = "/triptych.v1.TensorStoreService/Release"
+_CANCEL = "/triptych.v1.DenoiserService/Cancel"
+_DRAIN = "/triptych.v1.StageService/Drain"
+
 
 class RemoteReplica:
     """What every stage answers, over gRPC.
@@ -66,9 +72,17 @@ class RemoteReplica:
         stage: which panel is there.
         target: host:port or unix:/path.
         tls: what to show and trust; None for a plain channel.
+        seal: signs administrative calls; without it the stage refuses them.
     """
 
-    def __init__(self, stage: Stage, target: str, tls: TlsFiles | None = None) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        target: str,
+        tls: TlsFiles | None = None,
+        seal: CallSeal | None = None,
+    ) -> None:
+        self._seal = seal
         self._stage = stage
         self._target = target
         self._channel = open_channel(target, tls)
@@ -87,13 +101,33 @@ class RemoteReplica:
         request = tensor_store_service_pb2.ReleaseRequest(tenant=tenant, request_id=request_id)
         with self._errors():
             answer = await self._stores.Release(
-                request, timeout=deadline.remaining_seconds(), metadata=_metadata(request_id)
+                request,
+                timeout=deadline.remaining_seconds(),
+                metadata=(*_metadata(request_id), *self._signed(_RELEASE, request)),
             )
         return answer.released
+
+    async def drain(self, deadline: Deadline) -> int:
+        """Has it take no further requests; returns how many it is still at work on."""
+        instance_id = (await self.capacity(deadline)).instance_id
+        request = stage_service_pb2.DrainRequest(instance_id=instance_id)
+        with self._errors():
+            answer = await self._stages.Drain(
+                request,
+                timeout=deadline.remaining_seconds(),
+                metadata=self._signed(_DRAIN, request),
+            )
+        return answer.running_requests
 
     async def close(self) -> None:
         """Closes the channel."""
         await self._channel.close()
+
+    def _signed(self, method: str, request: Message) -> tuple[tuple[str, str], ...]:
+        if self._seal is None:
+            return ()
+        arguments = request.SerializeToString(deterministic=True)
+        return ((SIGNATURE_METADATA, self._seal.sign(method, arguments)),)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -111,8 +145,10 @@ class RemoteReplica:
 class RemoteEncoder(RemoteReplica):
     """Prompts to conditioning, over gRPC."""
 
-    def __init__(self, target: str, tls: TlsFiles | None = None) -> None:
-        super().__init__(Stage.ENCODER, target, tls)
+    def __init__(
+        self, target: str, tls: TlsFiles | None = None, seal: CallSeal | None = None
+    ) -> None:
+        super().__init__(Stage.ENCODER, target, tls, seal)
         self._encoder = encoder_service_pb2_grpc.EncoderServiceStub(self._channel)
 
     async def encode(self, request: EncodeRequest, deadline: Deadline) -> Encoded:
@@ -139,8 +175,10 @@ class RemoteEncoder(RemoteReplica):
 class RemoteDenoiser(RemoteReplica):
     """The denoising loop, over gRPC."""
 
-    def __init__(self, target: str, tls: TlsFiles | None = None) -> None:
-        super().__init__(Stage.DENOISER, target, tls)
+    def __init__(
+        self, target: str, tls: TlsFiles | None = None, seal: CallSeal | None = None
+    ) -> None:
+        super().__init__(Stage.DENOISER, target, tls, seal)
         self._denoiser = denoiser_service_pb2_grpc.DenoiserServiceStub(self._channel)
 
     async def denoise(
@@ -164,12 +202,25 @@ class RemoteDenoiser(RemoteReplica):
         finally:
             call.cancel()
 
+    async def cancel(self, request_id: str, deadline: Deadline) -> int:
+        """Stops a request at its next step; returns the steps it has done."""
+        request = denoiser_service_pb2.CancelRequest(request_id=request_id)
+        with self._errors():
+            answer = await self._denoiser.Cancel(
+                request,
+                timeout=deadline.remaining_seconds(),
+                metadata=self._signed(_CANCEL, request),
+            )
+        return answer.completed_steps
+
 
 class RemoteVae(RemoteReplica):
     """Pictures to latents, and latents to media, over gRPC."""
 
-    def __init__(self, target: str, tls: TlsFiles | None = None) -> None:
-        super().__init__(Stage.VAE, target, tls)
+    def __init__(
+        self, target: str, tls: TlsFiles | None = None, seal: CallSeal | None = None
+    ) -> None:
+        super().__init__(Stage.VAE, target, tls, seal)
         self._vae = vae_service_pb2_grpc.VaeServiceStub(self._channel)
 
     async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:

@@ -7,11 +7,13 @@ from services.domain.store_control import StoreControl
 from services.observability.fullness import watched_fullness
 from services.observability.load import watched_load
 from services.observability.logs import get_logger
+from services.rpc.guard import administrators_alone
 from services.rpc.process import run_until_first_ends
 from services.rpc.server import ServiceServer
 from services.rpc.stage_servicer import STAGE_SERVICES, LocalReplica, add_stage_servicers
 from services.rpc.store_calls import StoreCalls
 from services.rpc.sweeper import sweep_forever
+from triptych.domain.call_seal import CallSeal
 from triptych.domain.errors import Unavailable
 
 # All pictures of a request at their largest; clients bring such in streams, to the gateway.
@@ -33,7 +35,14 @@ class StageHost:
     def __init__(
         self, settings: StageSettings, service: str, replica: LocalReplica, store: StoreControl
     ) -> None:
-        self.server = ServiceServer(settings, (service, *STAGE_SERVICES), MAX_STAGE_MESSAGE_BYTES)
+        seal = CallSeal(settings.cluster_secret().get_secret_value())
+        self.server = ServiceServer(
+            replica.load().stage,
+            settings,
+            (service, *STAGE_SERVICES),
+            MAX_STAGE_MESSAGE_BYTES,
+            guard=administrators_alone(seal),
+        )
         self._replica = replica
         self._store = store
         self._calls = StoreCalls(store)

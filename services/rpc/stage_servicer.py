@@ -6,6 +6,7 @@ import grpc
 
 from services.domain.stages import Capacity, Replica
 from services.domain.tensor_ref import IDENTIFIER, TENANT
+from services.observability.logs import get_logger
 from services.rpc.convert.models import capacity_to_proto
 from services.rpc.server import ServiceServer
 from services.rpc.store_calls import StoreCalls
@@ -20,6 +21,8 @@ from triptych.v1 import (
 
 STAGE_SERVICES = ("triptych.v1.StageService", "triptych.v1.TensorStoreService")
 _DEFAULT_SECONDS = 30.0
+
+_log = get_logger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -83,6 +86,12 @@ class StageServicer(stage_service_pb2_grpc.StageServiceServicer):
         self, request: stage_service_pb2.DrainRequest, context: Context
     ) -> stage_service_pb2.DrainResponse:
         """Stops taking requests; reports not serving."""
+        if request.instance_id != self._replica.load().instance_id:
+            raise InvalidRequest.of(
+                "instance_id", f"is {request.instance_id!r}; the replica here has another"
+            )
+        # Whose word it was is on the line, as on all of a call.
+        _log.warning("drained")
         self._replica.drain()
         await self._server.set_serving(serving=False)
         capacity = await self._replica.capacity(deadline_of(context))

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.fuzz.campaign import OK, Target, documented
 from tests.fuzz.messages import altered
 from tests.fuzz.pictures import files
 from tests.system.running_cluster import RunningCluster
+from triptych.domain.call_seal import SIGNATURE_METADATA, CallSeal
 from triptych.status import failure_of
 from triptych.v1 import (
     denoiser_service_pb2,
@@ -64,6 +65,21 @@ class _Method:
         return f"/{_PACKAGE}.{self.service}/{self.name}"
 
 
+# What a stage believes its own cluster alone: signed, so that what is sent is read.
+_ADMINISTRATIVE: dict[str, type[Message]] = {
+    f"/{_PACKAGE}.DenoiserService/Cancel": denoiser_service_pb2.CancelRequest,
+    f"/{_PACKAGE}.TensorStoreService/Release": tensor_store_service_pb2.ReleaseRequest,
+}
+
+
+def _as_read(path: str, sent: bytes) -> bytes:
+    """What a receiver signs of it, if it can read it."""
+    if path in _ADMINISTRATIVE:
+        with suppress(DecodeError):
+            return _ADMINISTRATIVE[path].FromString(sent).SerializeToString(deterministic=True)
+    return sent
+
+
 class Callers:
     """Connections to every process of a cluster. A context manager.
 
@@ -77,6 +93,7 @@ class Callers:
             each: f"unix:{cluster.sockets}/{each}.sock" for each in ("encoder", "denoiser", "vae")
         }
         self.identities: set[tuple[str, str]] = set()
+        self._seal = CallSeal(cluster_secret(cluster).get_secret_value())
         self._exits = ExitStack()
         self._channels = {
             each: self._exits.enter_context(grpc.insecure_channel(each))
@@ -95,7 +112,13 @@ class Callers:
         if method.streams_requests:
             call: Any = channel.stream_stream(method.path)
             return iter(call(iter(sent), timeout=SECONDS))
-        return iter(channel.unary_stream(method.path)(sent, timeout=SECONDS))
+        assert isinstance(sent, bytes)
+        signature = (
+            (SIGNATURE_METADATA, self._seal.sign(method.path, _as_read(method.path, sent))),
+        )
+        call = channel.unary_stream(method.path)
+        metadata = ((SIGNATURE_METADATA, signature),)
+        return iter(call(sent, timeout=SECONDS, metadata=metadata))
 
     def attempt(self, method: _Method, sent: bytes | list[bytes]) -> str:
         """What a call came to."""

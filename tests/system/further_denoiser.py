@@ -54,6 +54,7 @@ def further_denoiser(
     denoiser = [f"--listen={own}", *shared_flags(cluster), *options]
     gateway = [
         f"--listen={target}",
+        f"--cluster-secret-file={sockets}/secret",
         f"--encoder=unix:{sockets}/encoder.sock",
         f"--vae=unix:{sockets}/vae.sock",
         f"--denoiser={own}",

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.domain.stages import Encoded, EncodeRequest
 from services.rpc.stage_clients import RemoteEncoder
 from tests.system.running_cluster import MODEL, READY_SECONDS
+from triptych.domain.call_seal import CallSeal
 from triptych.domain.deadline import Deadline
 from triptych.domain.generation import GenerationRequest, resolve
 
@@ -61,7 +62,7 @@ async def lone_encoder(folder: Path, store: str, *flags: str) -> AsyncIterator[L
     )
     try:
         await _serving(address)
-        client = RemoteEncoder(address)
+        client = RemoteEncoder(address, seal=CallSeal(secret.read_text()))
         yield LoneEncoder(process, client)
         await client.close()
     finally:

@@ -4,15 +4,14 @@ import random
 from collections.abc import Iterator
 from contextlib import closing
 
-import grpc
 import pytest
 
 from services.rpc.stage_clients import RemoteDenoiser
 from tests.system.running_cluster import RunningCluster, until
 from triptych import CancelledError, DeadlineExceededError
+from triptych.domain.call_seal import CallSeal
 from triptych.domain.deadline import Deadline
 from triptych.events import Accepted, Event, StepCompleted
-from triptych.v1 import denoiser_service_pb2, denoiser_service_pb2_grpc
 
 
 async def completed_steps(cluster: RunningCluster) -> tuple[int, int]:
@@ -52,23 +51,23 @@ def read_to_a_random_step(events: Iterator[Event]) -> str:
 async def test_a_cancelled_loop_does_no_step_beyond_the_one_under_way(
     split_cluster: RunningCluster,
 ) -> None:
-    channel = grpc.aio.insecure_channel(f"unix:{split_cluster.sockets}/denoiser.sock")
-    denoiser = denoiser_service_pb2_grpc.DenoiserServiceStub(channel)
-    async with channel:
+    seal = CallSeal((split_cluster.sockets / "secret").read_text())
+    denoiser = RemoteDenoiser(f"unix:{split_cluster.sockets}/denoiser.sock", seal=seal)
+    try:
         for _ in range(3):
             before = await idle_steps(split_cluster)
             with split_cluster.client() as client:
                 events = client.stream("a red circle", steps=150)
                 job_id = read_to_a_random_step(events)
-                answer = await denoiser.Cancel(
-                    denoiser_service_pb2.CancelRequest(request_id=job_id)
-                )
+                cancelled_after = await denoiser.cancel(job_id, Deadline.after(60))
                 with pytest.raises(CancelledError, match="of 150 steps were done"):
                     list(events)
             done = await idle_steps(split_cluster) - before
 
-            assert answer.completed_steps <= done <= answer.completed_steps + 1 < 150
+            assert cancelled_after <= done <= cancelled_after + 1 < 150
             assert until(lambda: split_cluster.stored_tensors() == [])
+    finally:
+        await denoiser.close()
 
 
 async def test_a_client_that_hangs_up_at_a_random_step_stops_the_loop(

@@ -223,7 +223,7 @@ def test_a_metrics_address_that_is_taken_ends_the_start_with_a_sentence(tmp_path
         ended = subprocess.run(
             [
                 *(sys.executable, "-m", "services.gateway", f"--listen=unix:{tmp_path}/socket"),
-                *(*stages, f"--metrics-listen={address}"),
+                *(*stages, f"--metrics-listen={address}", f"--cluster-secret-file={__file__}"),
             ],
             capture_output=True,
             text=True,

@@ -137,6 +137,7 @@ def cluster(
         *("--cluster-secret-file", str(secret), "--tls-client-ca-file", str(ours.ca)),
     )
     gateway_flags = (
+        *("--cluster-secret-file", str(secret)),
         *(part for each in ("encoder", "denoiser", "vae") for part in (f"--{each}", targets[each])),
         *("--encrypt-stages", "true", "--stage-ca-file", str(ours.ca)),
         *("--stage-cert-file", str(ours.cert), "--stage-key-file", str(ours.key)),

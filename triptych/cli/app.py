@@ -4,6 +4,7 @@ import typer
 
 from triptych import __version__
 from triptych.cli.calibrate import calibrate
+from triptych.cli.drain import drain
 from triptych.cli.exit_codes import EPILOG
 from triptych.cli.generate import generate
 from triptych.cli.health import health
@@ -26,6 +27,7 @@ app.command(epilog=EPILOG)(generate)
 app.command(epilog=EPILOG)(up)
 app.command(epilog=EPILOG)(models)
 app.command(epilog=EPILOG)(health)
+app.command(epilog=EPILOG)(drain)
 app.command(epilog=EPILOG)(new_key)
 app.command(epilog=EPILOG)(manifest)
 app.command(epilog=EPILOG)(calibrate)

@@ -186,6 +186,7 @@ class SplitTopology:
         # Ready means all of it: a user who is told so may ask for any of the models.
         patience = FETCH_PATIENCE_SECONDS if self.options.fetched else _START_PATIENCE_SECONDS
         doors += ["--start-patience-seconds", f"{patience:g}"]
+        doors += ["--cluster-secret-file", str(place.secret_file)]
         told = ("--listen", str(address), *doors, *common)
         gateway = ProcessSpec("gateway", "services.gateway", told)
         return Processes(gateway, tuple(stages), _store(place))

@@ -7,6 +7,7 @@ TriptychError
 │   └── TensorNotFound     released, expired, or never there
 ├── AlreadyExists          a request of this id is at work already
 ├── Unauthenticated        no key, or nobody's
+├── CallRefused            an administrative call without the cluster's signature
 ├── TensorRefused          a reference that is forged, foreign or malformed
 ├── TensorCorrupted        stored bytes differ from what was written
 ├── ResourceExhausted
@@ -106,6 +107,13 @@ class Unauthenticated(TriptychError):
 
     status = "UNAUTHENTICATED"
     reason = "UNAUTHENTICATED"
+
+
+class CallRefused(TriptychError):
+    """An administrative call that was not signed with the cluster's secret."""
+
+    status = "PERMISSION_DENIED"
+    reason = "CALL_REFUSED"
 
 
 class TensorRefused(TriptychError):

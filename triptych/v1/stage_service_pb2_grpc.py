@@ -62,7 +62,8 @@ class StageServiceServicer:
     def Drain(self, request, context):
         """Stops taking requests, finishes those it has, and reports not serving; the process stays until it is told to end.
         Idempotent.
-        Errors: none of its own.
+        Administrative: the metadata `triptych-signature` shows that the caller knows the cluster's secret.
+        Errors: PERMISSION_DENIED (no such signature), INVALID_ARGUMENT (another replica's instance_id).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

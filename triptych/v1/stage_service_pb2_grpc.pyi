@@ -40,7 +40,8 @@ class StageServiceStub:
     Drain: _grpc.UnaryUnaryMultiCallable[_stage_service_pb2.DrainRequest, _stage_service_pb2.DrainResponse]
     """Stops taking requests, finishes those it has, and reports not serving; the process stays until it is told to end.
     Idempotent.
-    Errors: none of its own.
+    Administrative: the metadata `triptych-signature` shows that the caller knows the cluster's secret.
+    Errors: PERMISSION_DENIED (no such signature), INVALID_ARGUMENT (another replica's instance_id).
     """
 
 @_typing.type_check_only
@@ -55,7 +56,8 @@ class StageServiceAsyncStub(StageServiceStub):
     Drain: _aio.UnaryUnaryMultiCallable[_stage_service_pb2.DrainRequest, _stage_service_pb2.DrainResponse]  # type: ignore[assignment]
     """Stops taking requests, finishes those it has, and reports not serving; the process stays until it is told to end.
     Idempotent.
-    Errors: none of its own.
+    Administrative: the metadata `triptych-signature` shows that the caller knows the cluster's secret.
+    Errors: PERMISSION_DENIED (no such signature), INVALID_ARGUMENT (another replica's instance_id).
     """
 
 class StageServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -79,7 +81,8 @@ class StageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_stage_service_pb2.DrainResponse, _abc.Awaitable[_stage_service_pb2.DrainResponse]]:
         """Stops taking requests, finishes those it has, and reports not serving; the process stays until it is told to end.
         Idempotent.
-        Errors: none of its own.
+        Administrative: the metadata `triptych-signature` shows that the caller knows the cluster's secret.
+        Errors: PERMISSION_DENIED (no such signature), INVALID_ARGUMENT (another replica's instance_id).
         """
 
 def add_StageServiceServicer_to_server(servicer: StageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -53,7 +53,8 @@ class TensorStoreServiceServicer:
 
     def Release(self, request, context):
         """Releases everything one request stored, whichever process wrote it. Idempotent.
-        Errors: INVALID_ARGUMENT (malformed request_id).
+        Administrative, as StageService.Drain.
+        Errors: INVALID_ARGUMENT (malformed request_id), PERMISSION_DENIED (not signed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,8 @@ class TensorStoreServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TensorStoreServiceAsyncStub: ...
     Release: _grpc.UnaryUnaryMultiCallable[_tensor_store_service_pb2.ReleaseRequest, _tensor_store_service_pb2.ReleaseResponse]
     """Releases everything one request stored, whichever process wrote it. Idempotent.
-    Errors: INVALID_ARGUMENT (malformed request_id).
+    Administrative, as StageService.Drain.
+    Errors: INVALID_ARGUMENT (malformed request_id), PERMISSION_DENIED (not signed).
     """
     Stat: _grpc.UnaryUnaryMultiCallable[_tensor_store_service_pb2.StatRequest, _tensor_store_service_pb2.StatResponse]
     """Reads how full the store is.
@@ -49,7 +50,8 @@ class TensorStoreServiceAsyncStub(TensorStoreServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Release: _aio.UnaryUnaryMultiCallable[_tensor_store_service_pb2.ReleaseRequest, _tensor_store_service_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Releases everything one request stored, whichever process wrote it. Idempotent.
-    Errors: INVALID_ARGUMENT (malformed request_id).
+    Administrative, as StageService.Drain.
+    Errors: INVALID_ARGUMENT (malformed request_id), PERMISSION_DENIED (not signed).
     """
     Stat: _aio.UnaryUnaryMultiCallable[_tensor_store_service_pb2.StatRequest, _tensor_store_service_pb2.StatResponse]  # type: ignore[assignment]
     """Reads how full the store is.
@@ -66,7 +68,8 @@ class TensorStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tensor_store_service_pb2.ReleaseResponse, _abc.Awaitable[_tensor_store_service_pb2.ReleaseResponse]]:
         """Releases everything one request stored, whichever process wrote it. Idempotent.
-        Errors: INVALID_ARGUMENT (malformed request_id).
+        Administrative, as StageService.Drain.
+        Errors: INVALID_ARGUMENT (malformed request_id), PERMISSION_DENIED (not signed).
         """
 
     @_abc_1.abstractmethod

@@ -13,7 +13,8 @@ from tests.unit.domain.examples import loaded
 from triptych.domain.errors import ConfigurationError
 from vae_service.settings import VaeSettings
 
-GATEWAY = ["--listen=localhost:0", "--encoder=e:1", "--denoiser=d:1", "--vae=v:1"]
+STAGES = ("--encoder=e:1", "--denoiser=d:1", "--vae=v:1")
+GATEWAY = ["--listen=localhost:0", *STAGES, "--cluster-secret-file=s"]
 
 
 def _refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -91,7 +92,7 @@ def test_a_bad_value_is_refused_with_its_field(
 
 def test_every_missing_value_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     said = _refused([], capsys)
-    for field in ("listen", "encoder", "denoiser", "vae"):
+    for field in ("listen", "encoder", "denoiser", "vae", "cluster_secret_file"):
         assert f"settings: {field}: " in said
 
 

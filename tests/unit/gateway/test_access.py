@@ -5,9 +5,11 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.gateway.access import ANYBODY, Access, AccessList
+from services.observability.metrics import REQUESTS_FINISHED
 from tests.unit.gateway.running_gateway import SERVICE, failure_of, running_gateway
 from triptych.domain.errors import ConfigurationError, Unauthenticated
 from triptych.v1 import generation_pb2
@@ -166,3 +168,35 @@ async def test_a_request_that_is_refused_costs_nothing(tmp_path: Path) -> None:
         for _ in range(3):
             assert (await failure_of(gateway.generate(width=33))).status == "INVALID_ARGUMENT"
         assert [answer async for answer in gateway.generate()]
+
+
+async def test_who_was_refused_for_lack_of_a_key_is_counted_and_logged_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[dict[str, str]] = []
+    monkeypatch.setattr(REQUESTS_FINISHED, "add", lambda amount, **labels: counted.append(labels))
+    async with running_gateway(tmp_path, access_file=access_file(tmp_path)) as gateway:
+        with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
+            gateway.metadata = bearer("somebody's key")
+            await failure_of(gateway.generate())
+            await failure_of(gateway.stub.ListModels(pb2.ListModelsRequest()))
+    assert [(each["task"], each["outcome"], each["reason"]) for each in counted] == [
+        ("generate", "failed", "UNAUTHENTICATED"),
+        ("list_models", "failed", "UNAUTHENTICATED"),
+    ]
+    assert [line["event"] for line in lines] == ["refused", "refused"]
+    assert [line["method"].rpartition("/")[2] for line in lines] == ["Generate", "ListModels"]
+    assert all(line["peer"].startswith("unix:") for line in lines)
+    assert "somebody" not in repr(lines)
+
+
+async def test_what_was_accepted_and_what_was_refused_says_whose_it_is(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, access_file=access_file(tmp_path)) as gateway:
+        gateway.metadata = bearer(BOB)
+        with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
+            assert [answer async for answer in gateway.generate()]
+            await failure_of(gateway.generate(width=33))
+    whose = {line["event"]: line for line in lines if line["event"] in ("accepted", "refused")}
+    assert {each["tenant"] for each in whose.values()} == {"bob"}
+    assert all(each["method"].endswith("/Generate") and each["peer"] for each in whose.values())
+    assert "circle" not in repr(lines)

@@ -51,7 +51,7 @@ async def serving(
     told: Settings, *servicers: Unary | Streaming
 ) -> AsyncIterator[tuple[ServiceServer, grpc.aio.Channel]]:
     """A started server and a channel to it."""
-    server = ServiceServer(told, (ENCODER, DENOISER))
+    server = ServiceServer("encoder", told, (ENCODER, DENOISER))
     for each in servicers:
         servicer: Any = each
         if isinstance(each, Unary):

@@ -112,7 +112,7 @@ async def test_somebody_who_watches_the_health_does_not_hold_up_the_end(tmp_path
 async def test_an_address_that_is_taken_is_a_configuration_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        server = ServiceServer(settings(tmp_path, listen=listen), ())
+        server = ServiceServer("encoder", settings(tmp_path, listen=listen), ())
         with pytest.raises(ConfigurationError, match=f"listen: cannot listen on {listen}"):
             await server.start()
         await server.close()
@@ -120,7 +120,7 @@ async def test_an_address_that_is_taken_is_a_configuration_error(tmp_path: Path)
 
 async def test_a_socket_file_that_is_served_is_taken_too(tmp_path: Path) -> None:
     async with serving(settings(tmp_path)) as (_, channel):
-        second = ServiceServer(settings(tmp_path), ())
+        second = ServiceServer("encoder", settings(tmp_path), ())
         with pytest.raises(ConfigurationError, match="listen: cannot listen on unix:"):
             await second.start()
         await second.close()
@@ -129,7 +129,7 @@ async def test_a_socket_file_that_is_served_is_taken_too(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("listen", ["nowhere", "unix:/no/such/directory/socket"])
 async def test_what_is_no_address_is_a_configuration_error(tmp_path: Path, listen: str) -> None:
-    server = ServiceServer(settings(tmp_path, listen=listen), ())
+    server = ServiceServer("encoder", settings(tmp_path, listen=listen), ())
     with pytest.raises(ConfigurationError, match="listen: cannot listen on"):
         await server.start()
     await server.close()

@@ -1,20 +1,13 @@
-import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from pydantic_settings import SettingsConfigDict
 
-from denoiser_service.service.servicer import DenoiserServicer
-from encoder_service.servicer import EncoderServicer
-from services.domain.settings import StageSettings
 from services.domain.stages import (
-    Capacity,
     DecodeRequest,
     DenoiseRequest,
     DrawPreviewRequest,
@@ -24,11 +17,8 @@ from services.domain.stages import (
 )
 from services.pictures.input_picture import MAX_BYTES
 from services.rpc.channels import open_channel
-from services.rpc.health import LIVE
-from services.rpc.stage_clients import RemoteDenoiser, RemoteEncoder, RemoteVae
-from services.rpc.stage_host import StageHost
 from services.rpc.status import error_of
-from tests.unit.domain.examples import PARAMETERS, REQUEST_ID, TENSOR_REF, capacity, loaded
+from tests.unit.domain.examples import PARAMETERS, REQUEST_ID, TENSOR_REF, loaded
 from tests.unit.gateway.scripted_stages import (
     IMAGE_LATENTS,
     PICTURE,
@@ -37,10 +27,11 @@ from tests.unit.gateway.scripted_stages import (
     ScriptedEncoder,
     ScriptedVae,
 )
-from tests.unit.rpc.scripted_store import STATS, ScriptedStore
+from tests.unit.rpc.panel import CANCEL, RELEASE, denoiser_panel, encoder_panel, signed, vae_panel
+from tests.unit.rpc.scripted_store import STATS
 from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
 from triptych.domain.deadline import Deadline
-from triptych.domain.errors import NotFound, StageUnavailable, TriptychError
+from triptych.domain.errors import NotFound, TriptychError
 from triptych.domain.input_image import InputImage
 from triptych.domain.model import Stage
 from triptych.v1 import (
@@ -48,13 +39,9 @@ from triptych.v1 import (
     denoiser_service_pb2_grpc,
     encoder_service_pb2,
     encoder_service_pb2_grpc,
-    stage_service_pb2,
-    stage_service_pb2_grpc,
     tensor_store_service_pb2,
     tensor_store_service_pb2_grpc,
-    vae_service_pb2_grpc,
 )
-from vae_service.servicer import VaeServicer
 
 SOON = Deadline.after(24 * 3600)
 ENCODE = EncodeRequest(REQUEST_ID, "default", PARAMETERS)
@@ -67,112 +54,13 @@ PREVIEW = DrawPreviewRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
 DECODE = DecodeRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
 
 
-class Settings(StageSettings):
-    """Read from no environment that anybody sets."""
-
-    model_config = SettingsConfigDict(env_prefix="TRIPTYCH_UNIT_TEST_")
-
-
-class Ending:
-    """What a stage does at its end."""
-
-    drained = False
-    closed = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.breaks: asyncio.Future[StageUnavailable] = asyncio.Future()
-
-    async def broken(self) -> StageUnavailable:
-        return await self.breaks
-
-    def load(self) -> Capacity:
-        return capacity(Stage.ENCODER)
-
-    def drain(self) -> None:
-        self.drained = True
-
-    async def close(self) -> None:
-        self.closed = True
-
-
-class EndingEncoder(Ending, ScriptedEncoder):
-    """An encoder's process, without one."""
-
-
-class EndingVae(Ending, ScriptedVae):
-    """A VAE's process, without one."""
-
-
-class EndingDenoiser(Ending, ScriptedDenoiser):
-    """A denoiser's process, without one."""
-
-    def cancel(self, request_id: str) -> int:
-        if request_id != REQUEST_ID:
-            raise NotFound(f"request_id: {request_id} is not being denoised here")
-        return 5
-
-
-class Panel:
-    """A stage behind its servicers, and its client."""
-
-    def __init__(self, tmp_path: Path, replica: Any, client: type[Any]) -> None:
-        self.told = Settings(
-            listen=f"unix:{tmp_path}/socket",
-            model=Path("m"),
-            store="memory:",
-            cluster_secret_file=Path("s"),
-            sweep_seconds=3600,
-        )
-        self.replica = replica
-        self.store = ScriptedStore()
-        self.host = StageHost(self.told, "triptych.v1.EncoderService", replica, self.store)
-        self.remote = client(self.told.listen)
-
-
-async def _served(address: str) -> None:
-    """Returns once somebody listens there."""
-    async with grpc.aio.insecure_channel(address) as channel:
-        await channel.channel_ready()
-
-
-@asynccontextmanager
-async def _panel(tmp_path: Path, replica: Any, add: Any, servicer: Any, client: Any) -> Any:
-    panel = Panel(tmp_path, replica, client)
-    add(servicer(replica), panel.host.server.grpc)
-    running = asyncio.create_task(panel.host.run(serving=True))
-    try:
-        async with asyncio.timeout(40):
-            await _served(panel.told.listen)
-            yield panel
-    finally:
-        await panel.remote.close()
-        panel.host.server.stop()
-        await asyncio.wait_for(running, 20)
-
-
-def _encoder(tmp_path: Path) -> Any:
-    add = encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server
-    return _panel(tmp_path, EndingEncoder(), add, EncoderServicer, RemoteEncoder)
-
-
-def _denoiser(tmp_path: Path) -> Any:
-    add = denoiser_service_pb2_grpc.add_DenoiserServiceServicer_to_server
-    return _panel(tmp_path, EndingDenoiser(), add, DenoiserServicer, RemoteDenoiser)
-
-
-def _vae(tmp_path: Path) -> Any:
-    add = vae_service_pb2_grpc.add_VaeServiceServicer_to_server
-    return _panel(tmp_path, EndingVae(), add, VaeServicer, RemoteVae)
-
-
 async def _all(events: AsyncGenerator[Any, None]) -> list[Any]:
     async with aclosing(events):
         return [event async for event in events]
 
 
 async def test_an_encoder_is_the_same_over_the_wire(tmp_path: Path) -> None:
-    async with _encoder(tmp_path) as panel:
+    async with encoder_panel(tmp_path) as panel:
         assert await panel.remote.encode(ENCODE, SOON) == await ScriptedEncoder().encode(
             ENCODE, SOON
         )
@@ -180,44 +68,44 @@ async def test_an_encoder_is_the_same_over_the_wire(tmp_path: Path) -> None:
 
 
 async def test_a_denoiser_is_the_same_over_the_wire(tmp_path: Path) -> None:
-    async with _denoiser(tmp_path) as panel:
+    async with denoiser_panel(tmp_path) as panel:
         events = await _all(panel.remote.denoise(DENOISE, SOON))
         assert events == await _all(ScriptedDenoiser().denoise(DENOISE, SOON))
         assert panel.replica.requests == [DENOISE]
 
 
 async def test_a_vae_is_the_same_over_the_wire(tmp_path: Path) -> None:
-    async with _vae(tmp_path) as panel:
+    async with vae_panel(tmp_path) as panel:
         events = await _all(panel.remote.decode(DECODE, SOON))
         assert events == await _all(ScriptedVae().decode(DECODE, SOON))
         assert panel.replica.requests == [DECODE]
 
 
 async def test_previews_are_the_same_over_the_wire(tmp_path: Path) -> None:
-    async with _denoiser(tmp_path) as panel:
+    async with denoiser_panel(tmp_path) as panel:
         panel.replica.previews = [PreviewLatents(step, ref) for step, ref in PREVIEWS.items()]
         events = await _all(panel.remote.denoise(DENOISE, SOON))
         assert [each for each in events if isinstance(each, PreviewLatents)] == (
             panel.replica.previews
         )
-    async with _vae(tmp_path) as panel:
+    async with vae_panel(tmp_path) as panel:
         assert await panel.remote.draw_preview(PREVIEW, SOON) == PICTURE
         assert panel.replica.preview_requests == [PREVIEW]
 
 
 async def test_a_replicas_report_is_the_same_over_the_wire(tmp_path: Path) -> None:
-    async with _denoiser(tmp_path) as panel:
+    async with denoiser_panel(tmp_path) as panel:
         assert await panel.remote.capacity(SOON) == panel.replica.capacity_now
 
 
 async def test_a_release_reaches_the_store(tmp_path: Path) -> None:
-    async with _vae(tmp_path) as panel:
+    async with vae_panel(tmp_path) as panel:
         assert await panel.remote.release("default", REQUEST_ID, SOON) == 2
         assert f"release default {REQUEST_ID}" in panel.store.told
 
 
 async def test_the_store_tells_how_full_it_is(tmp_path: Path) -> None:
-    async with _vae(tmp_path) as panel, open_channel(panel.told.listen) as channel:
+    async with vae_panel(tmp_path) as panel, open_channel(panel.told.listen) as channel:
         stub: Any = tensor_store_service_pb2_grpc.TensorStoreServiceStub(channel)
         answer = await stub.Stat(tensor_store_service_pb2.StatRequest(), timeout=20)
     assert (answer.tensor_store, answer.stored_count) == (STATS.identity, STATS.stored_count)
@@ -225,24 +113,8 @@ async def test_the_store_tells_how_full_it_is(tmp_path: Path) -> None:
     assert answer.quota_bytes == STATS.quota_bytes
 
 
-async def test_drain_tells_the_stage_and_the_health_and_may_be_repeated(tmp_path: Path) -> None:
-    async with _encoder(tmp_path) as panel, open_channel(panel.told.listen) as channel:
-        stub: Any = stage_service_pb2_grpc.StageServiceStub(channel)
-        panel.replica.capacity_now = replace(
-            panel.replica.capacity_now, running_requests=1, queued_requests=2
-        )
-        for _ in range(2):
-            answer = await stub.Drain(stage_service_pb2.DrainRequest(), timeout=20)
-            assert answer.running_requests == 3
-        assert panel.replica.drained
-        health = await health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(), timeout=20
-        )
-        assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
-
-
 async def test_closing_the_stream_stops_the_denoiser(tmp_path: Path) -> None:
-    async with _denoiser(tmp_path) as panel:
+    async with denoiser_panel(tmp_path) as panel:
         panel.replica.waits = True
         events = panel.remote.denoise(DENOISE, SOON)
         await anext(events)
@@ -252,7 +124,7 @@ async def test_closing_the_stream_stops_the_denoiser(tmp_path: Path) -> None:
 
 
 async def test_a_stages_error_comes_back_as_it_was(tmp_path: Path) -> None:
-    async with _denoiser(tmp_path) as panel:
+    async with denoiser_panel(tmp_path) as panel:
         panel.replica.fails = NotFound("gone")
         with pytest.raises(TriptychError, match="gone") as caught:
             await _all(panel.remote.denoise(DENOISE, SOON))
@@ -260,11 +132,13 @@ async def test_a_stages_error_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 async def test_a_denoising_can_be_cancelled_by_name(tmp_path: Path) -> None:
-    async with _denoiser(tmp_path) as panel, open_channel(panel.told.listen) as channel:
+    async with denoiser_panel(tmp_path) as panel, open_channel(panel.told.listen) as channel:
         stub: Any = denoiser_service_pb2_grpc.DenoiserServiceStub(channel)
         request = denoiser_service_pb2.CancelRequest(request_id=REQUEST_ID)
-        assert (await stub.Cancel(request, timeout=20)).completed_steps == 5
-        error = await _refused(stub.Cancel(denoiser_service_pb2.CancelRequest(), timeout=20))
+        answer = await stub.Cancel(request, timeout=20, metadata=signed(CANCEL, request))
+        assert answer.completed_steps == 5
+        unknown = denoiser_service_pb2.CancelRequest()
+        error = await _refused(stub.Cancel(unknown, timeout=20, metadata=signed(CANCEL, unknown)))
         assert error.status == "NOT_FOUND"
 
 
@@ -284,7 +158,7 @@ async def test_what_the_denoiser_does_not_serve_is_refused(tmp_path: Path, field
         getattr(message, field).SetInParent()
     else:
         setattr(message, field, 1)
-    async with _denoiser(tmp_path) as panel, open_channel(panel.told.listen) as channel:
+    async with denoiser_panel(tmp_path) as panel, open_channel(panel.told.listen) as channel:
         stub: Any = denoiser_service_pb2_grpc.DenoiserServiceStub(channel)
         error = await _refused(stub.Denoise(message, timeout=20))
     assert error.status == "INVALID_ARGUMENT"
@@ -307,13 +181,14 @@ async def test_what_the_denoiser_does_not_serve_is_refused(tmp_path: Path, field
 async def test_names_that_could_leave_their_place_are_refused(
     tmp_path: Path, request_id: str, tenant: str, fields: list[str]
 ) -> None:
-    async with _encoder(tmp_path) as panel, open_channel(panel.told.listen) as channel:
+    async with encoder_panel(tmp_path) as panel, open_channel(panel.told.listen) as channel:
         encoder: Any = encoder_service_pb2_grpc.EncoderServiceStub(channel)
         store: Any = tensor_store_service_pb2_grpc.TensorStoreServiceStub(channel)
         names: dict[str, Any] = {"request_id": request_id, "tenant": tenant}
+        release = tensor_store_service_pb2.ReleaseRequest(**names)
         for call in (
             encoder.Encode(encoder_service_pb2.EncodeRequest(**names), timeout=20),
-            store.Release(tensor_store_service_pb2.ReleaseRequest(**names), timeout=20),
+            store.Release(release, timeout=20, metadata=signed(RELEASE, release)),
         ):
             error = await _refused(call)
             assert error.status == "INVALID_ARGUMENT"
@@ -325,28 +200,28 @@ async def test_names_that_could_leave_their_place_are_refused(
 async def test_pictures_reach_every_stage_over_the_wire(tmp_path: Path) -> None:
     pictures = (b"one", b"other")
     encode = replace(ENCODE, parameters=PICTURED, images=pictures)
-    async with _encoder(tmp_path) as panel:
+    async with encoder_panel(tmp_path) as panel:
         await panel.remote.encode(encode, SOON)
         assert panel.replica.requests == [encode]
-    async with _vae(tmp_path) as panel:
+    async with vae_panel(tmp_path) as panel:
         encoded = await panel.remote.encode_image(ENCODE_IMAGE, SOON)
         assert encoded == await ScriptedVae().encode_image(ENCODE_IMAGE, SOON)
         assert panel.replica.image_requests == [ENCODE_IMAGE]
     denoise = replace(DENOISE, parameters=PICTURED, image_latents=tuple(IMAGE_LATENTS))
-    async with _denoiser(tmp_path) as panel:
+    async with denoiser_panel(tmp_path) as panel:
         await _all(panel.remote.denoise(denoise, SOON))
         assert panel.replica.requests == [denoise]
 
 
 async def test_a_stage_takes_all_pictures_of_a_request_at_their_largest(tmp_path: Path) -> None:
     large = replace(ENCODE, parameters=PICTURED, images=(bytes(MAX_BYTES),) * 2)
-    async with _encoder(tmp_path) as panel:
+    async with encoder_panel(tmp_path) as panel:
         await panel.remote.encode(large, SOON)
         assert panel.replica.requests == [large]
 
 
 async def test_what_a_language_model_wrote_comes_back_over_the_wire(tmp_path: Path) -> None:
-    async with _encoder(tmp_path) as panel:
+    async with encoder_panel(tmp_path) as panel:
         panel.replica.written_prompt = "a red circle, in oil"
         encoded = await panel.remote.encode(ENCODE, SOON)
         assert encoded.written_prompt == "a red circle, in oil"
@@ -358,11 +233,11 @@ async def test_what_was_looked_up_comes_back_over_the_wire(tmp_path: Path) -> No
         ConditioningReuse(ConditioningPart.NEGATIVE_PROMPT, 1, 0),
     )
     image = (ConditioningReuse(ConditioningPart.IMAGE, 1, 1),)
-    async with _encoder(tmp_path) as panel:
+    async with encoder_panel(tmp_path) as panel:
         panel.replica.conditioning_reuse = prompts
         encoded = await panel.remote.encode(ENCODE, SOON)
         assert encoded.conditioning_reuse == prompts
-    async with _vae(tmp_path) as panel:
+    async with vae_panel(tmp_path) as panel:
         panel.replica.conditioning_reuse = image
         encoded = await panel.remote.encode_image(ENCODE_IMAGE, SOON)
         assert encoded.conditioning_reuse == image
@@ -371,53 +246,13 @@ async def test_what_was_looked_up_comes_back_over_the_wire(tmp_path: Path) -> No
 async def test_a_malformed_answer_is_the_stages_failure_and_not_the_requests(
     tmp_path: Path,
 ) -> None:
-    async with _encoder(tmp_path) as panel:
+    async with encoder_panel(tmp_path) as panel:
         forged = loaded().model.model_copy(update={"name": "no/such name"})
         nameless = loaded().model_copy(update={"model": forged})
         panel.replica.capacity_now = replace(panel.replica.capacity_now, models=(nameless,))
         with pytest.raises(TriptychError, match="sent a malformed answer") as caught:
             await panel.remote.capacity(SOON)
         assert caught.value.status == "INTERNAL"
-
-
-async def test_a_stage_that_ends_lets_go_of_everything_in_order(tmp_path: Path) -> None:
-    async with _encoder(tmp_path) as panel:
-        pass
-    assert panel.replica.drained
-    assert panel.replica.closed
-    assert panel.store.told[-2:] == ["sweep", "close"]
-
-
-async def test_a_replica_that_broke_ends_its_process(tmp_path: Path) -> None:
-    panel = Panel(tmp_path, EndingVae(), RemoteVae)
-    running = asyncio.create_task(panel.host.run(serving=True))
-    await _served(panel.told.listen)
-    async with open_channel(panel.told.listen) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=20)
-        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        live = health_pb2.HealthCheckRequest(service=LIVE)
-        assert (await health.Check(live, timeout=20)).status == (
-            health_pb2.HealthCheckResponse.SERVING
-        )
-        panel.replica.breaks.set_result(StageUnavailable("the vae hangs"))
-        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        with pytest.raises(StageUnavailable, match="the vae hangs"):
-            await asyncio.wait_for(running, 20)
-    await panel.remote.close()
-    assert panel.replica.closed
-
-
-async def test_a_sweep_that_fails_ends_the_stage_and_lets_go_of_everything(
-    tmp_path: Path,
-) -> None:
-    panel = Panel(tmp_path, EndingVae(), RemoteVae)
-    panel.store.sweep_fails = OSError("no such directory")
-    with pytest.raises(OSError, match="no such directory"):
-        await asyncio.wait_for(panel.host.run(serving=True), 20)
-    await panel.remote.close()
-    assert panel.replica.closed
-    assert panel.store.told == ["sweep", "sweep", "close"]
 
 
 async def _refused(call: Any) -> TriptychError:

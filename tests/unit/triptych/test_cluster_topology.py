@@ -34,7 +34,7 @@ def test_split_stages_share_store_and_secret_and_the_gateway_knows_their_sockets
     assert processes.gateway.module == "services.gateway"
     assert gateway["--listen"] == "127.0.0.1:7843"
     assert gateway.items() >= sockets.items()
-    assert "--cluster-secret-file" not in gateway
+    assert gateway["--cluster-secret-file"] == "/run/x/secret"
 
 
 def test_fused_is_one_process_without_store_or_secret() -> None:
