@@ -104,8 +104,8 @@ class StageWorker:
             QueueFull: too many wait already.
             DeadlineExceeded: the deadline passed in the queue.
         """
-        if self._cause is not None:
-            raise self._cause
+        if self._broken.is_set():
+            raise self._why()
         if self.draining:
             raise StageUnavailable(f"the {self._stage} is draining; repeat the request elsewhere")
         if self.queued >= self.max_queued:
@@ -126,17 +126,16 @@ class StageWorker:
             raise
         finally:
             breaking.cancel()
-        if future.done():
+        if not self._broken.is_set() or (future.done() and future.exception() is None):
             return future.result()
-        _undo(piece, discard)
-        assert self._cause is not None
-        raise self._cause
+        if not future.done():
+            _undo(piece, discard)
+        raise self._why()
 
     async def broken(self) -> StageUnavailable:
         """Why no work can succeed any more, as soon as that is so."""
         await self._broken.wait()
-        assert self._cause is not None
-        return self._cause
+        return self._why()
 
     async def close(self) -> None:
         """Waits for the piece at hand, unless it may never end, and ends the thread."""
@@ -158,12 +157,11 @@ class StageWorker:
                 with tracing.span("run"):
                     value = work()
             except Exception as error:
-                if not self._breaks(error):
-                    raise
-                _log.exception("device failed")
-                cause = StageUnavailable(f"the {self._stage}'s device failed; repeat the request")
-                loop.call_soon_threadsafe(self._break, cause)
-                raise cause from error
+                if self._breaks(error):
+                    _log.exception("device failed")
+                    said = f"the {self._stage}'s device failed; repeat the request"
+                    loop.call_soon_threadsafe(self._break, StageUnavailable(said))
+                raise
             finally:
                 # A loop that has ended waits for nothing.
                 with suppress(RuntimeError):
@@ -191,6 +189,10 @@ class StageWorker:
             self._cause = cause
             self.draining = True
             self._broken.set()
+
+    def _why(self) -> StageUnavailable:
+        assert self._cause is not None
+        return self._cause
 
     def _done(self, future: "asyncio.Future[Timed[T]]") -> None:
         self._admitted -= 1
