@@ -1,5 +1,6 @@
 """The denoiser as the gateway sees it, in this process."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
