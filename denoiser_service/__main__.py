@@ -5,7 +5,7 @@ from functools import partial
 
 from denoiser_service.rank_group.attached_ranks import AttachedRanks
 from denoiser_service.rank_group.generation import RankBounds
-from denoiser_service.rank_group.local_ranks import LocalRanks
+from denoiser_service.rank_group.local_ranks import RANK, LocalRanks
 from denoiser_service.rank_group.port import RankSource
 from denoiser_service.rank_group.supervisor import RankSupervisor
 from denoiser_service.service.admission import Admission
@@ -24,13 +24,17 @@ from services.model_files.directory import ModelDirectory
 from services.model_files.hub import open_model
 from services.model_files.weights import is_weights
 from services.model_ports.spec import FamilySpec
+from services.observability.logs import get_logger
 from services.rpc.process import run_process, run_until_first_ends
 from services.rpc.stage_host import StageHost
 from services.rpc.store_calls import StoreCalls
 from services.tensor_store.opening import open_blob_store
 from triptych.domain.model import Stage
-from triptych.launcher.launcher import ExecLauncher
+from triptych.launcher.fork_launcher import ForkLauncher
+from triptych.launcher.launcher import ExecLauncher, Launcher, LauncherName
 from triptych.v1 import denoiser_service_pb2_grpc
+
+_log = get_logger(__name__)
 
 
 async def main(settings: DenoiserSettings) -> None:
@@ -98,10 +102,19 @@ def _ranks_of(
 ) -> RankSource:
     if settings.rank_listen is None:
         return LocalRanks(
-            settings.rank_flags(directory), settings.degrees.ranks, bounds.beat, ExecLauncher()
+            settings.rank_flags(directory),
+            settings.degrees.ranks,
+            bounds.beat,
+            _launcher_of(settings),
         )
     host, port = split_address("rank_listen", settings.rank_listen)
     return AttachedRanks(host, port, settings.cluster_secret(), settings.degrees, bounds.beat)
+
+
+def _launcher_of(settings: DenoiserSettings) -> Launcher:
+    if settings.launcher is LauncherName.EXEC:
+        return ExecLauncher()
+    return ForkLauncher([RANK], lambda why: _log.warning("fork server lost", cause=why))
 
 
 if __name__ == "__main__":

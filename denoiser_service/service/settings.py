@@ -10,6 +10,7 @@ from services.domain.settings import DenoisingSettings, Seconds, StageSettings
 from services.model_files.directory import ModelDirectory
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.model import Capabilities
+from triptych.launcher.launcher import LauncherName
 
 
 class DenoiserSettings(StageSettings, DenoisingSettings):
@@ -43,6 +44,11 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
     )
     silence_seconds: Seconds = Field(
         8.0, description="how long a rank may show no sign of life before it counts as hung"
+    )
+    launcher: LauncherName = Field(
+        LauncherName.FORK,
+        description="how ranks are started: fork, from a process that has imported what they need"
+        " and stays for the next ones, or exec, each with an interpreter of its own",
     )
     rank_listen: str | None = Field(
         None,

@@ -7,6 +7,7 @@ import typer
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from triptych.cli.local_cluster import DTypeName, TopologyName
+from triptych.launcher.launcher import LauncherName
 
 _SIZE = TypeAdapter(Annotated[ByteSize, Field(ge=0)])
 
@@ -140,6 +141,13 @@ Cfg = Annotated[
     int,
     typer.Option(
         min=1, max=64, help="Ranks that run guidance branches at the same time. Split only."
+    ),
+]
+Launcher = Annotated[
+    LauncherName,
+    typer.Option(
+        help="fork: stages and ranks start from one process that has imported what they need, and"
+        " stays for those that start later; exec: each with an interpreter of its own."
     ),
 ]
 LogDirectory = Annotated[

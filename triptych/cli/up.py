@@ -21,6 +21,7 @@ from triptych.cli.local_cluster import (
 from triptych.cluster.address import Address
 from triptych.cluster.cluster import DEFAULT_ADDRESS, ClusterSpec, LocalCluster
 from triptych.cluster.topology import ModelOptions, SplitTopology
+from triptych.launcher.launcher import LauncherName
 from triptych.parallel import ParallelDegrees
 
 
@@ -46,6 +47,7 @@ def up(
     ring: options.Ring = 1,
     cfg: options.Cfg = 1,
     log_dir: options.LogDirectory = None,
+    launcher: options.Launcher = LauncherName.FORK,
 ) -> None:
     """Serve one model or several from this machine until Ctrl-C.
 
@@ -82,6 +84,7 @@ def up(
             otlp_endpoint=otlp_endpoint,
             store_url=store,
             logs=log_dir,
+            launcher=launcher,
         )
         run(_serve(patient(spec, model_options)))
 

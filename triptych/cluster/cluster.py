@@ -1,8 +1,8 @@
 """A cluster on this machine."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,13 +11,14 @@ from typing import Final, NoReturn, Self
 from triptych.cluster.address import Address
 from triptych.cluster.backoff import Backoff
 from triptych.cluster.errors import ClusterFailedError
-from triptych.cluster.events import ClusterEvent
+from triptych.cluster.events import ClusterEvent, ForkServerLost
 from triptych.cluster.metrics import metrics_addresses, with_collector, with_metrics
 from triptych.cluster.readiness import until_serving
 from triptych.cluster.supervisor import Supervisor
-from triptych.cluster.topology import ProcessSpec, Topology
+from triptych.cluster.topology import Processes, ProcessSpec, Topology, with_launcher
 from triptych.cluster.workplace import Workplace, workplace
-from triptych.launcher.launcher import ExecLauncher, Launcher
+from triptych.launcher.fork_launcher import ForkLauncher
+from triptych.launcher.launcher import ExecLauncher, Launcher, LauncherName
 
 DEFAULT_ADDRESS: Final = Address("127.0.0.1", 7843)
 
@@ -38,6 +39,7 @@ class ClusterSpec:
         ready_seconds: how long the cluster may take to serve.
         start_attempts: lives a process gets while the cluster is starting.
         backoff: pauses between lives; one is made for each process.
+        launcher: how processes are started, by the cluster and by what it starts.
     """
 
     topology: Topology
@@ -51,6 +53,7 @@ class ClusterSpec:
     ready_seconds: float = 300.0
     start_attempts: int = 3
     backoff: Callable[[], Backoff] = Backoff
+    launcher: LauncherName = LauncherName.FORK
 
 
 class LocalCluster:
@@ -94,6 +97,9 @@ class LocalCluster:
                 processes = with_metrics(processes, self._metrics)
             if self._spec.otlp_endpoint is not None:
                 processes = with_collector(processes, self._spec.otlp_endpoint)
+            processes = with_launcher(processes, self._spec.launcher)
+            self._launcher = exits.enter_context(self._opened_launcher(processes, self._place.logs))
+            exits.push_async_callback(self._launcher.close)
             # Ended in reverse: the gateway's running requests still need the stages.
             for group in (processes.store, processes.stages, (processes.gateway,)):
                 exits.push_async_callback(self._stop, self._start(group, self._place.logs))
@@ -156,6 +162,22 @@ class LocalCluster:
         self._supervisors += group
         self._tasks |= {supervisor.start() for supervisor in group}
         return group
+
+    @contextmanager
+    def _opened_launcher(self, processes: Processes, logs: Path) -> Iterator[Launcher]:
+        modules = {each.module for each in processes.heavy} | {
+            child for each in processes.heavy for child in each.children
+        }
+        if self._spec.launcher is LauncherName.EXEC or not modules:
+            yield ExecLauncher()
+            return
+        with (logs / "fork-server.log").open("ab") as log:
+            modules.add(processes.gateway.module)
+            launcher = ForkLauncher(
+                sorted(modules), lambda how: self._on_event(ForkServerLost(how)), log.fileno()
+            )
+            launcher.begin()
+            yield launcher
 
     async def _stop(self, group: list[Supervisor]) -> None:
         patience_seconds = self._spec.drain_seconds + self._spec.grace_seconds

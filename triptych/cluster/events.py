@@ -26,4 +26,15 @@ class ProcessDied:
     restart_in_seconds: float
 
 
-ClusterEvent = ProcessStarted | ProcessDied
+@dataclass(frozen=True, slots=True)
+class ForkServerLost:
+    """What processes are forked from ended or cannot be used; they start all the same.
+
+    Attributes:
+        how: for example "it ended".
+    """
+
+    how: str
+
+
+ClusterEvent = ProcessStarted | ProcessDied | ForkServerLost

@@ -1,13 +1,14 @@
 """Which processes make up a cluster, and what each is told."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
 from triptych.cluster.address import Address
 from triptych.cluster.workplace import Workplace
 from triptych.launcher.command import Command
+from triptych.launcher.launcher import LauncherName
 from triptych.parallel import ONE_RANK, ParallelDegrees
 
 _START_PATIENCE_SECONDS: Final = 600.0
@@ -56,6 +57,23 @@ class Processes:
     gateway: ProcessSpec
     stages: tuple[ProcessSpec, ...] = ()
     store: tuple[ProcessSpec, ...] = ()
+
+    @property
+    def heavy(self) -> tuple[ProcessSpec, ...]:
+        """Those that a fork server is worth waiting for."""
+        return tuple(each for each in (*self.stages, self.gateway) if each.heavy)
+
+
+def with_launcher(processes: Processes, launcher: LauncherName) -> Processes:
+    """The same processes; those that start others are told how."""
+    told = ("--launcher", launcher.value)
+    return replace(
+        processes,
+        stages=tuple(
+            replace(each, arguments=(*each.arguments, *told)) if each.children else each
+            for each in processes.stages
+        ),
+    )
 
 
 class Topology(Protocol):

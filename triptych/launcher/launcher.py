@@ -4,7 +4,9 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from triptych.launcher.command import Command
@@ -51,18 +53,33 @@ def executed(command: Command) -> LaunchedProcess:
     Raises:
         OSError: there is no such program, or no room for another process.
     """
-    targets = [*enumerate(command.standard), *((each, each) for each in command.descriptors)]
+    given = {**dict(enumerate(command.standard)), **{each: each for each in command.descriptors}}
     pid = os.posix_spawn(
         sys.executable,
         [sys.executable, "-m", command.module, *command.arguments],
         environment(command),
-        file_actions=[(os.POSIX_SPAWN_DUP2, source, target) for target, source in targets],
+        file_actions=[
+            *((os.POSIX_SPAWN_DUP2, source, target) for target, source in given.items()),
+            *((os.POSIX_SPAWN_CLOSE, other) for other in _inheritable() - given.keys()),
+        ],
         # The terminal's Ctrl-C reaches only its starter.
         setsid=True,
         # What Python ignores and others do not expect to be.
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
     )
     return LaunchedProcess(pid)
+
+
+def _inheritable() -> set[int]:
+    """What this process got from its own starter and would pass on."""
+    found = {int(each.name) for each in Path("/proc/self/fd").iterdir()}
+    inheritable = set()
+    for descriptor in found:
+        # The directory's own is closed by now.
+        with suppress(OSError):
+            if os.get_inheritable(descriptor):
+                inheritable.add(descriptor)
+    return inheritable
 
 
 def environment(command: Command) -> Mapping[str, str]:
