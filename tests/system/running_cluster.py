@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.processes import MODULES, Process, start
 from triptych import Client
 
 MODEL = Path(__file__).parents[2] / "models" / "demo"
@@ -31,7 +31,7 @@ _LOGS = re.compile(r"^logs\s+(\S+)", re.MULTILINE)
 class RunningCluster:
     """What `triptych up` says about itself, followed as it is written."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: Process) -> None:
         self.process = process
         self._output = ""
         self._grown = threading.Condition()
@@ -77,7 +77,7 @@ class RunningCluster:
     def pid(self, name: str) -> int:
         """The process that was started last under a name; "rank" is the denoiser's child."""
         if name == "rank":
-            (rank,) = psutil.Process(self.pid("denoiser")).children()
+            (rank,) = self.ranks
             return rank.pid
         return [int(pid) for each, pid in _STARTED.findall(self.output) if each == name][-1]
 
@@ -85,7 +85,9 @@ class RunningCluster:
     def ranks(self) -> list[psutil.Process]:
         """The denoiser's ranks, by their numbers."""
         children = psutil.Process(self.pid("denoiser")).children()
-        return sorted(children, key=lambda each: int(each.environ()["RANK"]))
+        # The other is what they are forked from; they are started one after another.
+        ranks = [each for each in children if "denoiser_service.rank" in " ".join(each.cmdline())]
+        return sorted(ranks, key=lambda each: (each.create_time(), each.pid))
 
     def kill(self, name: str) -> None:
         """Kills a process with SIGKILL."""
@@ -176,14 +178,11 @@ def running_cluster(
         model: another model's directory.
         environment: further variables for all of its processes.
     """
-    command = [str(TRIPTYCH), "up", "--model", str(model)]
-    process = subprocess.Popen(
-        [*command, "--listen", "127.0.0.1:0", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **environment},
-        text=True,
-        bufsize=1,
+    process = start(
+        *("triptych", "up", "--model", str(model), "--listen", "127.0.0.1:0", *options),
+        environment=environment,
+        piped=True,
+        children=MODULES,
     )
     cluster = RunningCluster(process)
     try:

@@ -48,8 +48,8 @@ def test_after_a_kill_the_next_request_succeeds(name: str, cluster: RunningClust
     with cluster.healing(), cluster.client() as client:
         error = kill_during(cluster, client, name)
     if error is None:
-        # An encoder that has answered may die without the request noticing.
-        assert name == "encoder", f"the request did not notice that {name} was killed"
+        # One that has answered, or is back before its turn, may die without the request noticing.
+        assert name in {"encoder", "vae"}, f"the request did not notice that {name} was killed"
     else:
         assert isinstance(error, UnavailableError), repr(error)
         assert "repeat" in str(error) or "cannot be reached" in str(error)

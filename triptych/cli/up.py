@@ -54,16 +54,9 @@ def up(
     Processes that die are started again. Ctrl-C lets running requests finish, then ends
     everything; a second one ends it at once.
     """
-    if store and topology is TopologyName.FUSED:
-        raise typer.BadParameter(
-            "has no effect in a fused cluster, which keeps tensors to itself", param_hint="--store"
-        )
     degrees = ParallelDegrees(ulysses=ulysses, ring=ring, cfg=cfg)
-    if degrees.ranks > 1 and topology is TopologyName.FUSED:
-        raise typer.BadParameter(
-            "cannot be honoured by a fused cluster: ranks are processes, and it is one process",
-            param_hint="--ulysses, --ring, --cfg",
-        )
+    if topology is TopologyName.FUSED:
+        _check_fused(store, degrees)
     with reported_failures():
         served = tuple(map(checked_model, models or (None,)))
         profiles = _one_for_each("--cache-profile", cache_profiles, len(served))
@@ -87,6 +80,18 @@ def up(
             launcher=launcher,
         )
         run(_serve(patient(spec, model_options)))
+
+
+def _check_fused(store: str | None, degrees: ParallelDegrees) -> None:
+    if store:
+        raise typer.BadParameter(
+            "has no effect in a fused cluster, which keeps tensors to itself", param_hint="--store"
+        )
+    if degrees.ranks > 1:
+        raise typer.BadParameter(
+            "cannot be honoured by a fused cluster: ranks are processes, and it is one process",
+            param_hint="--ulysses, --ring, --cfg",
+        )
 
 
 def _one_for_each(option: str, given: list[Path] | None, models: int) -> tuple[Path, ...]:

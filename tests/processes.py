@@ -1,0 +1,223 @@
+"""Processes of ours, as tests start them: forks of one server, which each process of tests has.
+
+A few start by exec, as the product's users see it; they say so by `EXEC`:
+tests/unit/launcher (both ways, compared), tests/system/test_processes.py,
+test_a_rank_ends_with_a_supervisor_that_is_killed, tests/integration/test_hub_models.py (its
+variables are read by libraries when they are imported), tests/unit/rpc/test_process.py and
+tests/architecture.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import cache
+from io import TextIOWrapper
+from select import select
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+from triptych.launcher.command import Command
+from triptych.launcher.fork_launcher import ForkLauncher
+from triptych.launcher.launcher import ExecLauncher, Launcher
+from triptych.launcher.process import LaunchedProcess
+
+T = TypeVar("T")
+
+EXEC: Final = ExecLauncher()
+MODULES: Final = (
+    *("triptych", "encoder_service", "denoiser_service", "denoiser_service.rank", "vae_service"),
+    *("services.gateway", "services.fused", "services.tuning.calibrate", "services.tuning.tune"),
+)
+"""What tests start; what is imported for it is imported once."""
+
+_NOT_TOLD: Final = "PYTEST_CURRENT_TEST"
+
+
+class TestsLauncher:
+    """Forks from this process's server; that one stays for the next test."""
+
+    def __init__(self) -> None:
+        self._forking = ForkLauncher(MODULES)
+        self._imported_with = _environment()
+        self.begin = self._forking.begin
+
+    async def launch(self, command: Command) -> LaunchedProcess:
+        """See Launcher."""
+        now = _environment()
+        if self._imported_with.keys() - now.keys():
+            return await EXEC.launch(command)
+        new = {name: now[name] for name, _ in now.items() - self._imported_with.items()}
+        variables = {**new, **command.variables}
+        return await self._forking.launch(
+            Command(
+                **{
+                    name: getattr(command, name)
+                    for name in command.__dataclass_fields__
+                    if name != "variables"
+                },
+                variables=variables,
+            )
+        )
+
+    async def close(self) -> None:
+        """For whoever owns its launcher; this one is the tests'."""
+
+
+@cache
+def tests_launcher() -> TestsLauncher:
+    """This process's; its server is started with it."""
+    launcher = TestsLauncher()
+    _in_loop(_begun(launcher))
+    return launcher
+
+
+class Process:
+    """A process that a test started, to be used as one of `subprocess`.
+
+    Attributes:
+        stdout: what it writes, if that was asked for.
+    """
+
+    def __init__(self, launched: LaunchedProcess, stdout: TextIOWrapper | None) -> None:
+        self._launched = launched
+        self.pid = launched.pid
+        self.stdout = stdout
+
+    @property
+    def returncode(self) -> int | None:
+        return self._launched.poll()
+
+    def poll(self) -> int | None:
+        return self._launched.poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self._launched.poll() is None:
+            select([self._launched.fileno()], [], [], timeout)
+        code = self._launched.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        self._launched.send_signal(signal.Signals(number))
+
+    def terminate(self) -> None:
+        self._launched.terminate()
+
+    def kill(self) -> None:
+        self._launched.kill()
+
+
+def start(
+    module: str,
+    *arguments: str,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    piped: bool = False,
+    stderr: int | None = None,
+    children: Sequence[str] = (),
+    launcher: Launcher | None = None,
+) -> Process:
+    """Starts a process.
+
+    Args:
+        module: what it runs.
+        arguments: what it is told.
+        environment: further variables.
+        piped: whether its output is to be read.
+        stderr: descriptor of its standard error; by default its output's if that is piped.
+        children: modules that it starts itself.
+        launcher: EXEC for an interpreter of its own.
+    """
+    reading, writing = os.pipe() if piped else (None, None)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    command = Command(
+        module=module,
+        arguments=arguments,
+        variables=environment,
+        stdin=nothing,
+        stdout=writing,
+        stderr=writing if stderr is None else stderr,
+        heavy=True,
+        children=tuple(children),
+    )
+    try:
+        launched = _in_loop((launcher or tests_launcher()).launch(command))
+    finally:
+        for descriptor in (nothing, writing):
+            if descriptor is not None:
+                os.close(descriptor)
+    stdout = None if reading is None else os.fdopen(reading, buffering=1)
+    return Process(launched, stdout)
+
+
+def run(
+    module: str,
+    *arguments: object,
+    seconds: float = 100,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    children: Sequence[str] = (),
+    launcher: Launcher | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a process to its end, and takes down what it writes.
+
+    Args:
+        module: see start.
+        arguments: see start.
+        seconds: how long it may take.
+        environment: see start.
+        children: see start.
+        launcher: see start.
+    """
+    words = [str(each) for each in arguments]
+    files = [os.memfd_create(each) for each in ("out", "err")]
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    try:
+        command = Command(
+            module=module,
+            arguments=tuple(words),
+            variables=environment,
+            stdin=nothing,
+            stdout=files[0],
+            stderr=files[1],
+            heavy=True,
+            children=tuple(children),
+        )
+        process = Process(_in_loop((launcher or tests_launcher()).launch(command)), None)
+        try:
+            code = process.wait(seconds)
+        finally:
+            process.kill()
+            process.wait()
+        said = [os.pread(each, os.fstat(each).st_size, 0).decode() for each in files]
+        return subprocess.CompletedProcess([module, *words], code, *said)
+    finally:
+        for descriptor in (nothing, *files):
+            os.close(descriptor)
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != _NOT_TOLD}
+
+
+async def _begun(launcher: TestsLauncher) -> None:
+    launcher.begin()
+
+
+def _in_loop(work: Awaitable[T]) -> T:
+    """Awaits from where a loop may be running already."""
+
+    async def awaited() -> T:
+        return await work
+
+    return asyncio.run_coroutine_threadsafe(awaited(), _loop()).result()
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    # What it starts ends with this thread, and this thread with the process.
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="processes", daemon=True).start()
+    return loop
