@@ -21,6 +21,8 @@ from triptych.domain.errors import TensorNotFound, TriptychError, Unavailable
 from triptych.domain.generation import GenerationRequest, resolve
 
 _RELEASE_SECONDS = 5.0
+# Programs whose numbers are doubles hold these, and those of a thousand further pictures, as they are.
+_DRAWN_SEEDS = 2**53 - 1024
 
 _log = get_logger(__name__)
 
@@ -65,7 +67,7 @@ class Pipeline:
             TriptychError: what a stage failed at.
         """
         route = self._pools.route(request.model)
-        parameters = resolve(request, route.model, lambda: secrets.randbits(63))
+        parameters = resolve(request, route.model, _drawn_seed)
         with self._quotas.admitted(tenant, parameters.pixel_steps):
             route.assign()
             job = Job(route, parameters, images, tenant.name, job_id, deadline)
@@ -125,3 +127,7 @@ class Pipeline:
                 _log.warning("not released, will expire", cause=str(answer))
             elif isinstance(answer, BaseException):
                 raise answer
+
+
+def _drawn_seed() -> int:
+    return secrets.randbelow(_DRAWN_SEEDS)

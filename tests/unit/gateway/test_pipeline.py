@@ -154,7 +154,7 @@ async def test_the_artifact_comes_in_chunks_of_which_the_first_describes_it() ->
     assert chunks == [ArtifactChunk(ARTIFACT, 0, b"abcd"), ArtifactChunk(None, 4, b"ef")]
 
 
-async def test_a_seed_is_drawn_where_none_was_asked() -> None:
+async def test_a_seed_is_drawn_where_none_was_asked_and_every_program_can_hold_it() -> None:
     async with _gateway() as gateway:
         seeds = set()
         for _ in range(3):
@@ -162,7 +162,9 @@ async def test_a_seed_is_drawn_where_none_was_asked() -> None:
             assert isinstance(accepted, JobAccepted)
             seeds.add(accepted.parameters.seed)
     assert len(seeds) == 3
-    assert all(0 <= each <= MAX_SEED for each in seeds)
+    assert all(0 <= seed <= MAX_SEED for seed in seeds)
+    # Nor do the seeds of a few hundred further pictures lose a digit where numbers are doubles.
+    assert all(int(float(seed + 500)) == seed + 500 < 2**53 for seed in seeds)
 
 
 async def test_everything_is_released_before_success_is_told() -> None:
