@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import (
     ByteSize,
@@ -57,7 +57,8 @@ class ProcessSettings(BaseSettings):
         try:
             _refuse_unknown_environment(cls)
             program = f"python -m {cls.__module__.removesuffix('.settings')}"
-            return cls(_cli_parse_args=list(arguments), _cli_prog_name=program)
+            paths, flags = _apart(arguments, cls)
+            return cls(_cli_parse_args=flags, _cli_prog_name=program, **paths)
         except ValidationError as error:
             problems = [f"{_path(each['loc'])}: {each['msg']}" for each in error.errors()]
         except (SettingsError, ConfigurationError) as error:
@@ -334,3 +335,27 @@ def _refuse_unknown_environment(settings: type[ProcessSettings]) -> None:
 
 def _path(location: tuple[int | str, ...]) -> str:
     return ".".join(map(str, location)) or "settings"
+
+
+def _apart(
+    arguments: Sequence[str], settings: type[BaseSettings]
+) -> tuple[dict[str, Any], list[str]]:
+    """Values of the lists of paths, by field, and the other flags.
+
+    The parser would divide a list's value at its commas, and a path may have commas in it.
+    """
+    lists = {
+        f"--{name.replace('_', '-')}": name
+        for name, field in settings.model_fields.items()
+        if get_origin(field.annotation) is tuple and get_args(field.annotation)[0] is not str
+    }
+    paths: dict[str, Any] = {}
+    others: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        flag, equals, value = argument.partition("=")
+        if flag in lists and (given := value if equals else next(left, None)) is not None:
+            paths[lists[flag]] = (*paths.get(lists[flag], ()), given)
+        else:
+            others.append(argument)
+    return paths, others

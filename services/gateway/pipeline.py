@@ -21,7 +21,7 @@ from triptych.domain.errors import TensorNotFound, TriptychError, Unavailable
 from triptych.domain.generation import GenerationRequest, resolve
 
 _RELEASE_SECONDS = 5.0
-# Programs whose numbers are doubles hold these, and those of a thousand further pictures, as they are.
+# A program whose numbers are doubles holds each as it is, and those of a thousand more pictures.
 _DRAWN_SEEDS = 2**53 - 1024
 
 _log = get_logger(__name__)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
-from pydantic import ValidationError
 
 from services.domain.model_source import HubModel
 from services.loaded_models.cache_profile import CacheProfile, find_profile
@@ -14,6 +13,7 @@ from services.model_families import Family, find_family
 from services.model_files.checksums import Checksums
 from services.model_files.directory import ModelDirectory
 from services.model_files.hub import open_model
+from services.model_files.model_name import ALLOWED, MODEL_NAME
 from services.model_files.modules import components_of
 from services.model_ports.spec import check_defaults
 from services.model_ports.stages import DenoiserModel, EncoderModel, VaeModel
@@ -110,20 +110,22 @@ def describe_model(
         ConfigurationError: the name is not one, or the defaults are outside the model's own limits.
     """
     capabilities = family.spec.capabilities(directory)
-    try:
-        model = Model(
-            name=directory.name if name is None else name,
-            family=family.spec.name,
-            capabilities=capabilities if profile is None else profile.applied(capabilities),
-            dtype=dtype,
-        )
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise ConfigurationError(
-            f"model name: {problem['input']!r} cannot be used: {problem['msg']}"
-        ) from error
+    model = Model(
+        name=_checked_name(directory, name),
+        family=family.spec.name,
+        capabilities=capabilities if profile is None else profile.applied(capabilities),
+        dtype=dtype,
+    )
     check_defaults(model)
     return model
+
+
+def _checked_name(directory: ModelDirectory, told: str | None) -> str:
+    name = directory.name if told is None else told
+    if not MODEL_NAME.fullmatch(name):
+        where = "in its triptych.json" if told is None else "given with --model-name"
+        raise ConfigurationError(f"model name: {name!r}, {where}, cannot be used; {ALLOWED}")
+    return name
 
 
 def _load(

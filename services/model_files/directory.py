@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from services.model_files.model_name import model_name
 from services.model_files.weights import check_weight_file, check_weights
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.model import GenerationDefaults
@@ -61,7 +62,6 @@ class ModelDirectory:
             subfolders.
         pipeline_class: `_class_name` of the former, for example "QwenImagePipeline", or the first
             of the latter's `architectures`.
-        name: what requests call the model unless the process was told otherwise.
     """
 
     def __init__(self, path: Path, name: str | None = None) -> None:
@@ -85,7 +85,18 @@ class ModelDirectory:
         self._index = _read_json(self.index_path)
         self.pipeline_class = self._architecture() if whole else self._class_name()
         self._manifest = _read_manifest(path / MANIFEST)
-        self.name = self._manifest.name or name or path.resolve().name
+        self._given_name = name
+
+    @property
+    def name(self) -> str:
+        """What requests call the model unless the process was told otherwise.
+
+        Raises:
+            ConfigurationError: triptych.json has no name, and the folder's makes none.
+        """
+        if self._manifest.name is not None:
+            return self._manifest.name
+        return model_name(self._given_name or self.path.resolve().name)
 
     def defaults(self, published: GenerationDefaults) -> GenerationDefaults:
         """The family's published defaults under those of this directory."""

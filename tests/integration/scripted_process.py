@@ -21,6 +21,8 @@ def main() -> None:
     if flags.crash:
         sys.stderr.write(flags.crash + "\n")
         sys.exit(1)
+    if flags.killed:
+        os.kill(os.getpid(), signal.SIGKILL)
     if flags.child:
         # In the same process group, and deaf to everything but SIGKILL.
         ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
@@ -51,6 +53,7 @@ def read_flags() -> argparse.Namespace:
     parser.add_argument("--refuse", help="say this and exit with 2")
     parser.add_argument("--refuse-only-if", type=Path, help="refuse only once this file is there")
     parser.add_argument("--crash", help="say this and exit with 1")
+    parser.add_argument("--killed", action="store_true", help="as the system does for memory")
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--child", type=Path, help="start a stubborn child, write its pid here")
     return parser.parse_args()

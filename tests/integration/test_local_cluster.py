@@ -208,6 +208,23 @@ async def test_process_that_never_comes_up_fails_the_start_with_its_last_lines(
     assert topology.lines().count("encoder started") == 3
 
 
+async def test_process_that_the_system_kills_whenever_it_has_almost_loaded_fails_the_start(
+    topology: ScriptedTopology,
+) -> None:
+    topology.flags["encoder"] = ["--killed"]
+
+    def forgetful() -> Backoff:
+        # As if each life had been a long one: a large model takes minutes to load.
+        return Backoff(first_seconds=0.01, healthy_seconds=1e-6)
+
+    with pytest.raises(ClusterFailedError) as failed:
+        await start_and_end(LocalCluster(spec(topology, start_attempts=3, backoff=forgetful)))
+    assert "the encoder was killed by SIGKILL, 3 times in a row; " in str(failed.value)
+    assert "has most often run out of memory" in str(failed.value)
+    assert "--dtype" in str(failed.value)
+    assert topology.lines().count("encoder started") == 3
+
+
 async def test_gateway_that_never_serves_fails_the_start(topology: ScriptedTopology) -> None:
     topology.flags["gateway"] = ["--needs", "somebody who never comes"]
     with pytest.raises(ClusterFailedError, match=r"not ready after 1 s(.|\n)*\[gateway\]"):

@@ -1,6 +1,7 @@
 """Keeps one process alive."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
@@ -87,12 +88,24 @@ class Supervisor:
                 raise ClusterConfigurationError(
                     f"the {self.name} cannot start: {child.last_lines(messages_only=True)}"
                 )
-            pause_seconds = self._backoff.after(child.lifetime_seconds)
+            # However long it took: a cluster that never served had no healthy process.
+            lifetime_seconds = child.lifetime_seconds if self.settled else 0.0
+            pause_seconds = self._backoff.after(lifetime_seconds)
             how = describe_exit(code)
-            if not self.settled and self._backoff.failures >= self._start_attempts:
-                raise ClusterFailedError(
-                    f"the {self.name} {how}, {self._backoff.failures} times in a row."
-                    f" Its last lines:\n{child.last_lines()}"
-                )
+            if self._backoff.failures >= self._start_attempts:
+                how = f"{how}, {self._backoff.failures} times in a row{_advice(code)}"
+                if not self.settled:
+                    raise ClusterFailedError(
+                        f"the {self.name} {how}. Its last lines:\n{child.last_lines()}"
+                    )
             self._on_event(ProcessDied(self.name, child.pid, how, pause_seconds))
             await asyncio.sleep(pause_seconds)
+
+
+def _advice(code: int) -> str:
+    if code != -signal.SIGKILL:
+        return ""
+    return (
+        "; whom the system kills while it loads a model has most often run out of memory (its log,"
+        " dmesg, says so): use a smaller --dtype, fewer models, or a machine with more"
+    )

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from denoiser_service.service.settings import DenoiserSettings
 from encoder_service.settings import EncoderSettings
 from services.domain.tiling import Tiling
+from services.fused.settings import FusedSettings
 from services.gateway.settings import GatewaySettings
 from tests.unit.domain.examples import loaded
 from triptych.domain.errors import ConfigurationError
@@ -42,6 +43,18 @@ def test_a_list_is_given_by_repetition_or_commas() -> None:
     settings = GatewaySettings.read([*GATEWAY, "--encoder=unix:/tmp/b", "--vae=v:2,v:3"])
     assert settings.encoder == ("e:1", "unix:/tmp/b")
     assert settings.vae == ("v:1", "v:2", "v:3")
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_path_in_a_list_is_taken_whole(joined: bool) -> None:
+    paths = ["/models/a, b", "/models/[c]", '/models/"d"', "/models/ü"]
+    told = [("--listen", "localhost:0")]
+    told += [(flag, path) for flag in ("--model", "--cache-profile") for path in paths]
+    flags = (
+        ["=".join(each) for each in told] if joined else [part for each in told for part in each]
+    )
+    settings = FusedSettings.read(flags)
+    assert settings.model == settings.cache_profile == tuple(map(Path, paths))
 
 
 def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,8 +75,11 @@ def test_defaults_that_no_request_could_have_are_refused(
 
 @pytest.mark.parametrize("name", ["", "two words", "-x", "a" * 65, "../demo"])
 def test_a_name_that_no_request_could_have_is_refused(demo: Path, name: str) -> None:
-    with pytest.raises(ConfigurationError, match="model name: "):
+    with pytest.raises(ConfigurationError, match=r"model name: .*--model-name.*; allowed are"):
         describe(demo, name)
+    (demo / "triptych.json").write_text(json.dumps({"name": name or "-"}))
+    with pytest.raises(ConfigurationError, match=r"model name: .*triptych\.json, cannot be used"):
+        describe(demo)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from services.model_files.directory import ModelDirectory
+from services.model_files.model_name import MODEL_NAME
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.model import GenerationDefaults
 
@@ -229,3 +230,28 @@ def test_a_file_that_is_nested_without_end_is_refused(path: Path, name: str, tex
     (path / name).write_text(text)
     with pytest.raises(ConfigurationError, match="cannot be read as JSON"):
         check(path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("Qwen Image", "Qwen-Image"),
+        ("qwen@v2", "qwen-v2"),
+        ("bildmodell-ü", "bildmodell-u"),
+        ("_qwen", "qwen"),
+        ("qwen, the second", "qwen-the-second"),
+        ("q" * 100, "q" * 64),
+        ("Qwen-Image_2.0", "Qwen-Image_2.0"),
+    ],
+)
+def test_a_folder_of_any_name_gives_its_model_one(path: Path, folder: str, name: str) -> None:
+    assert ModelDirectory(path.rename(path.with_name(folder))).name == name
+    assert MODEL_NAME.fullmatch(name)
+
+
+def test_a_folder_of_whose_name_nothing_is_left_says_how_to_name_the_model(path: Path) -> None:
+    directory = ModelDirectory(path.rename(path.with_name("模型")))
+    with pytest.raises(ConfigurationError, match=r"'模型'; .*--model-name .*triptych\.json"):
+        directory.name.strip()
+    write(directory.path / "triptych.json", {"name": "mine"})
+    assert ModelDirectory(directory.path).name == "mine"
