@@ -1,6 +1,8 @@
 """From noise to latents: which noise levels a request goes through."""
 
 import copy
+import inspect
+from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -11,6 +13,13 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_tim
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_part
 from services.torch_setup.runtime import wait_for
+from triptych.domain.errors import ConfigurationError
+
+# What schedulers raise for a configuration that they take without looking at it.
+_UNUSABLE = (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError, ImportError)
+# A solver that remembers earlier steps is other at their beginning and end than between.
+_TRIED_STEPS = (2, 10)
+_TRIED_VALUES = 8
 
 
 class Scheduler(Protocol):
@@ -134,7 +143,57 @@ def load_flow_scheduler(directory: ModelDirectory) -> FlowMatchEulerDiscreteSche
     """Loads a scheduler whose noise is drawn once, before the first step.
 
     Raises:
-        ConfigurationError: it cannot be loaded, or draws noise in every step.
+        ConfigurationError: it cannot be loaded, draws noise in every step, or cannot draw.
     """
     directory.refuse("scheduler", "stochastic_sampling", "a seed would not decide the picture")
-    return load_part(FlowMatchEulerDiscreteScheduler, directory, "scheduler")
+    directory.refuse("scheduler", "use_flow_sigmas", "this scheduler has no such noise levels")
+    scheduler = load_part(FlowMatchEulerDiscreteScheduler, directory, "scheduler")
+    check_schedule(directory, scheduler, mu=1.0)
+    return scheduler
+
+
+def check_schedule(directory: ModelDirectory, scheduler: Scheduler, **options: object) -> None:
+    """Follows a schedule with a few numbers, so that none fails in the middle of a request.
+
+    Args:
+        directory: whose scheduler it is.
+        scheduler: as loaded; left as it is.
+        options: see Schedule.
+
+    Raises:
+        ConfigurationError: it raises, or ends in numbers that are not finite; naming the values of
+            its configuration but for which it would not.
+    """
+    problem = _problem(scheduler, options)
+    if problem is None:
+        return
+    kind: Any = type(scheduler)
+    usual = {
+        name: parameter.default
+        for name, parameter in inspect.signature(kind.__init__).parameters.items()
+    }
+    values = {name: value for name, value in scheduler.config.items() if name in usual}
+    odd = {name: value for name, value in values.items() if value != usual[name]}
+    decisive = {
+        name: value
+        for name, value in odd.items()
+        if _problem(kind.from_config(values | {name: usual[name]}), options) is None
+    }
+    named = ", ".join(f"{name} is {value!r}" for name, value in (decisive or odd).items())
+    file = directory.path / "scheduler" / "scheduler_config.json"
+    raise ConfigurationError(f"{file}: {named}; with it nothing can be drawn: {problem}")
+
+
+def _problem(scheduler: Scheduler, options: Mapping[str, object]) -> str | None:
+    """What goes wrong along a schedule of a few steps and one of more, if anything does."""
+    for steps in _TRIED_STEPS:
+        latents = torch.linspace(-1, 1, _TRIED_VALUES).reshape(1, 1, 1, -1, 2)
+        try:
+            schedule = Schedule(scheduler, steps, latents.device, **options)
+            for _ in range(steps):
+                latents = schedule.advance(latents.sin(), latents)
+        except _UNUSABLE as error:
+            return " ".join(str(error).split())
+        if not latents.isfinite().all():
+            return f"numbers are not finite after {steps} steps"
+    return None

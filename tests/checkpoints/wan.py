@@ -22,7 +22,7 @@ def build(directory: Path) -> None:
         "wan2.2-t2v-a14b",
         "WanPipeline",
         {
-            "scheduler": _scheduler(),
+            "scheduler": scheduler(),
             "text_encoder": umt5_encoder(tokenizer, _TEXT_WIDTH),
             "tokenizer": tokenizer,
             "transformer": _transformer(),
@@ -34,7 +34,7 @@ def build(directory: Path) -> None:
     )
 
 
-def _scheduler() -> UniPCMultistepScheduler:
+def scheduler() -> UniPCMultistepScheduler:
     return UniPCMultistepScheduler(
         prediction_type="flow_prediction",
         use_flow_sigmas=True,

@@ -25,7 +25,7 @@ from services.model_ports.forwards import CONDITIONAL, UNCONDITIONAL, Rows
 from services.model_ports.stages import Tensors
 from services.numerics.conditioning import prompt_shapes, take_conditioning
 from services.numerics.denoising import ScheduledState
-from services.numerics.schedules import Schedule
+from services.numerics.schedules import Schedule, check_schedule
 from triptych.domain.generation import GenerationParameters
 
 
@@ -204,6 +204,7 @@ def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) ->
         ConfigurationError: they cannot be loaded, or need what this loop does not do.
     """
     scheduler = load_part(UniPCMultistepScheduler, directory, "scheduler")
+    check_schedule(directory, scheduler)
     high_noise, low_noise = (
         load_module(WanTransformer3DModel, directory, subfolder, dtype, device)
         for subfolder in ("transformer", "transformer_2")
