@@ -47,6 +47,7 @@ check: setup ## Lint, types, import contracts, protos.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
+	$(BIN)/python -m tools.check_protos
 
 format: setup ## Format the code and the protos.
 	$(BIN)/ruff format .

@@ -61,7 +61,7 @@ METHODS: Mapping[str, dict[str, Any]] = {
     "DBCache F1": dbcache(),
     "DBCache F4": dbcache(fn_compute_blocks=4),
     "DBCache F1 + TaylorSeer": dbcache(taylorseer_order=1),
-    "DBCache F1 + SCM fast": dbcache(scm={"mask_policy": "fast", "policy": "static"}),
+    "DBCache F1 + SCM fast": dbcache(scm_mask_policy="fast", scm_policy="static"),
 }
 NOTES = (
     "Random weights in published architectures of {sizes} million parameters, 512 x 512 pixels"

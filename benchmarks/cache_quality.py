@@ -88,7 +88,7 @@ CURVES: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "DBCache F4 W8": thresholds(partial(dbcache, fn_compute_blocks=4), 0.12, 0.24),
     "DBCache F8 W8": thresholds(partial(dbcache, fn_compute_blocks=8), 0.12, 0.24),
     "DBCache F1 W8 + SCM": {
-        each.value: dbcache(SCM_THRESHOLD, scm={"mask_policy": each.value, "policy": "dynamic"})
+        each.value: dbcache(SCM_THRESHOLD, scm_mask_policy=each.value, scm_policy="dynamic")
         for each in MaskPolicy
     },
 }
@@ -119,9 +119,7 @@ class Canvas:
         self._scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(model / "scheduler")
 
     def _parameters(self, prompt: str, seed: int, cache: dict[str, Any]) -> GenerationParameters:
-        request = GenerationRequest.model_validate(
-            {"prompt": prompt, "seed": seed, "steps": self._steps, "cache": cache}
-        )
+        request = GenerationRequest(prompt=prompt, seed=seed, steps=self._steps, cache=cache)
         return resolve(request, self._painter.denoiser.loaded.model, lambda: seed)
 
     def draw(self, prompt: str, seed: int, cache: dict[str, Any] = PLAIN) -> Drawn:

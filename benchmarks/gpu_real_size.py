@@ -65,7 +65,8 @@ CACHES: dict[str, dict[str, Any]] = {
         "max_continuous_cached_steps": -1,
         "residual_diff_threshold": 1e9,
         "taylorseer_order": 1,
-        "scm": {"mask_policy": "fast", "policy": "dynamic"},
+        "scm_mask_policy": "fast",
+        "scm_policy": "dynamic",
     },
 }
 NOTES = (

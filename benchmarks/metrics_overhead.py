@@ -18,9 +18,12 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.report import Row, write
 from denoiser_service.service.recorder import DenoiseRecorder
-from services.domain.stages import BranchDecision, DenoiseRequest, StageTask, StepCompleted
+from services.domain.stages import DenoiseRequest
 from services.observability.tracked import Tracked
 from tests.unit.domain.examples import PARAMETERS, TENSOR_REF
+from triptych.domain.cache_statistics import BranchDecision
+from triptych.domain.events import StepCompleted
+from triptych.domain.stage_timing import StageTask
 
 ROUNDS = 20
 NOTES = (

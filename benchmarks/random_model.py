@@ -176,7 +176,7 @@ class RandomModel:
 
     def parameters(self, **fields: object) -> GenerationParameters:
         """Effective values of a request."""
-        request = GenerationRequest.model_validate({"prompt": "noise", "seed": 0, **fields})
+        request = GenerationRequest(**({"prompt": "noise", "seed": 0, **fields}))
         return resolve(request, self._model, lambda: 0)
 
     def conditioning(self, parameters: GenerationParameters) -> dict[str, torch.Tensor]:

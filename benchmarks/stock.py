@@ -43,7 +43,7 @@ def switch_on(pipeline: Pipeline, cache: CacheDit, *, guided: bool, steps: int) 
     from cache_dit.logger import suppress_loggers
 
     suppress_loggers(["cache_dit*"])
-    scm, order = cache.scm, cache.taylorseer_order
+    mask, order = cache.scm_mask_policy, cache.taylorseer_order
     config = cache_dit.DBCacheConfig(
         Fn_compute_blocks=cache.fn_compute_blocks,
         Bn_compute_blocks=cache.bn_compute_blocks,
@@ -54,9 +54,9 @@ def switch_on(pipeline: Pipeline, cache: CacheDit, *, guided: bool, steps: int) 
         # Told, where it cannot guess: a request without guidance has one forward a step.
         enable_separate_cfg=None if guided else False,
         steps_computation_mask=None
-        if scm is None
-        else cache_dit.steps_mask(total_steps=steps, mask_policy=scm.mask_policy.value),
-        steps_computation_policy="dynamic" if scm is None else scm.policy.value,
+        if mask is None
+        else cache_dit.steps_mask(total_steps=steps, mask_policy=mask),
+        steps_computation_policy=cache.scm_policy or "dynamic",
     )
     calibrator = (
         None if order is None else cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=order)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from encoder_service.stage import EncodeStage
-from services.domain.stages import Encoded, EncodeRequest, StageTask
+from services.domain.stages import Encoded, EncodeRequest
 from services.domain.store_control import StoreControl
 from services.observability.tracing import current
 from services.observability.tracked import Tracked
@@ -11,6 +11,7 @@ from services.rpc.replica import WorkerReplica
 from services.rpc.worker import StageWorker
 from triptych.domain.deadline import Deadline
 from triptych.domain.model import LoadedModel, Stage
+from triptych.domain.stage_timing import StageTask
 
 
 class EncoderReplica(WorkerReplica):

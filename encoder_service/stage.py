@@ -1,8 +1,9 @@
 """Prompts and pictures to conditioning."""
 
 import time
+from dataclasses import replace
 
-from services.domain.stages import Encoded, EncodeRequest, StageTask, StageTiming
+from services.domain.stages import Encoded, EncodeRequest
 from services.loaded_models.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
 from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import EncoderModel, Images, PromptWriter
@@ -11,6 +12,7 @@ from services.tensor_store.tensor_store import TensorStore
 from triptych.domain.deadline import Deadline
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.model import Stage
+from triptych.domain.stage_timing import StageTask, StageTiming
 
 
 class EncodeStage:
@@ -54,7 +56,7 @@ class EncodeStage:
         written = self._write_prompt(parameters, images)
         wrote = time.perf_counter()
         if written is not None:
-            parameters = parameters.model_copy(update={"prompt": written})
+            parameters = replace(parameters, prompt=written)
         encodings = self._model.encodings(parameters, images)
         pictures = dict(enumerate(request.images))
         conditioning, reuse = self._encoder.encode(encodings, request.tenant, pictures)

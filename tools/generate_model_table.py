@@ -22,8 +22,8 @@ from triptych.domain.acceleration import CacheMethod
 from triptych.domain.element_type import ElementType
 from triptych.domain.family_options import LayeredOptions, OptionKind, VideoOptions
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
-from triptych.domain.input_image import InputImage
-from triptych.domain.model import Capabilities, MediaFormat, Model
+from triptych.domain.input_image import ImageDescription
+from triptych.domain.model import Capabilities, MediaFormat, ModelInfo
 from triptych.domain.parallel import ParallelMethod
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
@@ -182,11 +182,11 @@ class Published:
 
     name: str
     directory: ModelDirectory
-    model: Model
+    model: ModelInfo
 
     def usual(self, images: int) -> tuple[GenerationParameters, Crossings]:
         """A request that leaves everything out but so many square images, and what crosses."""
-        image = InputImage(
+        image = ImageDescription(
             width=_USUAL_SIDE, height=_USUAL_SIDE, size_bytes=1, checksum_xxh3=images
         )
         request = GenerationRequest(prompt="a picture", images=(image,) * images)

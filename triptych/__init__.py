@@ -15,17 +15,34 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from triptych.aio import AsyncClient
-    from triptych.cache import (
-        BranchDecision,
-        BranchStatistics,
-        CacheDit,
-        CacheStatistics,
-        NoCache,
-        TeaCache,
-    )
     from triptych.channel import tls_credentials
     from triptych.client import Client
-    from triptych.conditioning_reuse import ConditioningReuse
+    from triptych.domain.acceleration import CacheDit, NoCache, TeaCache
+    from triptych.domain.cache_statistics import BranchDecision, BranchStatistics, CacheStatistics
+    from triptych.domain.conditioning_reuse import ConditioningReuse
+    from triptych.domain.errors import FieldViolation
+    from triptych.domain.events import (
+        Accepted,
+        Preview,
+        Queued,
+        StageCompleted,
+        StageStarted,
+        StepCompleted,
+    )
+    from triptych.domain.failure import Failure
+    from triptych.domain.family_options import (
+        BagelOptions,
+        FluxOptions,
+        LayeredOptions,
+        LongCatOptions,
+        VideoOptions,
+    )
+    from triptych.domain.generation import GenerationParameters, GenerationRequest
+    from triptych.domain.generation_result import Artifact, GenerationResult
+    from triptych.domain.input_image import ImageDescription, UploadedImage
+    from triptych.domain.model import ModelInfo
+    from triptych.domain.parallel import ParallelDegrees
+    from triptych.domain.stage_timing import StageTiming
     from triptych.errors import (
         ArtifactCorruptedError,
         CancelledError,
@@ -40,34 +57,14 @@ if TYPE_CHECKING:
         UnavailableError,
         UnimplementedError,
     )
-    from triptych.events import (
-        Accepted,
-        Completed,
-        Event,
-        Preview,
-        Queued,
-        StageCompleted,
-        StageStarted,
-        StepCompleted,
-    )
-    from triptych.family_options import (
-        BagelOptions,
-        FluxOptions,
-        LayeredOptions,
-        LongCatOptions,
-        VideoOptions,
-    )
-    from triptych.generation import Generation, GenerationParameters, StageTiming
-    from triptych.input_image import ImageDescription, UploadedImage
-    from triptych.model_info import ModelInfo
-    from triptych.parallel import ParallelDegrees
-    from triptych.request import GenerationRequest
-    from triptych.status import Failure, FieldViolation
+    from triptych.events import Completed, Event
+    from triptych.generation import Generation
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Accepted",
+    "Artifact",
     "ArtifactCorruptedError",
     "AsyncClient",
     "BagelOptions",
@@ -87,6 +84,7 @@ __all__ = [
     "Generation",
     "GenerationParameters",
     "GenerationRequest",
+    "GenerationResult",
     "ImageDescription",
     "InternalError",
     "InvalidRequestError",
@@ -114,21 +112,26 @@ __all__ = [
     "tls_credentials",
 ]
 
+# Those that load least come first: a noun costs no gRPC.
 _HOMES = (
-    "aio",
-    "cache",
+    "domain.acceleration",
+    "domain.cache_statistics",
+    "domain.conditioning_reuse",
+    "domain.failure",
+    "domain.family_options",
+    "domain.input_image",
+    "domain.model",
+    "domain.parallel",
+    "domain.stage_timing",
+    "domain.generation",
+    "domain.generation_result",
+    "domain.events",
+    "errors",
+    "generation",
+    "events",
     "channel",
     "client",
-    "conditioning_reuse",
-    "errors",
-    "events",
-    "family_options",
-    "generation",
-    "input_image",
-    "model_info",
-    "parallel",
-    "request",
-    "status",
+    "aio",
 )
 
 

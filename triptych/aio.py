@@ -9,7 +9,6 @@ from typing import Self, Unpack
 import grpc
 import grpc.aio
 
-from triptych import wire
 from triptych.channel import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_SECONDS,
@@ -17,14 +16,15 @@ from triptych.channel import (
     channel_options,
 )
 from triptych.client import Client
-from triptych.deadline import Deadline, checked_timeout
+from triptych.codec.tables import MODELS
+from triptych.domain.deadline import Deadline, checked_timeout
+from triptych.domain.generation import GenerationRequest, RequestOptions
+from triptych.domain.input_image import ImageFile, UploadedImage
+from triptych.domain.model import ModelInfo
 from triptych.errors import error_from
 from triptych.event_reader import EventReader
 from triptych.events import Completed, Event
 from triptych.generation import Generation
-from triptych.input_image import ImageFile, UploadedImage
-from triptych.model_info import ModelInfo
-from triptych.request import GenerationRequest, RequestOptions
 from triptych.request_writer import RequestWriter
 from triptych.status import failure_of
 from triptych.v1 import generation_service_pb2 as messages
@@ -154,7 +154,7 @@ class AsyncClient:
                 timeout=self._or_default(timeout),
                 metadata=self._metadata,
             )
-        return [wire.model_from_proto(each) for each in response.models]
+        return [MODELS.read(model, strict=False) for model in response.models]
 
     async def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
         """One model's limits and defaults.
@@ -168,17 +168,17 @@ class AsyncClient:
                 timeout=self._or_default(timeout),
                 metadata=self._metadata,
             )
-        return wire.model_from_proto(response.model)
+        return MODELS.read(response.model, strict=False)
 
     async def _events(self, writer: RequestWriter, timeout: float) -> AsyncGenerator[Event, None]:
-        deadline = Deadline(timeout)
+        deadline = Deadline.after(timeout)
         for upload in await asyncio.to_thread(writer.uploads):
             with upload.named():
-                seconds = deadline.remaining_seconds
+                seconds = deadline.remaining_seconds()
                 upload.done(await self.upload_image(upload.data, timeout=seconds))
         reader = EventReader()
         call = self._stub.Generate(
-            writer.message, timeout=deadline.remaining_seconds, metadata=self._metadata
+            writer.message, timeout=deadline.remaining_seconds(), metadata=self._metadata
         )
         try:
             with self._translated():

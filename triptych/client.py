@@ -7,21 +7,21 @@ from typing import Self, Unpack
 
 import grpc
 
-from triptych import wire
 from triptych.channel import (
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT_SECONDS,
     call_metadata,
     channel_options,
 )
-from triptych.deadline import Deadline, checked_timeout
+from triptych.codec.tables import MODELS, UPLOADED_IMAGES
+from triptych.domain.deadline import Deadline, checked_timeout
+from triptych.domain.generation import GenerationRequest, RequestOptions
+from triptych.domain.input_image import ImageFile, UploadedImage
+from triptych.domain.model import ModelInfo
 from triptych.errors import error_from
 from triptych.event_reader import EventReader
 from triptych.events import Completed, Event
 from triptych.generation import Generation
-from triptych.input_image import ImageFile, UploadedImage
-from triptych.model_info import ModelInfo
-from triptych.request import GenerationRequest, RequestOptions
 from triptych.request_writer import RequestWriter, read_upload, upload_chunks
 from triptych.status import failure_of
 from triptych.v1 import generation_service_pb2 as messages
@@ -138,7 +138,7 @@ class Client:
             response = self._stub.UploadImage(
                 chunks, timeout=self._or_default(timeout), metadata=self._metadata
             )
-        return wire.uploaded_image_from_proto(response)
+        return UPLOADED_IMAGES.read(response, strict=False)
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """The models a request may name now."""
@@ -148,7 +148,7 @@ class Client:
                 timeout=self._or_default(timeout),
                 metadata=self._metadata,
             )
-        return [wire.model_from_proto(each) for each in response.models]
+        return [MODELS.read(model, strict=False) for model in response.models]
 
     def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
         """One model's limits and defaults.
@@ -162,17 +162,17 @@ class Client:
                 timeout=self._or_default(timeout),
                 metadata=self._metadata,
             )
-        return wire.model_from_proto(response.model)
+        return MODELS.read(response.model, strict=False)
 
     def _events(self, writer: RequestWriter, timeout: float) -> Generator[Event, None, None]:
-        deadline = Deadline(timeout)
+        deadline = Deadline.after(timeout)
         for upload in writer.uploads():
             with upload.named():
-                seconds = deadline.remaining_seconds
+                seconds = deadline.remaining_seconds()
                 upload.done(self.upload_image(upload.data, timeout=seconds))
         reader = EventReader()
         call = self._stub.Generate(
-            writer.message, timeout=deadline.remaining_seconds, metadata=self._metadata
+            writer.message, timeout=deadline.remaining_seconds(), metadata=self._metadata
         )
         try:
             with self._translated():

@@ -14,7 +14,8 @@ TriptychError
 └── InternalError             anything else
 """
 
-from triptych.status import Failure, FieldViolation
+from triptych.domain.errors import FieldViolation
+from triptych.domain.failure import Failure
 
 
 class TriptychError(Exception):

@@ -1,52 +1,19 @@
 """What a failed RPC says about itself, as plain values, for the client and the services alike."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
+from triptych.domain.errors import FieldViolation
+from triptych.domain.failure import Failure
+
 ERROR_DOMAIN = "triptych"
 """The `domain` of every google.rpc.ErrorInfo that Triptych sends."""
 
 M = TypeVar("M", bound=Message)
-
-
-@dataclass(frozen=True, slots=True)
-class FieldViolation:
-    """One field of a request that is not allowed.
-
-    Attributes:
-        field: path in GenerationParameters, for example "width".
-        description: the value that came and what is allowed.
-    """
-
-    field: str
-    description: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A failed RPC.
-
-    Attributes:
-        status: canonical code name, for example "UNAVAILABLE".
-        reason: stable and machine-readable, for example "STAGE_UNAVAILABLE"; equal to `status`
-            when the failure did not come from Triptych (a refused connection, a proxy).
-        message: a sentence for people.
-        violations: for INVALID_ARGUMENT, every field that was refused.
-        retry_after_seconds: when a repetition may help; None if the peer did not say.
-        foreign: whether it did not come from Triptych.
-    """
-
-    status: str
-    reason: str
-    message: str
-    violations: tuple[FieldViolation, ...] = ()
-    retry_after_seconds: float | None = None
-    foreign: bool = False
 
 
 def failure_of(error: grpc.RpcError, peer: str = "the server") -> Failure:

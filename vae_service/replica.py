@@ -13,7 +13,6 @@ from services.domain.stages import (
     EncodeImageRequest,
     MediaChunk,
     PreviewPicture,
-    StageTask,
 )
 from services.domain.store_control import StoreControl
 from services.observability.metrics import PREVIEWS_DRAWN
@@ -24,6 +23,7 @@ from services.rpc.worker import StageWorker, Timed
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import StageUnavailable
 from triptych.domain.model import LoadedModel, Stage
+from triptych.domain.stage_timing import StageTask
 from vae_service.preview_stage import PreviewStage
 from vae_service.stage import VaeStage
 

@@ -6,19 +6,17 @@ from typing import Any
 
 import grpc
 
-from services.domain.stages import (
-    Artifact,
-    DecodeEvent,
-    DecodeRequest,
-    DrawPreviewRequest,
-    EncodeImageRequest,
-    MediaChunk,
-    Vae,
-)
-from services.rpc.convert.generation import parameters_from_proto
-from services.rpc.convert.stages import artifact_to_proto, reuse_to_proto, timing_to_proto
-from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
+from services.domain.stages import DecodeEvent, MediaChunk, Vae
 from services.rpc.stage_servicer import checked_identity, deadline_of
+from services.rpc.tables import (
+    DECODE_REQUESTS,
+    DRAW_PREVIEW_REQUESTS,
+    ENCODE_IMAGE_REQUESTS,
+    ENCODED_IMAGES,
+    PREVIEW_PICTURES,
+)
+from triptych.codec.tables import ARTIFACTS, TIMINGS
+from triptych.domain.generation_result import Artifact
 from triptych.v1 import vae_service_pb2, vae_service_pb2_grpc
 
 
@@ -34,20 +32,10 @@ class VaeServicer(vae_service_pb2_grpc.VaeServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> vae_service_pb2.EncodeImageResponse:
         """Encodes one input image and stores its latents."""
-        request_id, tenant = checked_identity(request.request_id, request.tenant)
-        asked = EncodeImageRequest(
-            request_id=request_id,
-            tenant=tenant,
-            parameters=parameters_from_proto(request.parameters),
-            index=request.image_index,
-            image=request.image.data,
-        )
+        checked_identity(request.request_id, request.tenant)
+        asked = ENCODE_IMAGE_REQUESTS.read(request)
         encoded = await self._vae.encode_image(asked, deadline_of(context))
-        return vae_service_pb2.EncodeImageResponse(
-            latents=tensor_ref_to_proto(encoded.latents),
-            timing=timing_to_proto(encoded.timing),
-            conditioning_reuse=map(reuse_to_proto, encoded.conditioning_reuse),
-        )
+        return ENCODED_IMAGES.write(encoded)
 
     async def Decode(  # noqa: N802 - gRPC's name
         self,
@@ -55,13 +43,8 @@ class VaeServicer(vae_service_pb2_grpc.VaeServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[vae_service_pb2.DecodeResponse]:
         """Decodes latents and streams the encoded media."""
-        request_id, tenant = checked_identity(request.request_id, request.tenant)
-        asked = DecodeRequest(
-            request_id=request_id,
-            tenant=tenant,
-            parameters=parameters_from_proto(request.parameters),
-            latents=tensor_ref_from_proto("latents", request.latents),
-        )
+        checked_identity(request.request_id, request.tenant)
+        asked = DECODE_REQUESTS.read(request)
         async with aclosing(self._vae.decode(asked, deadline_of(context))) as events:
             async for event in events:
                 yield _to_proto(event)
@@ -72,22 +55,15 @@ class VaeServicer(vae_service_pb2_grpc.VaeServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> vae_service_pb2.DrawPreviewResponse:
         """Draws a small picture of latents that are not finished."""
-        request_id, tenant = checked_identity(request.request_id, request.tenant)
-        asked = DrawPreviewRequest(
-            request_id=request_id,
-            tenant=tenant,
-            parameters=parameters_from_proto(request.parameters),
-            latents=tensor_ref_from_proto("latents", request.latents),
-        )
+        checked_identity(request.request_id, request.tenant)
+        asked = DRAW_PREVIEW_REQUESTS.read(request)
         drawn = await self._vae.draw_preview(asked, deadline_of(context))
-        return vae_service_pb2.DrawPreviewResponse(
-            data=drawn.data, width=drawn.width, height=drawn.height
-        )
+        return PREVIEW_PICTURES.write(drawn)
 
 
 def _to_proto(event: DecodeEvent) -> vae_service_pb2.DecodeResponse:
     if isinstance(event, Artifact):
-        return vae_service_pb2.DecodeResponse(artifact=artifact_to_proto(event))
+        return vae_service_pb2.DecodeResponse(artifact=ARTIFACTS.write(event))
     if isinstance(event, MediaChunk):
         return vae_service_pb2.DecodeResponse(data=event.data)
-    return vae_service_pb2.DecodeResponse(timing=timing_to_proto(event.timing))
+    return vae_service_pb2.DecodeResponse(timing=TIMINGS.write(event.timing))

@@ -7,14 +7,7 @@ from dataclasses import dataclass
 import xxhash
 from PIL import Image
 
-from services.domain.stages import (
-    Artifact,
-    DecodeRequest,
-    EncodedImage,
-    EncodeImageRequest,
-    StageTask,
-    StageTiming,
-)
+from services.domain.stages import DecodeRequest, EncodedImage, EncodeImageRequest
 from services.loaded_models.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
 from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import ImageEncodingVae, VaeModel
@@ -23,7 +16,9 @@ from services.tensor_store.tensor_store import TensorStore
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import TriptychError, Unsupported
 from triptych.domain.generation import GenerationParameters
+from triptych.domain.generation_result import Artifact
 from triptych.domain.model import Stage
+from triptych.domain.stage_timing import StageTask, StageTiming
 from vae_service.media import encode_media
 
 

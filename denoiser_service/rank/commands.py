@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from services.domain.stages import BranchDecision
 from services.domain.tensor_ref import TensorRef
 from services.observability.tracing import TRACEPARENT_LENGTH
+from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.errors import FieldViolation, RemoteFailure, TriptychError
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.model import LoadedModel

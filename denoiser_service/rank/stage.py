@@ -16,7 +16,7 @@ from denoiser_service.rank.joint_forward import Answers, Forward, Unanswered
 from denoiser_service.rank.parallel.mesh import RankMesh
 from denoiser_service.rank.parallel.model import ParallelModel
 from denoiser_service.rank.stored_previews import StoredPreviews
-from services.domain.stages import BranchDecision, DenoiseRequest
+from services.domain.stages import DenoiseRequest
 from services.loaded_models.stage_model import StageModel
 from services.model_ports.forwards import Rows
 from services.model_ports.stages import (
@@ -30,6 +30,7 @@ from services.model_ports.stages import (
 )
 from services.tensor_store.tensor_store import TensorStore
 from triptych.domain.acceleration import NoCache
+from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import InvalidRequest, NotFound, TriptychError
 from triptych.domain.generation import GenerationParameters

@@ -13,7 +13,7 @@ from denoiser_service.rank.commands import (
     Step,
     Stepped,
 )
-from services.domain.stages import BranchDecision
+from triptych.domain.cache_statistics import BranchDecision
 
 
 class RanksDisagree(Exception):

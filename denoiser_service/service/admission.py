@@ -8,7 +8,7 @@ from denoiser_service.service.room import Candidate, Room
 from services.domain.stages import DenoiseRequest
 from services.loaded_models.stage_model import check_parameters
 from triptych.domain.errors import AlreadyExists, QueueFull, TriptychError, Unavailable
-from triptych.domain.model import Model, Stage
+from triptych.domain.model import ModelInfo, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Admission:
         request: DenoiseRequest,
         present: Sequence[Candidate],
         *,
-        model: Model | None,
+        model: ModelInfo | None,
         step_seconds: float,
     ) -> Admit | Refuse:
         """Whether a request is taken in.
@@ -82,7 +82,7 @@ class Admission:
             raise QueueFull(Stage.DENOISER, self.max_queued, retry_seconds)
 
 
-def check(request: DenoiseRequest, model: Model | None) -> None:
+def check(request: DenoiseRequest, model: ModelInfo | None) -> None:
     """Refuses what every rank would refuse; the limits of its model once that is known.
 
     Raises:

@@ -7,20 +7,14 @@ from denoiser_service.rank_group.port import Ranks
 from denoiser_service.service.cache_statistics import always_computed_share, cache_statistics
 from denoiser_service.service.event_log import EventLog
 from denoiser_service.service.room import Candidate, Leaving
-from services.domain.stages import (
-    CacheStatistics,
-    Denoised,
-    DenoiseRequest,
-    DenoiseStarted,
-    PreviewLatents,
-    StageTask,
-    StageTiming,
-    StepCompleted,
-)
+from services.domain.stages import Denoised, DenoiseRequest, DenoiseStarted, PreviewLatents
 from triptych.domain.acceleration import CacheSupport, NoCache
+from triptych.domain.cache_statistics import CacheStatistics
 from triptych.domain.deadline import Deadline
+from triptych.domain.events import StepCompleted
 from triptych.domain.model import Stage
 from triptych.domain.parallel import ONE_RANK
+from triptych.domain.stage_timing import StageTask, StageTiming
 
 
 class AdmittedRequest:

@@ -3,8 +3,9 @@
 import statistics
 from collections.abc import Sequence
 
-from services.domain.stages import BranchStatistics, CacheStatistics, StepCompleted
 from triptych.domain.acceleration import Cache, CacheDit, CacheSupport
+from triptych.domain.cache_statistics import BranchStatistics, CacheStatistics
+from triptych.domain.events import StepCompleted
 
 
 def cache_statistics(steps: Sequence[StepCompleted], always_computed: float) -> CacheStatistics:

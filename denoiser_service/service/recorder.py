@@ -3,17 +3,12 @@
 import time
 from collections.abc import Sequence
 
-from services.domain.stages import (
-    BranchDecision,
-    Denoised,
-    DenoiseEvent,
-    DenoiseRequest,
-    DenoiseStarted,
-    StepCompleted,
-)
+from services.domain.stages import Denoised, DenoiseEvent, DenoiseRequest, DenoiseStarted
 from services.observability import tracing
 from services.observability.metrics import FORWARDS, REUSED_RATIO, STEP_SECONDS
 from services.observability.tracked import Tracked
+from triptych.domain.cache_statistics import BranchDecision
+from triptych.domain.events import StepCompleted
 
 
 class DenoiseRecorder:

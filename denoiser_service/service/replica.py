@@ -8,13 +8,7 @@ from contextlib import aclosing
 from denoiser_service.rank_group.port import RankGroup
 from denoiser_service.service.recorder import DenoiseRecorder
 from denoiser_service.service.scheduler import StepScheduler
-from services.domain.stages import (
-    Capacity,
-    DenoiseEvent,
-    DenoiseRequest,
-    RankGroupInfo,
-    StageTask,
-)
+from services.domain.stages import Capacity, DenoiseEvent, DenoiseRequest, RankGroupInfo
 from services.domain.store_control import StoreControl
 from services.observability.tracing import traceparent
 from services.observability.tracked import UNKNOWN, Tracked
@@ -23,6 +17,7 @@ from services.rpc.store_calls import StoreCalls
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import StageUnavailable
 from triptych.domain.model import Stage
+from triptych.domain.stage_timing import StageTask
 
 
 class DenoiserReplica:

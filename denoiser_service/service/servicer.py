@@ -7,26 +7,14 @@ from typing import Any
 import grpc
 
 from denoiser_service.service.replica import DenoiserReplica
-from services.domain.stages import (
-    DenoiseEvent,
-    DenoiseRequest,
-    DenoiseStarted,
-    PreviewLatents,
-    StageTask,
-    StepCompleted,
-)
-from services.rpc.convert.enums import STAGE_TASKS, STAGES
-from services.rpc.convert.generation import parameters_from_proto
-from services.rpc.convert.stages import (
-    denoised_to_proto,
-    preview_latents_to_proto,
-    step_to_proto,
-)
-from services.rpc.convert.tensors import tensor_ref_from_proto
+from services.domain.stages import DenoiseEvent, DenoiseStarted
 from services.rpc.stage_servicer import checked_identity, deadline_of
+from services.rpc.tables import DENOISE_EVENTS, DENOISE_REQUESTS
 from triptych.domain.errors import FieldViolation, InvalidRequest
+from triptych.domain.events import StageStarted
 from triptych.domain.model import Stage
-from triptych.v1 import denoiser_service_pb2, denoiser_service_pb2_grpc, job_pb2
+from triptych.domain.stage_timing import StageTask
+from triptych.v1 import denoiser_service_pb2, denoiser_service_pb2_grpc
 
 # A long video takes minutes; a caller without a deadline must not hold the ranks for ever.
 _DEFAULT_SECONDS = 3600.0
@@ -48,17 +36,8 @@ class DenoiserServicer(denoiser_service_pb2_grpc.DenoiserServiceServicer):
         given = {field.name for field, _ in request.ListFields()}
         if unserved := [each for each in _UNSERVED if each in given]:
             raise InvalidRequest([FieldViolation(each, "is not served") for each in unserved])
-        request_id, tenant = checked_identity(request.request_id, request.tenant)
-        asked = DenoiseRequest(
-            request_id=request_id,
-            tenant=tenant,
-            parameters=parameters_from_proto(request.parameters),
-            conditioning=tensor_ref_from_proto("conditioning", request.conditioning),
-            image_latents=tuple(
-                tensor_ref_from_proto(f"image_latents[{number}]", each)
-                for number, each in enumerate(request.image_latents)
-            ),
-        )
+        checked_identity(request.request_id, request.tenant)
+        asked = DENOISE_REQUESTS.read(request)
         deadline = deadline_of(context, _DEFAULT_SECONDS)
         async with aclosing(self._denoiser.denoise(asked, deadline)) as events:
             async for event in events:
@@ -75,13 +54,5 @@ class DenoiserServicer(denoiser_service_pb2_grpc.DenoiserServiceServicer):
 
 
 def _to_proto(event: DenoiseEvent) -> denoiser_service_pb2.DenoiseResponse:
-    if isinstance(event, DenoiseStarted):
-        started = job_pb2.StageStarted(
-            stage=STAGES.to_wire(Stage.DENOISER), task=STAGE_TASKS.to_wire(StageTask.DENOISE)
-        )
-        return denoiser_service_pb2.DenoiseResponse(started=started)
-    if isinstance(event, StepCompleted):
-        return denoiser_service_pb2.DenoiseResponse(step_completed=step_to_proto(event))
-    if isinstance(event, PreviewLatents):
-        return denoiser_service_pb2.DenoiseResponse(preview=preview_latents_to_proto(event))
-    return denoiser_service_pb2.DenoiseResponse(denoised=denoised_to_proto(event))
+    started = StageStarted(Stage.DENOISER, StageTask.DENOISE)
+    return DENOISE_EVENTS.write(started if isinstance(event, DenoiseStarted) else event)

@@ -6,46 +6,19 @@ the gateway cannot tell. Every method may raise any TriptychError.
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 from services.domain.tensor_ref import TensorRef
+from triptych.domain.cache_statistics import CacheStatistics
 from triptych.domain.conditioning_reuse import ConditioningReuse
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import InvalidRequest
+from triptych.domain.events import StepCompleted
 from triptych.domain.generation import GenerationParameters
-from triptych.domain.model import LoadedModel, MediaFormat, Stage
+from triptych.domain.generation_result import Artifact
+from triptych.domain.model import LoadedModel, Stage
 from triptych.domain.parallel import ONE_RANK, ParallelDegrees
-
-
-class StageTask(StrEnum):
-    """What a stage did for a request; the VAE works twice for editing models."""
-
-    ENCODE_PROMPT = "encode_prompt"
-    ENCODE_IMAGES = "encode_images"
-    DENOISE = "denoise"
-    DECODE = "decode"
-
-
-@dataclass(frozen=True, slots=True)
-class StageTiming:
-    """Where the time of one stage's task went, in seconds.
-
-    Attributes:
-        queue_seconds: waiting for the stage to begin this request.
-        run_seconds: inside the stage's own computation.
-        transfer_seconds: writing and reading tensors.
-        total_seconds: as seen by the gateway, everything included; 0 until the gateway fills it in.
-        writing_seconds: the part of run_seconds in which a language model wrote.
-    """
-
-    stage: Stage
-    task: StageTask
-    queue_seconds: float
-    run_seconds: float
-    transfer_seconds: float
-    total_seconds: float = 0.0
-    writing_seconds: float = 0.0
+from triptych.domain.stage_timing import StageTiming
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,38 +108,6 @@ class DenoiseStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class BranchDecision:
-    """What a cache decided for one guidance branch in one step.
-
-    Attributes:
-        branch: for example "cond".
-        reused: whether blocks were skipped.
-        signal: what the method looked at (a relative distance); None where it looked at nothing.
-    """
-
-    branch: str
-    reused: bool
-    signal: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class StepCompleted:
-    """One denoising step is done.
-
-    Attributes:
-        step: 1 to total_steps.
-        sigma: the noise level the step started from.
-        decisions: of the request's cache, branch by branch; empty without one.
-    """
-
-    step: int
-    total_steps: int
-    sigma: float
-    seconds: float
-    decisions: tuple[BranchDecision, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class PreviewLatents:
     """What the loop was heading for after a step, in the form of finished latents.
 
@@ -175,47 +116,6 @@ class PreviewLatents:
 
     step: int
     latents: TensorRef
-
-
-@dataclass(frozen=True, slots=True)
-class BranchStatistics:
-    """What caching did for one guidance branch over a whole request, in forwards."""
-
-    branch: str
-    computed: int
-    reused: int
-
-
-@dataclass(frozen=True, slots=True)
-class CacheStatistics:
-    """What caching did over a whole request, and what that gained.
-
-    Attributes:
-        branches: each at least one forward.
-        estimated_speedup: of the loop, from what was reused; see the denoiser's
-            cache_statistics.
-        realised_speedup: of the loop, from its own steps' seconds; None where no step was computed
-            whole.
-    """
-
-    branches: tuple[BranchStatistics, ...]
-    estimated_speedup: float
-    realised_speedup: float | None
-
-    @property
-    def computed_forwards(self) -> int:
-        """Of all branches."""
-        return sum(each.computed for each in self.branches)
-
-    @property
-    def reused_forwards(self) -> int:
-        """Of all branches."""
-        return sum(each.reused for each in self.branches)
-
-    @property
-    def reused_share(self) -> float:
-        """Of all forwards, 0 to 1: the skipped share."""
-        return self.reused_forwards / (self.computed_forwards + self.reused_forwards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,24 +146,6 @@ class DecodeRequest:
     tenant: str
     parameters: GenerationParameters
     latents: TensorRef
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """An artifact without its bytes: pixels, bytes, XXH3-64 of the encoded bytes.
-
-    Attributes:
-        tile_size: side in pixels of the tiles that the VAE works in; 0 if it works in none.
-    """
-
-    artifact_id: str
-    media_format: MediaFormat
-    width: int
-    height: int
-    num_frames: int
-    size_bytes: int
-    checksum_xxh3: int
-    tile_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

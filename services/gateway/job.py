@@ -6,15 +6,8 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 
-from services.domain.job_event import (
-    ArtifactChunk,
-    JobCompleted,
-    JobEvent,
-    StageCompleted,
-    StageStarted,
-)
+from services.domain.job_event import ArtifactChunk, JobEvent
 from services.domain.stages import (
-    Artifact,
     DecodeRequest,
     Denoised,
     DenoiseRequest,
@@ -27,9 +20,6 @@ from services.domain.stages import (
     MediaChunk,
     PreviewLatents,
     PreviewPicture,
-    StageTask,
-    StageTiming,
-    StepCompleted,
 )
 from services.domain.tensor_ref import TensorRef
 from services.gateway.previews import Previews
@@ -37,8 +27,11 @@ from services.gateway.replicas import Route
 from triptych.domain.conditioning_reuse import ConditioningReuse, summed
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import TriptychError
+from triptych.domain.events import StageCompleted, StageStarted, StepCompleted
 from triptych.domain.generation import GenerationParameters
+from triptych.domain.generation_result import Artifact, GenerationResult
 from triptych.domain.model import Stage
+from triptych.domain.stage_timing import StageTask, StageTiming
 
 # What a hop keeps of the deadline, so that it can still answer when the next one runs out of time.
 HOP_SECONDS = 0.05
@@ -80,7 +73,7 @@ class Job:
         self._previews = Previews(self._draw_preview)
 
     async def run(self) -> AsyncGenerator[JobEvent, None]:
-        """Yields what happens, the artifact's bytes, and JobCompleted."""
+        """Yields what happens, the artifact's bytes, and the GenerationResult."""
         async with aclosing(self._stages()) as stages:
             wanted = self._parameters.preview_every_steps > 0
             async with aclosing(self._previews.among(stages) if wanted else stages) as events:
@@ -95,11 +88,11 @@ class Job:
                 async for event in events:
                     yield event
 
-    def _job_completed(self) -> JobCompleted:
+    def _job_completed(self) -> GenerationResult:
         assert self._encoded is not None
         assert self._denoised is not None
         assert self._artifact is not None
-        return JobCompleted(
+        return GenerationResult(
             parameters=self._parameters,
             artifacts=(self._artifact,),
             stage_timings=tuple(self._timings),
@@ -107,7 +100,7 @@ class Job:
             total_seconds=time.monotonic() - self._began,
             written_prompt=self._encoded.written_prompt,
             cache_statistics=self._denoised.cache_statistics,
-            degrees=self._denoised.degrees,
+            parallel_degrees=self._denoised.degrees,
             conditioning_reuse=summed(self._reuse(self._encoded)),
         )
 

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from services.domain.job_event import JobAccepted, JobCompleted, JobEvent
+from services.domain.job_event import JobEvent
 from services.gateway.access import Tenant
 from services.gateway.job import Job
 from services.gateway.quotas import Quotas
@@ -18,7 +18,9 @@ from services.gateway.replicas import ReplicaPools
 from services.observability.logs import get_logger
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import TensorNotFound, TriptychError, Unavailable
+from triptych.domain.events import Accepted
 from triptych.domain.generation import GenerationRequest, resolve
+from triptych.domain.generation_result import GenerationResult
 
 _RELEASE_SECONDS = 5.0
 # A program whose numbers are doubles holds each as it is, and those of a thousand more pictures.
@@ -53,7 +55,7 @@ class Pipeline:
         job_id: str,
         deadline: Deadline,
     ) -> AsyncGenerator[JobEvent, None]:
-        """Yields what happens, the artifact's bytes, and JobCompleted. Closing it cancels the job.
+        """Yields what happens, the artifact's bytes, and the GenerationResult; closing it cancels.
 
         Args:
             request: what the client asked.
@@ -66,12 +68,12 @@ class Pipeline:
             InvalidRequest, ModelNotFound, QuotaExceeded: before any work starts.
             TriptychError: what a stage failed at.
         """
-        route = self._pools.route(request.model)
+        route = self._pools.route(request.model or "")
         parameters = resolve(request, route.model, _drawn_seed)
         with self._quotas.admitted(tenant, parameters.pixel_steps):
             route.assign()
             job = Job(route, parameters, images, tenant.name, job_id, deadline)
-            yield JobAccepted(parameters)
+            yield Accepted(job_id, parameters)
             async with aclosing(self._run(job)) as events:
                 async for event in events:
                     yield event
@@ -81,7 +83,7 @@ class Pipeline:
         try:
             async with aclosing(job.run()) as events:
                 async for event in events:
-                    if isinstance(event, JobCompleted):
+                    if isinstance(event, GenerationResult):
                         released = True
                         await self._released_in_time(job)
                     yield event

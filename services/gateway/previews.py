@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from services.domain.job_event import JobEvent, Preview
+from services.domain.job_event import JobEvent
 from services.domain.stages import PreviewLatents, PreviewPicture
 from services.domain.tensor_ref import TensorRef
 from services.observability.logs import get_logger
 from triptych.domain.errors import TriptychError
+from triptych.domain.events import Preview
 
 _log = get_logger(__name__)
 
@@ -63,7 +64,8 @@ class Previews:
             latents = self._newest
             assert latents is not None
             try:
-                return Preview(latents.step, await self._draw(latents.latents))
+                drawn = await self._draw(latents.latents)
+                return Preview(latents.step, drawn.data, drawn.width, drawn.height)
             except TriptychError as error:
                 _log.warning("preview dropped", step=latents.step, cause=str(error))
             # A defect in something that nobody needs must not cost the picture.

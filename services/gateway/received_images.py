@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from services.gateway.uploads import Uploads
 from services.pictures.input_picture import describe_picture
 from triptych.domain.errors import InvalidRequest
-from triptych.domain.input_image import InputImage
+from triptych.domain.input_image import ImageDescription
 from triptych.v1 import generation_pb2
 
 MAX_IMAGES = 16
@@ -18,7 +18,7 @@ class ReceivedImage:
     """An encoded picture and what its header says."""
 
     data: bytes
-    described: InputImage
+    described: ImageDescription
 
 
 async def receive_images(

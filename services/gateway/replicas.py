@@ -20,7 +20,7 @@ from services.observability.metrics import Reading
 from services.observability.tracked import UNKNOWN
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import TriptychError
-from triptych.domain.model import Model, Stage
+from triptych.domain.model import ModelInfo, Stage
 
 _REPORT_SECONDS = 2.0
 
@@ -62,7 +62,7 @@ class Watched(Generic[P]):
 class Route:
     """One replica of each stage that hold the same model and share a tensor store."""
 
-    model: Model
+    model: ModelInfo
     encoder: Encoder
     denoiser: Denoiser
     vae: Vae
@@ -126,7 +126,7 @@ class ReplicaPools:
         self._seen |= held_models(self._pools())
         await self._on_change(self._complete and bool(self.models()))
 
-    def models(self) -> dict[str, Model]:
+    def models(self) -> dict[str, ModelInfo]:
         """Models that a request may name now, by name."""
         return served_models(self._pools())
 

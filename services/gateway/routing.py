@@ -1,12 +1,13 @@
 """Which replicas serve a request: pure functions over what the replicas report."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from services.domain.stages import Capacity
 from triptych.domain.acceleration import NO_CACHE, CacheSupport
 from triptych.domain.errors import ConfigurationError, ModelNotFound, StageUnavailable
-from triptych.domain.model import Capabilities, Model, Stage
+from triptych.domain.model import Capabilities, ModelInfo, Stage
 
 
 class Reported(Protocol):
@@ -27,7 +28,7 @@ R = TypeVar("R", bound=Reported)
 Pools = Mapping[Stage, Sequence[Reported]]
 
 
-def served_models(pools: Pools) -> dict[str, Model]:
+def served_models(pools: Pools) -> dict[str, ModelInfo]:
     """Models that a request may name now: held by a working replica of every stage.
 
     The denoiser's account of a model counts: its type is the one that draws.
@@ -47,7 +48,7 @@ def held_models(pools: Pools) -> set[str]:
     return set().union(*(_models(replicas) for replicas in pools.values()))
 
 
-def choose_model(name: str, pools: Pools) -> Model:
+def choose_model(name: str, pools: Pools) -> ModelInfo:
     """The model a request means.
 
     Args:
@@ -149,8 +150,8 @@ def _check_agreement(name: str, pools: Pools) -> None:
 
 
 def _without_cache(capabilities: Capabilities) -> Capabilities:
-    defaults = capabilities.defaults.model_copy(update={"cache": NO_CACHE, "cache_min_steps": 0})
-    return capabilities.model_copy(update={"cache_support": CacheSupport(), "defaults": defaults})
+    defaults = replace(capabilities.defaults, cache=NO_CACHE, cache_min_steps=0)
+    return replace(capabilities, cache_support=CacheSupport(), defaults=defaults)
 
 
 def _requests_on(replica: Reported) -> int:
@@ -164,7 +165,7 @@ def _works(replica: Reported) -> bool:
     return capacity is not None and not capacity.draining and bool(capacity.models)
 
 
-def _models(replicas: Iterable[Reported]) -> dict[str, Model]:
+def _models(replicas: Iterable[Reported]) -> dict[str, ModelInfo]:
     return {
         loaded.model.name: loaded.model
         for each in replicas

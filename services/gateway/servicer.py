@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import grpc
 
-from services.domain.job_event import JobAccepted, JobCompleted, JobEvent
+from services.domain.job_event import JobEvent
 from services.gateway.access import Access, Tenant
 from services.gateway.pipeline import Pipeline
 from services.gateway.received_images import receive_images
@@ -18,11 +18,14 @@ from services.gateway.uploads import Uploads
 from services.observability import tracing
 from services.observability.logs import bind_request, get_logger
 from services.observability.tracked import GATEWAY, GENERATE, Tracked
-from services.rpc.convert.generation import request_from_proto
-from services.rpc.convert.jobs import EventWriter
-from services.rpc.convert.models import model_to_proto
+from services.rpc.event_writer import EventWriter
+from services.rpc.generation_request import read_request
+from triptych.codec.tables import MODELS, UPLOADED_IMAGES
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import DeadlineExceeded, ModelNotFound, Unsupported
+from triptych.domain.events import Accepted
+from triptych.domain.generation_result import GenerationResult
+from triptych.domain.input_image import UploadedImage
 from triptych.domain.model import MediaFormat
 from triptych.v1 import generation_service_pb2 as pb2
 from triptych.v1 import generation_service_pb2_grpc
@@ -73,7 +76,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
             self._pipeline.check_quota(tenant)
             images = await receive_images(request.parameters, self._uploads, tenant.name)
             described = [each.described for each in images]
-            asked = request_from_proto(request.parameters, request.scheduling, described)
+            asked = read_request(request.parameters, request.scheduling, described)
             writer = EventWriter(job_id)
             events = self._pipeline.generate(
                 asked,
@@ -91,7 +94,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, request: pb2.ListModelsRequest, context: Context
     ) -> pb2.ListModelsResponse:
         """Lists the models that a request may name now."""
-        return pb2.ListModelsResponse(models=map(model_to_proto, self._pools.models().values()))
+        return pb2.ListModelsResponse(models=map(MODELS.write, self._pools.models().values()))
 
     async def GetModel(  # noqa: N802 - gRPC's name
         self, request: pb2.GetModelRequest, context: Context
@@ -100,7 +103,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         models = self._pools.models()
         if request.name not in models:
             raise ModelNotFound(request.name, list(models))
-        return pb2.GetModelResponse(model=model_to_proto(models[request.name]))
+        return pb2.GetModelResponse(model=MODELS.write(models[request.name]))
 
     async def SubmitJob(  # noqa: N802 - gRPC's name
         self, request: pb2.SubmitJobRequest, context: Context
@@ -149,9 +152,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                 upload_id, described = await self._uploads.take(tenant.name, chunks)
         except TimeoutError as error:
             raise DeadlineExceeded("the deadline passed before the upload was here") from error
-        return pb2.UploadImageResponse(
-            upload_id=upload_id, width=described.width, height=described.height
-        )
+        return UPLOADED_IMAGES.write(UploadedImage(upload_id, described.width, described.height))
 
     def _tenant(self, context: Context) -> Tenant:
         return self._access.tenant_of(context.invocation_metadata() or ())
@@ -163,7 +164,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
 
 
 def _note_milestone(event: JobEvent, tracked: Tracked) -> None:
-    if isinstance(event, JobAccepted):
+    if isinstance(event, Accepted):
         asked = event.parameters
         tracked.begin(asked.model)
         # The prompt is personal data and stays out.
@@ -179,7 +180,7 @@ def _note_milestone(event: JobEvent, tracked: Tracked) -> None:
                 "triptych.images": len(asked.images),
             }
         )
-    elif isinstance(event, JobCompleted):
+    elif isinstance(event, GenerationResult):
         _log.info("completed", seconds=round(event.total_seconds, 3))
         tracked.succeed()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from services.pictures.input_picture import MAX_BYTES, describe_picture
 from triptych.domain.errors import InvalidRequest, ResourceExhausted
-from triptych.domain.input_image import InputImage
+from triptych.domain.input_image import ImageDescription
 
 # What keeping an upload takes beside its bytes, so that tiny ones cannot be piled up without end.
 _LEAST_BYTES = 4096
@@ -20,7 +20,7 @@ class Upload:
 
     tenant: str
     data: bytes
-    described: InputImage
+    described: ImageDescription
     expires_at: float
 
 
@@ -48,7 +48,7 @@ class Uploads:
         # Of uploads that are still coming in, which count as well.
         self._arriving_bytes = 0
 
-    async def take(self, tenant: str, chunks: AsyncIterator[bytes]) -> tuple[str, InputImage]:
+    async def take(self, tenant: str, chunks: AsyncIterator[bytes]) -> tuple[str, ImageDescription]:
         """Takes a picture in; returns the id that requests name it by, and what its header says.
 
         Raises:
@@ -100,7 +100,7 @@ class Uploads:
             )
         self._arriving_bytes += arriving
 
-    def _keep(self, upload: Upload) -> tuple[str, InputImage]:
+    def _keep(self, upload: Upload) -> tuple[str, ImageDescription]:
         upload_id = uuid.uuid4().hex
         self._uploads[upload_id] = upload
         self._kept_bytes += _charge(upload)

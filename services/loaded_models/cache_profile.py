@@ -7,6 +7,7 @@ torch.
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -172,19 +173,15 @@ class CacheProfile(_Part):
         """What the model does with this profile."""
         support, defaults = capabilities.cache_support, capabilities.defaults
         if self.tea_cache is not None:
-            support = support.model_copy(
-                update={
-                    "tea_cache_coefficients": self.tea_cache.coefficients,
-                    "coefficients_source": CoefficientsSource.CALIBRATED,
-                }
+            support = replace(
+                support,
+                tea_cache_coefficients=self.tea_cache.coefficients,
+                coefficients_source=CoefficientsSource.CALIBRATED,
             )
         if self.default is not None:
-            chosen = {
-                "cache": self.default.cache,
-                "cache_min_steps": self.default.conditions.steps,
-            }
-            defaults = defaults.model_copy(update=chosen)
-        return capabilities.model_copy(update={"cache_support": support, "defaults": defaults})
+            steps = self.default.conditions.steps
+            defaults = replace(defaults, cache=self.default.cache, cache_min_steps=steps)
+        return replace(capabilities, cache_support=support, defaults=defaults)
 
 
 def read_profile(file: Path) -> CacheProfile:

@@ -20,7 +20,7 @@ from services.model_ports.stages import DenoiserModel, EncoderModel, VaeModel
 from services.torch_setup.runtime import hold_threads, torch_device, torch_dtype
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError
-from triptych.domain.model import LoadedModel, Model, Stage
+from triptych.domain.model import LoadedModel, ModelInfo, Stage
 
 
 class _HasComponents(Protocol):
@@ -96,7 +96,7 @@ def describe_model(
     name: str | None,
     dtype: ElementType,
     profile: CacheProfile | None = None,
-) -> Model:
+) -> ModelInfo:
     """What a directory will be served as.
 
     Args:
@@ -110,7 +110,7 @@ def describe_model(
         ConfigurationError: the name is not one, or the defaults are outside the model's own limits.
     """
     capabilities = family.spec.capabilities(directory)
-    model = Model(
+    model = ModelInfo(
         name=_checked_name(directory, name),
         family=family.spec.name,
         capabilities=capabilities if profile is None else profile.applied(capabilities),

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from triptych.domain.errors import InvalidRequest, ModelNotFound
-from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
-from triptych.domain.model import LoadedModel, Model
+from triptych.domain.generation import GenerationParameters, resolve
+from triptych.domain.model import LoadedModel, ModelInfo
 
 M = TypeVar("M")
 
@@ -36,11 +36,11 @@ class StageModel(Generic[M]):
         check_parameters(parameters, self.loaded.model)
 
 
-def check_parameters(parameters: GenerationParameters, served: Model) -> None:
+def check_parameters(parameters: GenerationParameters, served: ModelInfo) -> None:
     """See StageModel.check; for whoever has no model loaded, but knows which there is."""
     if parameters.model != served.name:
         raise ModelNotFound(parameters.model, [served.name])
-    request = GenerationRequest.model_validate(parameters.model_dump())
+    request = parameters.request
     effective = resolve(request, served, draw_seed=lambda: parameters.seed)
     if effective.negative_prompt != parameters.negative_prompt:
         raise InvalidRequest.of(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class ModelDirectory:
 
     def defaults(self, published: GenerationDefaults) -> GenerationDefaults:
         """The family's published defaults under those of this directory."""
-        return published.model_copy(update=self._manifest.defaults.model_dump(exclude_none=True))
+        return replace(published, **self._manifest.defaults.model_dump(exclude_none=True))
 
     def setting(self, name: str) -> object:
         """A value of the model's index, as JSON; None if it says nothing."""

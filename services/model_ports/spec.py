@@ -16,8 +16,8 @@ from services.model_files.weights import weight_files, weight_patterns
 from services.model_ports.sizes import Crossings, Residency
 from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
-from triptych.domain.input_image import InputImage
-from triptych.domain.model import Capabilities, Model, Stage
+from triptych.domain.input_image import ImageDescription
+from triptych.domain.model import Capabilities, ModelInfo, Stage
 
 # Of a subfolder's configurations, vocabularies and templates.
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -126,7 +126,7 @@ class FamilySpec:
         directory.check(weights=weights, configs=configs)
 
 
-def check_defaults(model: Model) -> None:
+def check_defaults(model: ModelInfo) -> None:
     """Checks that a request which leaves everything out is one the model accepts.
 
     Raises:
@@ -136,7 +136,9 @@ def check_defaults(model: Model) -> None:
     limits = model.capabilities
     guided = limits.guides(defaults.guidance_scale, options=None)
     sized = limits.image_fit is None or limits.image_fit.overridable
-    image = InputImage(width=defaults.width, height=defaults.height, size_bytes=1, checksum_xxh3=0)
+    image = ImageDescription(
+        width=defaults.width, height=defaults.height, size_bytes=1, checksum_xxh3=0
+    )
     request = GenerationRequest(
         prompt="a picture",
         negative_prompt=defaults.negative_prompt if guided else None,

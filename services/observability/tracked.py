@@ -8,10 +8,10 @@ from typing import Final, Self
 
 from opentelemetry.trace import SpanKind
 
-from services.domain.stages import StageTask, StageTiming
 from services.observability import metrics, tracing
 from triptych.domain.conditioning_reuse import ConditioningReuse
 from triptych.domain.errors import Cancelled, TriptychError
+from triptych.domain.stage_timing import StageTask, StageTiming
 
 GATEWAY: Final = "gateway"
 GENERATE: Final = "generate"

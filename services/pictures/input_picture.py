@@ -11,7 +11,7 @@ import xxhash
 from PIL import Image, UnidentifiedImageError
 
 from triptych.domain.errors import InvalidRequest
-from triptych.domain.input_image import InputImage
+from triptych.domain.input_image import ImageDescription
 
 MAX_BYTES = 32 * 1024 * 1024
 MAX_PIXELS = 8192 * 8192
@@ -49,7 +49,7 @@ _DAMAGED = (
 _WARNINGS = threading.Lock()
 
 
-def describe_picture(field: str, data: bytes) -> InputImage:
+def describe_picture(field: str, data: bytes) -> ImageDescription:
     """Reads a picture's header; no pixel is decoded.
 
     Args:
@@ -65,7 +65,7 @@ def describe_picture(field: str, data: bytes) -> InputImage:
         width, height = image.size
         if _orientation(image) >= _FIRST_ON_ITS_SIDE:
             width, height = height, width
-    return InputImage(
+    return ImageDescription(
         width=width,
         height=height,
         size_bytes=len(data),
@@ -94,7 +94,7 @@ def decode_picture(field: str, data: bytes) -> Image.Image:
 
 
 def decode_pictures(
-    described: Sequence[InputImage], pictures: Sequence[bytes]
+    described: Sequence[ImageDescription], pictures: Sequence[bytes]
 ) -> tuple[Image.Image, ...]:
     """Decodes the pictures of a request.
 
@@ -109,7 +109,7 @@ def decode_pictures(
     )
 
 
-def decode_described(number: int, described: InputImage, data: bytes) -> Image.Image:
+def decode_described(number: int, described: ImageDescription, data: bytes) -> Image.Image:
     """Decodes one picture of a request.
 
     Raises:

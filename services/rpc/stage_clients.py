@@ -27,29 +27,31 @@ from services.domain.stages import (
 from services.domain.tls import TlsFiles
 from services.observability import tracing
 from services.rpc.channels import open_channel
-from services.rpc.convert.generation import parameters_to_proto
-from services.rpc.convert.models import capacity_from_proto
-from services.rpc.convert.stages import (
-    artifact_from_proto,
-    denoised_from_proto,
-    preview_latents_from_proto,
-    reuse_from_proto,
-    step_from_proto,
-    timing_from_proto,
-)
-from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
+from services.rpc.generation_request import attach_images
 from services.rpc.interceptors import REQUEST_ID_METADATA
 from services.rpc.status import error_of
+from services.rpc.tables import (
+    CAPACITIES,
+    DECODE_REQUESTS,
+    DENOISE_EVENTS,
+    DENOISE_REQUESTS,
+    DRAW_PREVIEW_REQUESTS,
+    ENCODE_IMAGE_REQUESTS,
+    ENCODE_REQUESTS,
+    ENCODED,
+    ENCODED_IMAGES,
+    PREVIEW_PICTURES,
+)
+from triptych.codec.tables import ARTIFACTS, TIMINGS
 from triptych.domain.call_seal import SIGNATURE_METADATA, CallSeal
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import InvalidRequest, TensorRefused, TriptychError
+from triptych.domain.events import StageStarted
 from triptych.domain.model import Stage
 from triptych.v1 import (
     denoiser_service_pb2,
     denoiser_service_pb2_grpc,
-    encoder_service_pb2,
     encoder_service_pb2_grpc,
-    generation_pb2,
     stage_service_pb2,
     stage_service_pb2_grpc,
     tensor_store_service_pb2,
@@ -94,7 +96,7 @@ class RemoteReplica:
         request = stage_service_pb2.GetCapacityRequest()
         with self._errors():
             answer = await self._stages.GetCapacity(request, timeout=deadline.remaining_seconds())
-            return capacity_from_proto(answer)
+            return CAPACITIES.read(answer)
 
     async def release(self, tenant: str, request_id: str, deadline: Deadline) -> int:
         """Releases all a request stored, whichever stage wrote it."""
@@ -153,23 +155,15 @@ class RemoteEncoder(RemoteReplica):
 
     async def encode(self, request: EncodeRequest, deadline: Deadline) -> Encoded:
         """Encodes and stores."""
-        message = encoder_service_pb2.EncodeRequest(
-            request_id=request.request_id,
-            tenant=request.tenant,
-            parameters=parameters_to_proto(request.parameters, request.images),
-        )
+        message = ENCODE_REQUESTS.write(request)
+        attach_images(message.parameters, request.images)
         with self._errors():
             answer = await self._encoder.Encode(
                 message,
                 timeout=deadline.remaining_seconds(),
                 metadata=_metadata(request.request_id),
             )
-            return Encoded(
-                conditioning=tensor_ref_from_proto("conditioning", answer.conditioning),
-                timing=timing_from_proto(answer.timing),
-                written_prompt=answer.written_prompt if answer.HasField("written_prompt") else None,
-                conditioning_reuse=tuple(map(reuse_from_proto, answer.conditioning_reuse)),
-            )
+            return ENCODED.read(answer)
 
 
 class RemoteDenoiser(RemoteReplica):
@@ -185,13 +179,7 @@ class RemoteDenoiser(RemoteReplica):
         self, request: DenoiseRequest, deadline: Deadline
     ) -> AsyncGenerator[DenoiseEvent, None]:
         """Yields what happens; closing it cancels the call."""
-        message = denoiser_service_pb2.DenoiseRequest(
-            request_id=request.request_id,
-            tenant=request.tenant,
-            parameters=parameters_to_proto(request.parameters),
-            conditioning=tensor_ref_to_proto(request.conditioning),
-            image_latents=map(tensor_ref_to_proto, request.image_latents),
-        )
+        message = DENOISE_REQUESTS.write(request)
         call = self._denoiser.Denoise(
             message, timeout=deadline.remaining_seconds(), metadata=_metadata(request.request_id)
         )
@@ -225,35 +213,20 @@ class RemoteVae(RemoteReplica):
 
     async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:
         """Encodes one input image and stores its latents."""
-        message = vae_service_pb2.EncodeImageRequest(
-            request_id=request.request_id,
-            tenant=request.tenant,
-            parameters=parameters_to_proto(request.parameters),
-            image=generation_pb2.InputImage(data=request.image),
-            image_index=request.index,
-        )
+        message = ENCODE_IMAGE_REQUESTS.write(request)
         with self._errors():
             answer = await self._vae.EncodeImage(
                 message,
                 timeout=deadline.remaining_seconds(),
                 metadata=_metadata(request.request_id),
             )
-            return EncodedImage(
-                latents=tensor_ref_from_proto("latents", answer.latents),
-                timing=timing_from_proto(answer.timing),
-                conditioning_reuse=tuple(map(reuse_from_proto, answer.conditioning_reuse)),
-            )
+            return ENCODED_IMAGES.read(answer)
 
     async def decode(
         self, request: DecodeRequest, deadline: Deadline
     ) -> AsyncGenerator[DecodeEvent, None]:
         """Yields the media; closing it cancels the call."""
-        message = vae_service_pb2.DecodeRequest(
-            request_id=request.request_id,
-            tenant=request.tenant,
-            parameters=parameters_to_proto(request.parameters),
-            latents=tensor_ref_to_proto(request.latents),
-        )
+        message = DECODE_REQUESTS.write(request)
         call = self._vae.Decode(
             message, timeout=deadline.remaining_seconds(), metadata=_metadata(request.request_id)
         )
@@ -266,19 +239,14 @@ class RemoteVae(RemoteReplica):
 
     async def draw_preview(self, request: DrawPreviewRequest, deadline: Deadline) -> PreviewPicture:
         """Draws by a linear map, beside whatever is being encoded or decoded."""
-        message = vae_service_pb2.DrawPreviewRequest(
-            request_id=request.request_id,
-            tenant=request.tenant,
-            parameters=parameters_to_proto(request.parameters),
-            latents=tensor_ref_to_proto(request.latents),
-        )
+        message = DRAW_PREVIEW_REQUESTS.write(request)
         with self._errors():
             answer = await self._vae.DrawPreview(
                 message,
                 timeout=deadline.remaining_seconds(),
                 metadata=_metadata(request.request_id),
             )
-        return PreviewPicture(answer.data, answer.width, answer.height)
+            return PREVIEW_PICTURES.read(answer)
 
 
 def _metadata(request_id: str) -> tuple[tuple[str, str], ...]:
@@ -286,26 +254,20 @@ def _metadata(request_id: str) -> tuple[tuple[str, str], ...]:
 
 
 def _denoise_event(answer: denoiser_service_pb2.DenoiseResponse) -> DenoiseEvent:
-    match answer.WhichOneof("event"):
-        case "started":
-            return DenoiseStarted()
-        case "step_completed":
-            return step_from_proto(answer.step_completed)
-        case "preview":
-            return preview_latents_from_proto(answer.preview)
-        case "denoised":
-            return denoised_from_proto(answer.denoised)
-        case unknown:
-            raise TriptychError(f"the denoiser sent an event this gateway does not know: {unknown}")
+    event = DENOISE_EVENTS.read(answer)
+    if event is None:
+        unknown = answer.WhichOneof("event")
+        raise TriptychError(f"the denoiser sent an event this gateway does not know: {unknown}")
+    return DenoiseStarted() if isinstance(event, StageStarted) else event
 
 
 def _decode_event(answer: vae_service_pb2.DecodeResponse) -> DecodeEvent:
     match answer.WhichOneof("payload"):
         case "artifact":
-            return artifact_from_proto(answer.artifact)
+            return ARTIFACTS.read(answer.artifact)
         case "data":
             return MediaChunk(answer.data)
         case "timing":
-            return Decoded(timing_from_proto(answer.timing))
+            return Decoded(TIMINGS.read(answer.timing))
         case unknown:
             raise TriptychError(f"the VAE sent a payload this gateway does not know: {unknown}")

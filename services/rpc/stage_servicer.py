@@ -7,9 +7,9 @@ import grpc
 from services.domain.stages import Capacity, Replica
 from services.domain.tensor_ref import IDENTIFIER, TENANT
 from services.observability.logs import get_logger
-from services.rpc.convert.models import capacity_to_proto
 from services.rpc.server import ServiceServer
 from services.rpc.store_calls import StoreCalls
+from services.rpc.tables import CAPACITIES, STORE_STATS
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import FieldViolation, InvalidRequest, StageUnavailable
 from triptych.v1 import (
@@ -80,7 +80,7 @@ class StageServicer(stage_service_pb2_grpc.StageServiceServicer):
         self, request: stage_service_pb2.GetCapacityRequest, context: Context
     ) -> stage_service_pb2.GetCapacityResponse:
         """Reads what the replica holds and how busy it is."""
-        return capacity_to_proto(await self._replica.capacity(deadline_of(context)))
+        return CAPACITIES.write(await self._replica.capacity(deadline_of(context)))
 
     async def Drain(  # noqa: N802 - gRPC's name
         self, request: stage_service_pb2.DrainRequest, context: Context
@@ -119,13 +119,7 @@ class TensorStoreServicer(tensor_store_service_pb2_grpc.TensorStoreServiceServic
     ) -> tensor_store_service_pb2.StatResponse:
         """Reads how full the store is."""
         stats = await self._store.stats()
-        return tensor_store_service_pb2.StatResponse(
-            tensor_store=stats.identity,
-            stored_count=stats.stored_count,
-            stored_bytes=stats.stored_bytes,
-            pooled_bytes=stats.pooled_bytes,
-            quota_bytes=stats.quota_bytes,
-        )
+        return STORE_STATS.write(stats)
 
 
 def add_stage_servicers(server: ServiceServer, replica: LocalReplica, store: StoreCalls) -> None:

@@ -8,7 +8,6 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from services.rpc.convert.durations import duration_to_proto
 from triptych.domain.errors import (
     DeadlineExceeded,
     FieldViolation,
@@ -33,8 +32,9 @@ def status_of(error: TriptychError) -> status_pb2.Status:
     if error.violations:
         details.append(_bad_request(error.violations))
     if error.retry_after_seconds is not None:
-        delay = duration_to_proto(error.retry_after_seconds)
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        info = error_details_pb2.RetryInfo()
+        info.retry_delay.FromNanoseconds(round(error.retry_after_seconds * 1e9))
+        details.append(info)
     return status_pb2.Status(
         code=code_pb2.Code.Value(error.status),
         message=_bounded(str(error)),
@@ -61,9 +61,7 @@ def error_of(rpc_error: grpc.aio.AioRpcError, stage: str, target: str) -> Tripty
             failure.message,
             status=failure.status,
             reason=failure.reason,
-            violations=[
-                FieldViolation(each.field, each.description) for each in failure.violations
-            ],
+            violations=failure.violations,
             retry_after_seconds=failure.retry_after_seconds,
         )
     # Without our ErrorInfo the answer is gRPC's own: the process is gone, or the time is up.

@@ -9,7 +9,6 @@ from triptych.domain.acceleration import (
     CacheDit,
     CacheSupport,
     MaskPolicy,
-    StepsMask,
     TeaCache,
     cache_violations,
 )
@@ -61,5 +60,5 @@ def _cache_dits(steps: int) -> Iterator[CacheDit]:
                 max_continuous_cached_steps=-1,
                 residual_diff_threshold=_MASKED_THRESHOLD,
                 taylorseer_order=order,
-                scm=StepsMask(mask_policy=mask),
+                scm_mask_policy=mask,
             )

@@ -17,12 +17,7 @@ from denoiser_service.rank.commands import Stepped
 from denoiser_service.rank.stage import DenoiseStage
 from encoder_service.stage import EncodeStage
 from services.domain.model_source import HubModel
-from services.domain.stages import (
-    BranchDecision,
-    DenoiseRequest,
-    EncodeImageRequest,
-    EncodeRequest,
-)
+from services.domain.stages import DenoiseRequest, EncodeImageRequest, EncodeRequest
 from services.domain.tensor_ref import Seal
 from services.loaded_models.cache_profile import Clock
 from services.loaded_models.loading import load_denoiser, load_encoder, load_vae
@@ -30,6 +25,7 @@ from services.loaded_models.stage_model import StageModel
 from services.model_files.checksums import Checksums
 from services.model_ports.stages import DenoiserModel, EncoderModel, VaeModel
 from services.tensor_store.tensor_store import TensorStore, open_store
+from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.element_type import ElementType
 from triptych.domain.generation import GenerationParameters
 from vae_service.stage import VaeStage

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from denoiser_service.rank.commands import Stepped
-from services.domain.stages import BranchDecision
 from services.model_ports.blocks import BlockLists
 from services.model_ports.stages import CachingDenoiserModel
 from services.tuning.painter import Painter
 from services.tuning.polynomial import IDENTITY
 from services.tuning.subjects import Subjects
 from triptych.domain.acceleration import TeaCache
+from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.errors import ConfigurationError
 
 # Every step is computed, and its event carries the signal that the rule looks at.

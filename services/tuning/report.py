@@ -68,8 +68,8 @@ def named(cache: Cache) -> str:
             return f"TeaCache {cache.rel_l1_thresh:g}"
         case CacheDit():
             parts = [f"DBCache F{cache.fn_compute_blocks} W{cache.max_warmup_steps}"]
-            if cache.scm is not None:
-                parts.append(f"SCM {cache.scm.mask_policy}")
+            if cache.scm_mask_policy is not None:
+                parts.append(f"SCM {cache.scm_mask_policy}")
             parts.append(f"{cache.residual_diff_threshold:g}")
             if cache.taylorseer_order is not None:
                 parts.append(f"+ TaylorSeer {cache.taylorseer_order}")

@@ -9,7 +9,7 @@ from triptych.domain.acceleration import Cache
 from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.family_options import VideoOptions
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
-from triptych.domain.model import Model
+from triptych.domain.model import ModelInfo
 
 DEFAULT_PROMPTS: Final[tuple[str, ...]] = (
     "a lighthouse on a cliff at dusk, waves breaking below",
@@ -28,7 +28,7 @@ class Subjects:
         asked: further fields of each request.
     """
 
-    model: Model
+    model: ModelInfo
     prompts: tuple[str, ...]
     images: tuple[bytes, ...]
     asked: dict[str, Any]
@@ -52,7 +52,7 @@ class Subjects:
             raise ConfigurationError(str(error)) from error
 
 
-def subjects_of(settings: MeasuringSettings, model: Model) -> Subjects:
+def subjects_of(settings: MeasuringSettings, model: ModelInfo) -> Subjects:
     """What a person asked to be drawn.
 
     Raises:

@@ -26,6 +26,15 @@ LIGHT_PROCESSES = {
     ],
 }
 
+NOUNS = {
+    "domain": [
+        f"triptych.domain.{file.stem}"
+        for file in sorted((ROOT / "triptych" / "domain").glob("*.py"))
+        if file.stem != "__init__"
+    ],
+    "codec": ["triptych.codec.tables"],
+}
+
 
 def _written(*folders: str) -> list[Path]:
     files = (file for folder in folders for file in sorted((ROOT / folder).rglob("*.py")))
@@ -70,6 +79,32 @@ def test_processes_without_a_model_never_load_torch(modules: list[str]) -> None:
         f"import sys, {', '.join(modules)}\n"
         "heavy = {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("modules", NOUNS.values(), ids=NOUNS)
+def test_nouns_are_light(modules: list[str]) -> None:
+    forbidden = {"grpc", "torch", "pydantic", "PIL", "rich", "typer", "numpy"}
+    program = (
+        f"import sys, {', '.join(modules)}\n"
+        f"heavy = {forbidden} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_public_noun_loads_no_grpc() -> None:
+    program = (
+        "import sys, triptych\n"
+        "triptych.TeaCache(), triptych.GenerationRequest(prompt='x'), triptych.Generation\n"
+        "sys.exit('loaded grpc' if 'grpc' in sys.modules else 0)\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False

@@ -8,7 +8,7 @@ from PIL import Image
 
 from services.pictures.input_picture import decode_picture, describe_picture
 from triptych.domain.generation import GenerationParameters
-from triptych.domain.input_image import InputImage
+from triptych.domain.input_image import ImageDescription
 
 # Width, height and mode: upright, lying, and with transparent parts.
 _KINDS = ((120, 72, "RGB"), (64, 96, "RGBA"), (88, 88, "RGB"))
@@ -30,7 +30,7 @@ DESCRIBED = tuple(describe_picture("images", data) for data in ENCODED)
 _BY_CHECKSUM = {each.checksum_xxh3: data for each, data in zip(DESCRIBED, ENCODED, strict=True)}
 
 
-def described(which: int | Sequence[int]) -> tuple[InputImage, ...]:
+def described(which: int | Sequence[int]) -> tuple[ImageDescription, ...]:
     """What the headers say of the first so many pictures, or of those with certain numbers."""
     numbers = range(which) if isinstance(which, int) else which
     return tuple(DESCRIBED[number] for number in numbers)

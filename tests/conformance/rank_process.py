@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from denoiser_service.rank.parallel.mesh import RankMesh
 from denoiser_service.rank.stage import DenoiseStage
-from services.domain.stages import BranchDecision, DenoiseRequest
+from services.domain.stages import DenoiseRequest
 from services.domain.tensor_ref import Seal
 from services.loaded_models.loading import load_denoiser
 from services.loaded_models.stage_model import StageModel
@@ -24,6 +24,7 @@ from services.tensor_store.tensor_store import TensorStore, open_store
 from services.torch_setup.runtime import set_up_torch
 from tests.conformance.double_precision import DoublePrecision, widened, widened_tensors
 from tests.conformance.small_areas import shrink_areas
+from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.element_type import ElementType
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.parallel import ParallelDegrees

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from services.domain.stages import BranchDecision
 from tests.conformance.rank_process import TIMEOUT, Report, Task
+from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.parallel import ParallelDegrees
 

@@ -5,6 +5,7 @@ on sizes stays the same. One test draws at full size.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -25,7 +26,7 @@ def shrink_areas(patch: pytest.MonkeyPatch) -> None:
     size = ImageFit.size
 
     def small_size(fit: ImageFit, width: int, height: int) -> tuple[int, int]:
-        return size(fit.model_copy(update={"area": fit.area // _SCALE}), width, height)
+        return size(replace(fit, area_pixels=fit.area_pixels // _SCALE), width, height)
 
     patch.setattr(ImageFit, "size", small_size)
     for name in _PIPELINES:

@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 
 from denoiser_service.rank.commands import Finished
 from denoiser_service.rank.stage import DenoiseStage
@@ -54,7 +55,7 @@ class Split:
         fields["images"] = described(
             cast("int | list[int]", asked.get("images", model.capabilities.min_images))
         )
-        request = GenerationRequest.model_validate(fields)
+        request = TypeAdapter(GenerationRequest).validate_python(fields)
         return resolve(request, model, draw_seed=lambda: 0)
 
     def encoded(self, parameters: GenerationParameters) -> DenoiseRequest:

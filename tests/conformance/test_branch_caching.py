@@ -10,11 +10,11 @@ from torch import nn
 from denoiser_service.rank.acceleration.session import Session, open_session
 from denoiser_service.rank.process import stage as denoise_stage
 from denoiser_service.rank.stage import DenoiseStage
-from services.domain.stages import BranchDecision
 from services.model_ports.forwards import Branches, each_branch
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split
+from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.element_type import ElementType
 from triptych.domain.generation import GenerationParameters
 
@@ -34,7 +34,8 @@ CACHES: dict[str, dict[str, Any]] = {
     "mask": {
         "kind": "cache_dit",
         "max_warmup_steps": 2,
-        "scm": {"mask_policy": "fast", "policy": "static"},
+        "scm_mask_policy": "fast",
+        "scm_policy": "static",
     },
 }
 

@@ -30,7 +30,8 @@ DYNAMIC: dict[str, Any] = {
 MASKED: dict[str, Any] = {
     "kind": "cache_dit",
     "max_warmup_steps": 2,
-    "scm": {"mask_policy": "fast", "policy": "static"},
+    "scm_mask_policy": "fast",
+    "scm_policy": "static",
 }
 
 
@@ -53,7 +54,7 @@ def switched_on(
     pipeline = stock_pipeline(gallery.directory(reference), torch.float32)
     cache = parameters.cache
     assert isinstance(cache, CacheDit)
-    scm, order = cache.scm, cache.taylorseer_order
+    mask, order = cache.scm_mask_policy, cache.taylorseer_order
     config = cache_dit.DBCacheConfig(
         Fn_compute_blocks=cache.fn_compute_blocks,
         Bn_compute_blocks=cache.bn_compute_blocks,
@@ -69,9 +70,9 @@ def switched_on(
         if parameters.guided
         else False,
         steps_computation_mask=None
-        if scm is None
-        else cache_dit.steps_mask(total_steps=parameters.steps, mask_policy=scm.mask_policy.value),
-        steps_computation_policy="dynamic" if scm is None else scm.policy.value,
+        if mask is None
+        else cache_dit.steps_mask(total_steps=parameters.steps, mask_policy=mask),
+        steps_computation_policy=cache.scm_policy or "dynamic",
     )
     calibrator = None
     if order is not None:
@@ -103,7 +104,7 @@ def check_equal(gallery: Gallery, reference: Reference, **asked: Any) -> None:
 def test_cached_requests_draw_what_the_library_draws_by_itself(
     gallery: Gallery, reference: Reference, cache: dict[str, Any]
 ) -> None:
-    if "scm" in cache and reference.model.startswith("wan"):
+    if "scm_mask_policy" in cache and reference.model.startswith("wan"):
         pytest.skip("the library has one mask for both experts, who share the steps")
     check_equal(gallery, reference, cache=cache)
 
@@ -150,7 +151,7 @@ def test_models_that_guide_in_one_forward_draw_the_same_without_guidance(
         {"fn_compute_blocks": 2, "bn_compute_blocks": 3, "taylorseer_order": 2},
         {"residual_diff_threshold": 0.3, "max_cached_steps": 5},
         {"residual_diff_threshold": 0.3, "max_continuous_cached_steps": 1},
-        {"residual_diff_threshold": 0.2, "scm": {"mask_policy": "ultra", "policy": "dynamic"}},
+        {"residual_diff_threshold": 0.2, "scm_mask_policy": "ultra", "scm_policy": "dynamic"},
         {"residual_diff_threshold": 0.3, "max_accumulated_residual_diff_threshold": 0.8},
         {"residual_diff_threshold": 0.3, "max_warmup_steps": 8, "warmup_interval": 3},
     ],

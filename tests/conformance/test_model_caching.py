@@ -11,10 +11,10 @@ import torch
 
 from denoiser_service.rank.acceleration.tea_cache import TeaCacheSession
 from denoiser_service.rank.stage import DenoiseStage
-from services.domain.stages import BranchDecision
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Drawn, Reference, guidance, references
 from tests.conformance.split_stages import Split
+from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.element_type import ElementType
 from triptych.domain.generation import GenerationParameters
 
@@ -36,7 +36,7 @@ CACHES = {
     "tea_cache": TEA_CACHE,
     "cache_dit": CACHE_DIT,
     "taylorseer": {**CACHE_DIT, "taylorseer_order": 1},
-    "scm": {**CACHE_DIT, "scm": {"mask_policy": "fast", "policy": "static"}},
+    "scm": {**CACHE_DIT, "scm_mask_policy": "fast", "scm_policy": "static"},
 }
 
 TAKING_TURNS: list[dict[str, Any]] = [
@@ -45,7 +45,7 @@ TAKING_TURNS: list[dict[str, Any]] = [
     {"kind": "none"},
     {**CACHE_DIT, "max_warmup_steps": 3, "max_continuous_cached_steps": 1},
     {**CACHE_DIT, "residual_diff_threshold": 0.9, "bn_compute_blocks": 1, "taylorseer_order": 2},
-    {**CACHE_DIT, "scm": {"mask_policy": "fast", "policy": "static"}},
+    {**CACHE_DIT, "scm_mask_policy": "fast", "scm_policy": "static"},
 ]
 
 

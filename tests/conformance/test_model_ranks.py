@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from denoiser_service.rank.stage import DenoiseStage
-from services.domain.stages import BranchDecision
 from services.model_families import find_family
 from services.model_files.directory import ModelDirectory
 from services.model_ports.forwards import InTurn
@@ -21,6 +20,7 @@ from tests.conformance.ranks import Ranks, running_ranks
 from tests.conformance.references import Reference, guidance, references
 from tests.conformance.split_stages import Split
 from tools.generate_model_table import PUBLISHED
+from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.element_type import ElementType
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.model import Capabilities
@@ -48,7 +48,7 @@ CACHES: dict[str, dict[str, Any]] = {
         "rel_l1_thresh": 1.5,
     },
     "dbcache": {**_CACHE_DIT, "residual_diff_threshold": 0.9},
-    "scm": {**_CACHE_DIT, "scm": {"mask_policy": "fast", "policy": "static"}},
+    "scm": {**_CACHE_DIT, "scm_mask_policy": "fast", "scm_policy": "static"},
 }
 # What is run by default: each method for each model, and each with each cache.
 SAMPLE = [("u2", "tea_cache"), ("r2", "dbcache"), ("u2r2", "none"), ("cfg2u2", "scm")]

@@ -11,7 +11,8 @@ from tests.deploy.pods import RunningPods, some_network
 from tests.system.further_denoiser import wait_serving
 from tests.system.running_cluster import MODEL
 from triptych import Client
-from triptych.events import Event, StepCompleted
+from triptych.domain.events import StepCompleted
+from triptych.events import Event
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
 

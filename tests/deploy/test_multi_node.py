@@ -11,7 +11,8 @@ from tests.system.further_denoiser import wait_serving
 from tests.system.running_cluster import MODEL, running_cluster, until
 from tests.valkey_server import key_value_server
 from triptych import Client, Generation, UnavailableError
-from triptych.events import Event, StepCompleted
+from triptych.domain.events import StepCompleted
+from triptych.events import Event
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 

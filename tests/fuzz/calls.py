@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from services.domain.tensor_ref import IDENTIFIER, TENANT, Seal
-from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
+from services.rpc.tables import REFS
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.fuzz.campaign import OK, Target, documented
 from tests.fuzz.messages import altered
@@ -343,10 +343,10 @@ class StoredTensors:
     def put(self, name: str, tenant: str, request_id: str) -> tensor_pb2.TensorRef:
         """A reference to fresh ones of a kind, for a request."""
         ref = self._store.put(self._kinds[name], tenant=tenant, request_id=request_id)
-        return tensor_ref_to_proto(ref)
+        return REFS.write(ref)
 
     def _read(self, message: tensor_pb2.TensorRef) -> dict[str, torch.Tensor]:
-        ref = tensor_ref_from_proto("tensors", message)
+        ref = REFS.read(message)
         with self._store.get(ref, tenant=ref.tenant, request_id=ref.request_id) as tensors:
             return {name: each.clone() for name, each in tensors.items()}
 

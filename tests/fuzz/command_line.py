@@ -9,14 +9,14 @@ import typer
 from hypothesis import strategies as st
 
 from tests.fuzz.campaign import OK, REFUSED_START, Target, documented
-from triptych.cache import CacheDit, TeaCache
 from triptych.cli.cache_option import read_cache
 from triptych.cli.family_options import bagel_options, of_one_family
 from triptych.cluster.address import Address
 from triptych.cluster.errors import ClusterConfigurationError
+from triptych.domain.acceleration import CacheDit, TeaCache
+from triptych.domain.family_options import FluxOptions, LayeredOptions, VideoOptions
+from triptych.domain.generation import GenerationRequest
 from triptych.errors import InvalidRequestError
-from triptych.family_options import FluxOptions, LayeredOptions, VideoOptions
-from triptych.request import GenerationRequest
 from triptych.request_writer import RequestWriter
 
 _NUMBERS = st.sampled_from(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from services.domain.tensor_ref import Seal, TensorRef
-from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
+from services.rpc.tables import REFS
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.fuzz.campaign import OK, Target, refusal
 from tests.fuzz.messages import altered
@@ -95,7 +95,7 @@ def _messages(kept: list[_Kept]) -> Target:
         except DecodeError:
             return UNREADABLE
         try:
-            ref = tensor_ref_from_proto("latents", message)
+            ref = REFS.read(message)
         except TriptychError as error:
             return refusal(error)
         came_to = owner.read(ref)
@@ -103,7 +103,7 @@ def _messages(kept: list[_Kept]) -> Target:
         return came_to
 
     inputs = st.sampled_from(kept).flatmap(
-        lambda owner: st.tuples(st.just(owner), altered(tensor_ref_to_proto(owner.ref)))
+        lambda owner: st.tuples(st.just(owner), altered(REFS.write(owner.ref)))
     )
     return Target("handles, on the wire", inputs, attempt, 12_000)
 

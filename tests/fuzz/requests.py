@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
@@ -11,27 +12,24 @@ from hypothesis import strategies as st
 from services.gateway.received_images import receive_images
 from services.gateway.uploads import Uploads
 from services.loaded_models.stage_model import StageModel
-from services.rpc.convert.generation import (
-    parameters_from_proto,
-    parameters_to_proto,
-    request_from_proto,
-)
+from services.rpc.generation_request import read_request
 from tests.fuzz.campaign import OK, Target, refusal
 from tests.fuzz.messages import altered
 from tests.fuzz.pictures import files
 from tests.unit.domain.examples import CAPABILITIES, DEFAULTS, MODEL
+from triptych.codec.tables import PARAMETERS
 from triptych.domain.acceleration import CacheMethod, CacheSupport
 from triptych.domain.errors import TriptychError
 from triptych.domain.family_options import OptionKind, OptionLimits, switch
 from triptych.domain.generation import resolve
 from triptych.domain.image_fit import ImageFit
-from triptych.domain.model import LoadedModel, MediaFormat, Model
+from triptych.domain.model import LoadedModel, MediaFormat, ModelInfo
 from triptych.v1 import acceleration_pb2, generation_pb2, generation_service_pb2
 
 UNREADABLE = "not a message"
-_FIT = ImageFit(area=128 * 128, multiple=16)
-_EDGES = ImageFit(area=160 * 160, multiple=16, shortest_edge=32, longest_edge=192)
-_LIMITS = CAPABILITIES.model_copy(update={"max_pixels": 256 * 256})
+_FIT = ImageFit(area_pixels=128 * 128, multiple=16)
+_EDGES = ImageFit(area_pixels=160 * 160, multiple=16, shortest_edge=32, longest_edge=192)
+_LIMITS = replace(CAPABILITIES, max_pixels=256 * 256)
 _CACHES = CacheSupport(
     methods=tuple(CacheMethod), blocks=(4,), tea_cache_coefficients=(1.0, 0.0, 0.0, 1.0, 0.0)
 )
@@ -40,18 +38,18 @@ _CACHES = CacheSupport(
 def _number(field: str, low: float, high: float, default: float, step: float = 0) -> OptionLimits:
     kind = OptionKind.INTEGER if step else OptionKind.NUMBER
     return OptionLimits(
-        field=field, kind=kind, minimum=low, maximum=high, step=step, default=default
+        name=field, kind=kind, minimum=low, maximum=high, step=step, default=default
     )
 
 
-def models() -> Sequence[Model]:
+def models() -> Sequence[ModelInfo]:
     """One for each way in which limits differ."""
     every: list[dict[str, Any]] = [
         {"cache_support": _CACHES, "supports_previews": True},
         {"min_images": 1, "max_images": 3, "image_fit": _FIT, "cache_support": _CACHES},
         {
             "max_images": 1,
-            "image_fit": _EDGES.model_copy(update={"overridable": False}),
+            "image_fit": replace(_EDGES, overridable=False),
             "options": (
                 _number("bagel.image_guidance_scale", 1, 10, 2),
                 _number("bagel.guidance_interval_start", 0, 1, 0.4),
@@ -61,7 +59,7 @@ def models() -> Sequence[Model]:
         {
             "min_images": 1,
             "max_images": 1,
-            "image_fit": _FIT.model_copy(update={"overridable": False}),
+            "image_fit": replace(_FIT, overridable=False),
             "options": (
                 _number("layered.layers", 1, 8, 4, step=1),
                 _number("layered.resolution", 96, 128, 128, step=32),
@@ -81,13 +79,11 @@ def models() -> Sequence[Model]:
             "options": (_number("flux.true_guidance_scale", 1, 20, 1),),
             "guidance_field": "flux.true_guidance_scale",
             "supports_guidance": False,
-            "defaults": DEFAULTS.model_copy(update={"guidance_scale": 1.0}),
+            "defaults": replace(DEFAULTS, guidance_scale=1.0),
         },
         {"options": (switch("long_cat.rewrite_prompt", default=True),)},
     ]
-    return [
-        MODEL.model_copy(update={"capabilities": _LIMITS.model_copy(update=each)}) for each in every
-    ]
+    return [replace(MODEL, capabilities=replace(_LIMITS, **each)) for each in every]
 
 
 _SIDES = st.sampled_from([0, 16, 32, 48, 64, 128, 256, 257, 2**32 - 1])
@@ -116,7 +112,7 @@ def request_targets() -> Iterator[list[Target]]:
     served = models()
     runner = asyncio.Runner()
 
-    def ask(given: tuple[Model, bytes]) -> str:
+    def ask(given: tuple[ModelInfo, bytes]) -> str:
         model, data = given
         try:
             message = generation_service_pb2.GenerateRequest.FromString(data)
@@ -125,25 +121,25 @@ def request_targets() -> Iterator[list[Target]]:
         try:
             received = runner.run(receive_images(message.parameters, uploads, "a"))
             described = [each.described for each in received]
-            asked = request_from_proto(message.parameters, message.scheduling, described)
+            asked = read_request(message.parameters, message.scheduling, described)
             effective = resolve(asked, model, draw_seed=lambda: 7)
         except TriptychError as error:
             return refusal(error)
         # What the gateway takes in, the stages take as it is.
-        passed_on = parameters_from_proto(parameters_to_proto(effective))
+        passed_on = PARAMETERS.read(PARAMETERS.write(effective))
         assert passed_on == effective
         _held(model).check(passed_on)
         assert effective.pixel_steps > 0
         return OK
 
-    def check(given: tuple[Model, bytes]) -> str:
+    def check(given: tuple[ModelInfo, bytes]) -> str:
         model, data = given
         try:
             message = generation_pb2.GenerationParameters.FromString(data)
         except DecodeError:
             return UNREADABLE
         try:
-            _held(model).check(parameters_from_proto(message))
+            _held(model).check(PARAMETERS.read(message))
         except TriptychError as error:
             return refusal(error)
         return OK
@@ -156,17 +152,17 @@ def request_targets() -> Iterator[list[Target]]:
 
 
 def _altered(
-    served: Sequence[Model], sound: Callable[[Model], Message]
-) -> st.SearchStrategy[tuple[Model, bytes]]:
+    served: Sequence[ModelInfo], sound: Callable[[ModelInfo], Message]
+) -> st.SearchStrategy[tuple[ModelInfo, bytes]]:
     each = [st.tuples(st.just(model), altered(sound(model), SUGGESTED)) for model in served]
     return st.one_of(each)
 
 
-def _held(model: Model) -> StageModel[None]:
+def _held(model: ModelInfo) -> StageModel[None]:
     return StageModel(LoadedModel(model=model, components=()), None)
 
 
-def _asked(model: Model) -> generation_service_pb2.GenerateRequest:
+def _asked(model: ModelInfo) -> generation_service_pb2.GenerateRequest:
     parameters = generation_pb2.GenerationParameters(
         prompt="a red circle",
         negative_prompt="blurry",
@@ -192,11 +188,11 @@ def _asked(model: Model) -> generation_service_pb2.GenerateRequest:
     return generation_service_pb2.GenerateRequest(parameters=parameters)
 
 
-def _effective(model: Model) -> generation_pb2.GenerationParameters:
+def _effective(model: ModelInfo) -> generation_pb2.GenerationParameters:
     message = _asked(model)
     described = [
         each.described
         for each in asyncio.run(receive_images(message.parameters, Uploads(0, 1), "a"))
     ]
-    asked = request_from_proto(message.parameters, message.scheduling, described)
-    return parameters_to_proto(resolve(asked, model, draw_seed=lambda: 7))
+    asked = read_request(message.parameters, message.scheduling, described)
+    return PARAMETERS.write(resolve(asked, model, draw_seed=lambda: 7))

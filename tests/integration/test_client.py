@@ -37,7 +37,8 @@ from triptych import (
     StageStarted,
     StepCompleted,
 )
-from triptych.model_info import ImageFit, OptionLimits
+from triptych.domain.family_options import OptionLimits
+from triptych.domain.image_fit import ImageFit
 from triptych.v1 import job_pb2
 
 

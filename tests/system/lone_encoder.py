@@ -29,7 +29,7 @@ class LoneEncoder:
         """Encodes for the request whose id is a digit, 32 times."""
         (loaded,) = (await self._client.capacity(Deadline.after(10))).models
         fields = {"prompt": "a red circle on a blue background", "steps": 2, **asked}
-        request = GenerationRequest.model_validate(fields)
+        request = GenerationRequest(**fields)
         parameters = resolve(request, loaded.model, draw_seed=lambda: 0)
         return await self._client.encode(
             EncodeRequest(digit * 32, tenant, parameters), Deadline.after(60)

@@ -13,7 +13,8 @@ import pytest
 from tests.system.further_denoiser import further_denoiser, shared_flags, started
 from tests.system.running_cluster import RunningCluster, until
 from triptych import Client, Generation, UnavailableError
-from triptych.events import Event, StepCompleted
+from triptych.domain.events import StepCompleted
+from triptych.events import Event
 
 # The supervisor's node; the ranks and their rendezvous are on another.
 SUPERVISOR = "127.0.0.2"

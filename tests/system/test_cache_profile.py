@@ -13,7 +13,7 @@ from services.model_files.directory import ModelDirectory
 from tests.system.running_cluster import MODEL, RunningCluster, running_cluster
 from tests.unit.loaded_models.profiles import COEFFICIENTS, profile
 from triptych import Client
-from triptych.cache import CacheDit, NoCache, TeaCache
+from triptych.domain.acceleration import CacheDit, NoCache, TeaCache
 from triptych.generation import Generation
 
 PROMPT = "a red circle on a blue background"

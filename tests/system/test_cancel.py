@@ -11,7 +11,8 @@ from tests.system.running_cluster import RunningCluster, until
 from triptych import CancelledError, DeadlineExceededError
 from triptych.domain.call_seal import CallSeal
 from triptych.domain.deadline import Deadline
-from triptych.events import Accepted, Event, StepCompleted
+from triptych.domain.events import Accepted, StepCompleted
+from triptych.events import Event
 
 
 async def completed_steps(cluster: RunningCluster) -> tuple[int, int]:

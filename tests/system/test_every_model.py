@@ -94,7 +94,7 @@ def parameters_of(
     if images:
         # A step over a megapixel takes seconds.
         fields["steps"] = model.capabilities.min_steps
-    request = GenerationRequest.model_validate(fields | {"images": described(images)})
+    request = GenerationRequest(**(fields | {"images": described(images)}))
     return resolve(request, model, draw_seed=lambda: 0)
 
 

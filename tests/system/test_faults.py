@@ -7,7 +7,8 @@ import pytest
 
 from tests.system.running_cluster import RunningCluster, running_cluster, until
 from triptych import Client, TriptychError, UnavailableError
-from triptych.events import Event, StageStarted, StepCompleted
+from triptych.domain.events import StageStarted, StepCompleted
+from triptych.events import Event
 
 PROCESSES = ("gateway", "encoder", "denoiser", "rank", "vae")
 

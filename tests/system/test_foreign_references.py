@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from services.domain.tensor_ref import Seal, TensorRef
-from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
+from services.rpc.tables import REFS
 from tests.fuzz.calls import Callers, SoundRequests, cluster_secret
 from tests.system.running_cluster import RunningCluster
 from triptych.status import failure_of
@@ -65,8 +65,8 @@ class Stages:
         message = getattr(self.sound, sound)
         request: Any = type(message)()
         request.CopyFrom(message)
-        ref = change(tensor_ref_from_proto(field, getattr(request, field)), self.seal)
-        getattr(request, field).CopyFrom(tensor_ref_to_proto(ref))
+        ref = change(REFS.read(getattr(request, field)), self.seal)
+        getattr(request, field).CopyFrom(REFS.write(ref))
         with pytest.raises(grpc.RpcError) as caught:
             self.callers.ask(stage, service, method, request, None)
         failure = failure_of(caught.value)

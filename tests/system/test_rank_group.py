@@ -17,8 +17,9 @@ from PIL import Image
 from tests.system.further_denoiser import further_denoiser
 from tests.system.running_cluster import RunningCluster, running_cluster, until
 from triptych import CacheDit, Client, Generation, NoCache, UnavailableError
-from triptych.events import Event, StepCompleted
-from triptych.parallel import ParallelDegrees
+from triptych.domain.events import StepCompleted
+from triptych.domain.parallel import ParallelDegrees
+from triptych.events import Event
 
 DEGREES = {"cfg": 2, "ring": 2, "ulysses": 1}
 SILENCE_SECONDS = 3.0

@@ -8,7 +8,8 @@ from redis import Redis
 
 from tests.system.running_cluster import RunningCluster, running_cluster, until
 from triptych import Generation, UnavailableError
-from triptych.events import Event, StepCompleted
+from triptych.domain.events import StepCompleted
+from triptych.events import Event
 
 pytestmark = pytest.mark.timeout(240)
 PROMPT, SEED = "a red circle on a blue background", 7

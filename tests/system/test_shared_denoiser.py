@@ -22,7 +22,8 @@ from triptych import (
     UnavailableError,
 )
 from triptych.domain.deadline import Deadline
-from triptych.events import Event, StepCompleted
+from triptych.domain.events import StepCompleted
+from triptych.events import Event
 
 LIMIT = 2**20
 

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
-from triptych.cache import Cache, CacheDit, NoCache, TeaCache
+from triptych.domain.acceleration import Cache, CacheDit, NoCache, TeaCache
 
 _KINDS: Final = {"none": NoCache, "tea_cache": TeaCache, "cache_dit": CacheDit}
 # What a number right after the method sets.
@@ -47,7 +47,7 @@ def read_cache(text: str | None) -> Cache | None:
     if len(given) < len(named):
         raise _bad(f"{text} says something twice; allowed is each option once")
     kind = _KINDS[method]
-    allowed = {each.name for each in fields(kind)}
+    allowed = {option.name for option in fields(kind)} - {"kind"}
     if unknown := sorted(given.keys() - allowed):
         known = ", ".join(sorted(allowed)) or "none"
         raise _bad(f"{method} has no {', '.join(unknown)}; allowed are {known}")
@@ -57,8 +57,8 @@ def read_cache(text: str | None) -> Cache | None:
 
 def cache_text(cache: Cache) -> str:
     """What a person would write to ask for these effective options."""
-    method = next(name for name, kind in _KINDS.items() if isinstance(cache, kind))
-    given = {each.name: getattr(cache, each.name) for each in fields(cache)}
+    given = {option.name: getattr(cache, option.name) for option in fields(cache)}
+    method = given.pop("kind")
     parts = [method]
     if method in _SHORT:
         parts = [f"{method}={given.pop(_SHORT[method])}"]

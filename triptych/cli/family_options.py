@@ -5,10 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
-from triptych.family_options import (
-    BagelOptions,
-    FamilyOptions,
-)
+from triptych.domain.family_options import BagelOptions, FamilyOptions
 
 _VIDEO: Final = "Videos"
 _LAYERED: Final = "Layers"

@@ -30,14 +30,9 @@ from triptych.cli.report import json_report, print_report
 from triptych.cluster.address import Address
 from triptych.cluster.cluster import ClusterSpec, LocalCluster
 from triptych.cluster.topology import ModelOptions
-from triptych.family_options import (
-    FluxOptions,
-    LayeredOptions,
-    LongCatOptions,
-    VideoOptions,
-)
+from triptych.domain.family_options import FluxOptions, LayeredOptions, LongCatOptions, VideoOptions
+from triptych.domain.generation import RequestOptions
 from triptych.generation import Generation
-from triptych.request import RequestOptions
 
 
 @connecting

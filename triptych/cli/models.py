@@ -7,13 +7,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from triptych.cache import NoCache
 from triptych.channel import DEFAULT_TARGET
 from triptych.cli.cache_option import cache_text
 from triptych.cli.connection import Connection, connecting
 from triptych.cli.failure import reported_failures
 from triptych.client import Client
-from triptych.model_info import ModelDefaults, ModelInfo, ModelLimits, OptionLimits
+from triptych.domain.acceleration import NoCache
+from triptych.domain.family_options import OptionLimits
+from triptych.domain.model import Capabilities, GenerationDefaults, ModelInfo
 
 
 @connecting
@@ -85,7 +86,7 @@ def _details(model: ModelInfo) -> Table:
     return table
 
 
-def _add_size(table: Table, limits: ModelLimits, defaults: ModelDefaults) -> None:
+def _add_size(table: Table, limits: Capabilities, defaults: GenerationDefaults) -> None:
     fit = limits.image_fit
     if fit is not None:
         rounded = "rounded up" if fit.rounds_up else "to the nearest"
@@ -103,13 +104,15 @@ def _add_size(table: Table, limits: ModelLimits, defaults: ModelDefaults) -> Non
     table.add_row("pixels", f"at most {limits.max_pixels}")
 
 
-def _add_sides(table: Table, limits: ModelLimits, defaults: ModelDefaults, *, fitted: bool) -> None:
+def _add_sides(
+    table: Table, limits: Capabilities, defaults: GenerationDefaults, *, fitted: bool
+) -> None:
     sides = f"{limits.min_side} to {limits.max_side}, multiples of {limits.size_multiple}"
     table.add_row("width", sides, "as the image" if fitted else str(defaults.width))
     table.add_row("height", sides, "as the image" if fitted else str(defaults.height))
 
 
-def _images(limits: ModelLimits) -> str:
+def _images(limits: Capabilities) -> str:
     if limits.min_images == limits.max_images:
         return str(limits.max_images)
     return f"{limits.min_images} to {limits.max_images}"
@@ -139,7 +142,7 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
-def _caches(limits: ModelLimits) -> Iterator[str]:
+def _caches(limits: Capabilities) -> Iterator[str]:
     for method in limits.cache_methods:
         if method == "tea_cache":
             source = limits.tea_cache_coefficients_source
@@ -148,7 +151,7 @@ def _caches(limits: ModelLimits) -> Iterator[str]:
             yield method
 
 
-def _parallel(limits: ModelLimits) -> Iterator[str]:
+def _parallel(limits: Capabilities) -> Iterator[str]:
     bounds = {
         "ulysses": f" (divisors of {limits.attention_heads})",
         "cfg": f" (at most {limits.guidance_branches})",
@@ -157,7 +160,7 @@ def _parallel(limits: ModelLimits) -> Iterator[str]:
         yield f"{method}{bounds.get(method, '')}"
 
 
-def _default_cache(defaults: ModelDefaults) -> str:
+def _default_cache(defaults: GenerationDefaults) -> str:
     text = cache_text(defaults.cache)
     if isinstance(defaults.cache, NoCache) or not defaults.cache_min_steps:
         return text

@@ -11,7 +11,7 @@ from rich.color import Color
 from rich.style import Style
 from rich.text import Text
 
-from triptych.events import Preview
+from triptych.domain.events import Preview
 
 _PANEL = "Previews"
 _COLUMNS, _ROWS = 48, 48

@@ -8,10 +8,11 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from triptych.cache import BranchDecision
 from triptych.cli.previews import PreviewFiles, in_half_blocks
 from triptych.cli.stage_label import stage_label
-from triptych.events import Accepted, Event, Preview, Queued, StageStarted, StepCompleted
+from triptych.domain.cache_statistics import BranchDecision
+from triptych.domain.events import Accepted, Preview, Queued, StageStarted, StepCompleted
+from triptych.events import Event
 
 
 class _PicturedProgress(Progress):

@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from triptych.cache import CacheStatistics
 from triptych.cli.stage_label import stage_label
-from triptych.conditioning_reuse import ConditioningReuse
-from triptych.family_options import LayeredOptions
+from triptych.domain.cache_statistics import CacheStatistics
+from triptych.domain.conditioning_reuse import ConditioningReuse
+from triptych.domain.family_options import LayeredOptions
+from triptych.domain.parallel import ParallelDegrees
 from triptych.generation import Generation
-from triptych.parallel import ParallelDegrees
 
 
 def print_report(generation: Generation, path: Path) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from triptych.cli.local_cluster import DTypeName, TopologyName
 from triptych.cli.output_file import MediaFormatName, checked_output
-from triptych.deadline import checked_timeout
+from triptych.domain.deadline import checked_timeout
 
 _REQUEST = "What to draw (the model's defaults apply to what is left out)"
 

@@ -21,8 +21,8 @@ from triptych.cli.local_cluster import (
 from triptych.cluster.address import Address
 from triptych.cluster.cluster import DEFAULT_ADDRESS, ClusterSpec, LocalCluster
 from triptych.cluster.topology import ModelOptions, SplitTopology
+from triptych.domain.parallel import ParallelDegrees
 from triptych.launcher.launcher import LauncherName
-from triptych.parallel import ParallelDegrees
 
 
 def up(

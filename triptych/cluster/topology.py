@@ -7,9 +7,9 @@ from typing import Final, Protocol
 
 from triptych.cluster.address import Address
 from triptych.cluster.workplace import Workplace
+from triptych.domain.parallel import ONE_RANK, ParallelDegrees
 from triptych.launcher.command import Command
 from triptych.launcher.launcher import LauncherName
-from triptych.parallel import ONE_RANK, ParallelDegrees
 
 _START_PATIENCE_SECONDS: Final = 600.0
 FETCH_PATIENCE_SECONDS: Final = 24 * 3600.0

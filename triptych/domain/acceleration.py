@@ -6,12 +6,14 @@ Names and defaults of TeaCache's and Cache-DiT's options are those of their publ
 
 import math
 from collections.abc import Iterator, Sequence
-from enum import StrEnum
-from typing import Annotated, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from annotated_types import Interval
 
 from triptych.domain.errors import FieldViolation
+from triptych.domain.limits import intervals
+from triptych.domain.open_enum import OpenEnum
 
 _COEFFICIENTS: Final = 5
 # Fewer steps leave nothing to extrapolate from after a warm-up.
@@ -21,7 +23,7 @@ _MIN_MASKED_STEPS: Final = 8
 _SHORT_MASKS: Final = (4, 6)
 
 
-class CacheMethod(StrEnum):
+class CacheMethod(OpenEnum):
     """A way to reuse work between denoising steps."""
 
     NONE = "none"
@@ -29,14 +31,14 @@ class CacheMethod(StrEnum):
     CACHE_DIT = "cache_dit"
 
 
-class CoefficientsSource(StrEnum):
+class CoefficientsSource(OpenEnum):
     """Where a model's TeaCache polynomial comes from."""
 
     PUBLISHED = "published"
     CALIBRATED = "calibrated"
 
 
-class MaskPolicy(StrEnum):
+class MaskPolicy(OpenEnum):
     """Which Steps Computation Mask applies: from many computed steps to few."""
 
     SLOW = "slow"
@@ -45,32 +47,34 @@ class MaskPolicy(StrEnum):
     ULTRA = "ultra"
 
 
-class ReusePolicy(StrEnum):
+class ReusePolicy(OpenEnum):
     """How a step that the mask marks as reusable is treated."""
 
     DYNAMIC = "dynamic"
     STATIC = "static"
 
 
-class _Cache(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class NoCache(_Cache):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoCache:
     """Every step is computed."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     kind: Literal["none"] = "none"
 
 
-class TeaCache(_Cache):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeaCache:
     """Reuse while the accumulated, rescaled change of the first block's input stays small.
 
     Attributes:
         rel_l1_thresh: accumulated relative L1 distance at which a step is computed; 0 computes all.
-        coefficients: of the polynomial that rescales a distance, highest power first; None for the
-            model's own.
+        coefficients: of the polynomial that rescales a distance, five, highest power first; None
+            for the model's own.
         compute_last_step: whether the last step is always computed.
     """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     kind: Literal["tea_cache"] = "tea_cache"
     rel_l1_thresh: float = 0.2
@@ -78,15 +82,9 @@ class TeaCache(_Cache):
     compute_last_step: bool = True
 
 
-class StepsMask(_Cache):
-    """Cache-DiT's Steps Computation Mask."""
-
-    mask_policy: MaskPolicy = MaskPolicy.MEDIUM
-    policy: ReusePolicy = ReusePolicy.DYNAMIC
-
-
-class CacheDit(_Cache):
-    """Cache-DiT's DBCache, with its calibrator and mask; per guidance branch.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheDit:
+    """Cache-DiT's DBCache, with its calibrator and mask; counts are for each guidance branch.
 
     Attributes:
         fn_compute_blocks: first blocks, of each list, that are always computed and decide.
@@ -99,27 +97,33 @@ class CacheDit(_Cache):
         max_accumulated_residual_diff_threshold: sum of all changes seen so far from which on steps
             are computed; None for no limit.
         taylorseer_order: forecasts what is reused by a Taylor expansion; None to reuse it as it is.
-        scm: which steps may be reused at all; None for all after the warm-up.
+        scm_mask_policy: a MaskPolicy: which steps may be reused at all; None for all after the
+            warm-up.
+        scm_policy: a ReusePolicy for those; only with a mask, and "dynamic" by default.
     """
 
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
     kind: Literal["cache_dit"] = "cache_dit"
-    fn_compute_blocks: int = 1
-    bn_compute_blocks: int = 0
-    max_warmup_steps: int = 4
-    warmup_interval: int = 1
-    max_cached_steps: int = -1
-    max_continuous_cached_steps: int = 3
+    fn_compute_blocks: Annotated[int, Interval(ge=1)] = 1
+    bn_compute_blocks: Annotated[int, Interval(ge=0)] = 0
+    max_warmup_steps: Annotated[int, Interval(ge=0)] = 4
+    warmup_interval: Annotated[int, Interval(ge=1)] = 1
+    max_cached_steps: Annotated[int, Interval(ge=-1)] = -1
+    max_continuous_cached_steps: Annotated[int, Interval(ge=-1)] = 3
     residual_diff_threshold: float = 0.24
     max_accumulated_residual_diff_threshold: float | None = None
-    taylorseer_order: int | None = None
-    scm: StepsMask | None = None
+    taylorseer_order: Annotated[int | None, Interval(ge=1, le=4)] = None
+    scm_mask_policy: Annotated[str | None, MaskPolicy] = None
+    scm_policy: Annotated[str | None, ReusePolicy] = None
 
 
-Cache = Annotated[NoCache | TeaCache | CacheDit, Field(discriminator="kind")]
+Cache = NoCache | TeaCache | CacheDit
 NO_CACHE: Final = NoCache()
 
 
-class CacheSupport(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSupport:
     """What a model can reuse.
 
     Attributes:
@@ -129,12 +133,13 @@ class CacheSupport(BaseModel):
         coefficients_source: where those come from.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     methods: tuple[CacheMethod, ...] = (CacheMethod.NONE,)
     blocks: tuple[int, ...] = ()
     tea_cache_coefficients: tuple[float, ...] | None = None
     coefficients_source: CoefficientsSource = CoefficientsSource.PUBLISHED
+
+
+NO_SUPPORT: Final = CacheSupport()
 
 
 def cache_violations(cache: Cache, support: CacheSupport, steps: int) -> Iterator[FieldViolation]:
@@ -151,7 +156,7 @@ def cache_violations(cache: Cache, support: CacheSupport, steps: int) -> Iterato
 def effective_cache(cache: Cache, support: CacheSupport) -> Cache:
     """An allowed cache with the model's own values filled in."""
     if isinstance(cache, TeaCache) and cache.coefficients is None:
-        return cache.model_copy(update={"coefficients": support.tea_cache_coefficients})
+        return replace(cache, coefficients=support.tea_cache_coefficients)
     return cache
 
 
@@ -188,16 +193,9 @@ def _cache_dit_violations(
     cache: CacheDit, support: CacheSupport, steps: int
 ) -> Iterator[FieldViolation]:
     path = "acceleration.cache_dit"
-    least = {
-        "fn_compute_blocks": 1,
-        "bn_compute_blocks": 0,
-        "max_warmup_steps": 0,
-        "warmup_interval": 1,
-        "max_cached_steps": -1,
-        "max_continuous_cached_steps": -1,
-    }
-    for name, lowest in least.items():
-        if (value := getattr(cache, name)) < lowest:
+    for name, (lowest, highest) in intervals(CacheDit).items():
+        value = getattr(cache, name)
+        if highest is None and value < lowest:
             yield FieldViolation(f"{path}.{name}", f"is {value}; allowed are {lowest} and above")
     fewest = min(support.blocks, default=0)
     if cache.fn_compute_blocks + cache.bn_compute_blocks > fewest:
@@ -222,13 +220,20 @@ def _cache_dit_violations(
 
 def _calibrator_violations(cache: CacheDit, steps: int) -> Iterator[FieldViolation]:
     order, path = cache.taylorseer_order, "acceleration.cache_dit"
-    if order is not None and not 1 <= order <= 4:
-        yield FieldViolation(f"{path}.taylorseer.order", f"is {order}; allowed are 1 to 4")
+    lowest, highest = intervals(CacheDit)["taylorseer_order"]
+    if order is not None and not lowest <= order <= highest:
+        allowed = f"allowed are {lowest} to {highest}"
+        yield FieldViolation(f"{path}.taylorseer.order", f"is {order}; {allowed}")
     if order is not None and steps < _MIN_TAYLOR_STEPS:
         yield FieldViolation(
             f"{path}.taylorseer", f"needs at least {_MIN_TAYLOR_STEPS} steps; there are {steps}"
         )
-    if cache.scm is not None and not has_mask(steps):
+    for name, words in (("mask_policy", MaskPolicy), ("policy", ReusePolicy)):
+        if (word := getattr(cache, f"scm_{name}")) is not None and word not in list(words):
+            yield FieldViolation(f"{path}.scm.{name}", f"is {word}; allowed are {', '.join(words)}")
+    if cache.scm_policy is not None and cache.scm_mask_policy is None:
+        yield FieldViolation(f"{path}.scm.policy", "has no effect without a mask policy")
+    if cache.scm_mask_policy is not None and not has_mask(steps):
         yield FieldViolation(
             f"{path}.scm",
             f"has no mask for {steps} steps; it has them for {_listed(_SHORT_MASKS)} and from"

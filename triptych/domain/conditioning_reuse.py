@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
+
+from triptych.domain.open_enum import OpenEnum
 
 
-class ConditioningPart(StrEnum):
+class ConditioningPart(OpenEnum):
     """A kind of what is encoded, and looked up, by itself."""
 
     PROMPT = "prompt"

@@ -2,8 +2,23 @@
 
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from triptych.domain.errors import DeadlineExceeded
+
+_LONGEST_SECONDS: Final = 365 * 24 * 3600.0
+"""gRPC takes a time that it cannot count, infinity first of all, for one that has passed."""
+
+
+def checked_timeout(seconds: float) -> float:
+    """As many seconds as a call may take, at most a year; infinity is as long as can be.
+
+    Raises:
+        ValueError: they are negative, or not a number.
+    """
+    if not seconds >= 0:
+        raise ValueError(f"timeout is {seconds}; allowed are seconds from 0 on")
+    return min(seconds, _LONGEST_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The types a tensor's elements may have."""
 
-from enum import StrEnum
+from triptych.domain.open_enum import OpenEnum
 
 
-class ElementType(StrEnum):
+class ElementType(OpenEnum):
     """Values are torch's own names, so that `getattr(torch, value)` is the dtype."""
 
     FLOAT32 = "float32"

@@ -2,18 +2,28 @@
 
 import math
 from collections.abc import Iterator
-from enum import StrEnum
-from typing import Annotated, Final, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final, Literal
 
 from triptych.domain.errors import FieldViolation
+from triptych.domain.open_enum import OpenEnum
 
 
-class _Options(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
     """None is what a request left out; in effective values nothing is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    kind: str
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was not left out, by name."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: value for name, value in named.items() if name != "kind" and value is not None
+        }
 
     @property
     def pictures(self) -> int:
@@ -40,6 +50,7 @@ class _Options(BaseModel):
         yield from ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VideoOptions(_Options):
     """Text-to-video models.
 
@@ -63,6 +74,7 @@ class VideoOptions(_Options):
         return self.frames_per_second
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayeredOptions(_Options):
     """Models that take a picture apart into layers.
 
@@ -92,6 +104,7 @@ class LayeredOptions(_Options):
         return f"{self.kind}.caption_image" if self.caption_image else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LongCatOptions(_Options):
     """LongCat-Image.
 
@@ -103,6 +116,7 @@ class LongCatOptions(_Options):
     rewrite_prompt: bool | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BagelOptions(_Options):
     """BAGEL.
 
@@ -127,6 +141,7 @@ class BagelOptions(_Options):
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FluxOptions(_Options):
     """FLUX.1.
 
@@ -138,20 +153,18 @@ class FluxOptions(_Options):
     true_guidance_scale: float | None = None
 
 
-FamilyOptions = Annotated[
-    VideoOptions | LayeredOptions | LongCatOptions | BagelOptions | FluxOptions,
-    Field(discriminator="kind"),
-]
-GROUPS: Final[dict[str, type[_Options]]] = {
+FamilyOptions = VideoOptions | LayeredOptions | LongCatOptions | BagelOptions | FluxOptions
+GROUPS: Final[dict[str, type[FamilyOptions]]] = {
     "video": VideoOptions,
     "layered": LayeredOptions,
     "long_cat": LongCatOptions,
     "bagel": BagelOptions,
     "flux": FluxOptions,
 }
+"""What each group of options is called in a request."""
 
 
-class OptionKind(StrEnum):
+class OptionKind(OpenEnum):
     """What values an option takes."""
 
     INTEGER = "integer"
@@ -159,18 +172,17 @@ class OptionKind(StrEnum):
     SWITCH = "switch"
 
 
-class OptionLimits(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptionLimits:
     """One knob that a model has; bounds are inclusive.
 
     Attributes:
-        field: its path in a request, for example "video.num_frames".
+        name: its path in a request, for example "video.num_frames".
         step: allowed are the minimum and so much more, and so on; 0 for anything between.
         default: for a switch, 0 is off and 1 is on.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    field: str
+    name: str
     kind: OptionKind
     minimum: float
     maximum: float
@@ -180,12 +192,12 @@ class OptionLimits(BaseModel):
     @property
     def group(self) -> str:
         """Which options it is one of, for example "video"."""
-        return self.field.partition(".")[0]
+        return self.name.partition(".")[0]
 
     @property
-    def name(self) -> str:
+    def field(self) -> str:
         """What it is called among them, for example "num_frames"."""
-        return self.field.partition(".")[2]
+        return self.name.partition(".")[2]
 
     @property
     def default_value(self) -> float | bool:
@@ -195,11 +207,11 @@ class OptionLimits(BaseModel):
                 return bool(self.default)
             case OptionKind.INTEGER:
                 return int(self.default)
-        return self.default
+        return float(self.default)
 
     def effective(self, asked: FamilyOptions | None) -> float | bool:
         """What a request with these options gets: what it asked of the knob, or the default."""
-        given = getattr(asked, self.name, None)
+        given = getattr(asked, self.field, None)
         return self.default_value if given is None else float(given)
 
     def allows(self, value: float) -> bool:
@@ -222,10 +234,10 @@ class OptionLimits(BaseModel):
         return f"{', '.join(first)} and so on to {self.maximum:g}"
 
 
-def switch(field: str, *, default: bool) -> OptionLimits:
+def switch(name: str, *, default: bool) -> OptionLimits:
     """A knob that is on or off."""
     return OptionLimits(
-        field=field, kind=OptionKind.SWITCH, minimum=0, maximum=1, step=1, default=float(default)
+        name=name, kind=OptionKind.SWITCH, minimum=0, maximum=1, step=1, default=float(default)
     )
 
 
@@ -239,10 +251,9 @@ def option_violations(
         has = f"this model's are {limits[0].group}" if limits else "this model has none"
         yield FieldViolation(asked.kind, f"are options of another model family; {has}")
         return
-    given = asked.model_dump(exclude={"kind"}, exclude_none=True)
-    known = {each.name: each for each in limits}
+    known = {option.field: option for option in limits}
     allowed = True
-    for name, value in given.items():
+    for name, value in asked.given.items():
         field = f"{asked.kind}.{name}"
         if name not in known:
             allowed = False
@@ -262,11 +273,7 @@ def effective_options(
     """Allowed options with the model's defaults filled in; None for a model that has none."""
     if not limits:
         return None
-    values: dict[str, object] = {each.name: each.default_value for each in limits}
+    values: dict[str, Any] = {option.field: option.default_value for option in limits}
     if asked is not None:
-        values |= asked.model_dump(exclude={"kind"}, exclude_none=True)
-    options = GROUPS[limits[0].group].model_validate(values)
-    assert isinstance(
-        options, VideoOptions | LayeredOptions | LongCatOptions | BagelOptions | FluxOptions
-    )
-    return options
+        values |= asked.given
+    return GROUPS[limits[0].group](**values)

@@ -1,11 +1,11 @@
 """What to generate: as it was asked, and as it will be done."""
 
-import math
 import re
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Final, TypedDict, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from annotated_types import Interval
 
 from triptych.domain.acceleration import Cache, cache_violations, effective_cache
 from triptych.domain.element_type import ElementType
@@ -16,39 +16,88 @@ from triptych.domain.family_options import (
     option_violations,
 )
 from triptych.domain.image_fit import ImageFit
-from triptych.domain.input_image import InputImage
-from triptych.domain.model import Capabilities, MediaFormat, Model
+from triptych.domain.input_image import ImageDescription, InputImage
+from triptych.domain.limits import AtMost, OneOf, Within, limit_violations, out_of_bounds
+from triptych.domain.model import Capabilities, MediaFormat, ModelInfo
 
-MAX_SEED = 2**63 - 1
+MAX_SEED: Final = 2**63 - 1
 # Beyond it a side of a picture that is scaled to a usual area would round to nothing.
-MAX_ASPECT_RATIO = 16
+MAX_ASPECT_RATIO: Final = 16
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 T = TypeVar("T")
+_SIDE: Final = Within("min_side", "max_side", multiple_of="size_multiple")
+_TEXT: Final = AtMost("max_prompt_characters", "characters")
 
 
-class GenerationRequest(BaseModel):
-    """What a client asked; None is what it left out."""
+class RequestOptions(TypedDict, total=False):
+    """The keywords that every generating call takes; see GenerationRequest."""
 
-    model_config = ConfigDict(frozen=True)
+    model: str | None
+    negative_prompt: str | None
+    width: int | None
+    height: int | None
+    steps: int | None
+    guidance_scale: float | None
+    seed: int | None
+    dtype: str | None
+    images: Sequence[InputImage]
+    media_format: str | None
+    options: FamilyOptions | None
+    cache: Cache | None
+    preview_every_steps: int | None
 
-    model: str = ""
-    prompt: str
-    negative_prompt: str | None = None
-    width: int | None = None
-    height: int | None = None
-    steps: int | None = None
-    guidance_scale: float | None = None
-    seed: int | None = None
-    dtype: ElementType | None = None
-    cache: Cache | None = None
-    media_format: MediaFormat | None = None
-    images: tuple[InputImage, ...] = ()
-    preview_every_steps: int = 0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """What to generate. What is None takes the model's default.
+
+    Beside a field stands what bounds it: a number, or the capability of the model that says it.
+
+    Attributes:
+        prompt: what to draw.
+        model: a served model's name; may be None while the cluster serves exactly one.
+        negative_prompt: what not to draw; only with a guidance_scale above 1.
+        width: in pixels.
+        height: in pixels.
+        steps: denoising steps.
+        guidance_scale: classifier-free guidance; 1 switches it off.
+        seed: drawn by the cluster if None, and reported.
+        dtype: refuses the request unless the model runs in this type, an ElementType.
+        images: pictures to start from, in order: each one the bytes of a PNG, JPEG or WebP file,
+            the path of one (never a URL), or what `upload_image` returned; inside a cluster, what
+            it read from their headers.
+        media_format: "png"; "mp4" for a video; "png_archive" for layers or frames in a ZIP file.
+        options: knobs of the model's family, for example VideoOptions.
+        cache: how to reuse work between steps, for example TeaCache(rel_l1_thresh=0.2).
+        preview_every_steps: a Preview among the events after every so many steps; 0 for none.
+    """
+
+    prompt: Annotated[str, _TEXT]
+    model: str | None = None
+    negative_prompt: Annotated[str | None, _TEXT] = None
+    width: Annotated[int | None, _SIDE] = None
+    height: Annotated[int | None, _SIDE] = None
+    steps: Annotated[int | None, Within("min_steps", "max_steps")] = None
+    guidance_scale: Annotated[float | None, Within("min_guidance_scale", "max_guidance_scale")] = (
+        None
+    )
+    seed: Annotated[int | None, Interval(ge=0, le=MAX_SEED)] = None
+    dtype: Annotated[str | None, ElementType] = None
+    images: Sequence[InputImage | ImageDescription] = ()
+    media_format: Annotated[str | None, MediaFormat, OneOf("media_formats")] = None
     options: FamilyOptions | None = None
+    cache: Cache | None = None
+    preview_every_steps: int | None = None
+
+    @property
+    def described_images(self) -> tuple[ImageDescription, ...]:
+        """Its images, as far as the cluster has read their headers."""
+        return tuple(image for image in self.images if isinstance(image, ImageDescription))
 
 
-class GenerationParameters(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationParameters:
     """Effective values: valid for the model, defaults filled in, the seed drawn.
 
     Attributes:
@@ -57,8 +106,6 @@ class GenerationParameters(BaseModel):
         preview_every_steps: 0 for no previews.
         options: of the model's family; None where it has none.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     model: str
     prompt: str
@@ -71,9 +118,16 @@ class GenerationParameters(BaseModel):
     dtype: ElementType
     cache: Cache
     media_format: MediaFormat
-    images: tuple[InputImage, ...] = ()
+    images: tuple[ImageDescription, ...] = ()
     preview_every_steps: int = 0
     options: FamilyOptions | None = None
+
+    @property
+    def request(self) -> GenerationRequest:
+        """The request that asks for exactly these."""
+        return GenerationRequest(
+            **{field.name: getattr(self, field.name) for field in fields(GenerationRequest)}
+        )
 
     @property
     def guided(self) -> bool:
@@ -92,7 +146,7 @@ class GenerationParameters(BaseModel):
 
 
 def resolve(
-    request: GenerationRequest, model: Model, draw_seed: Callable[[], int]
+    request: GenerationRequest, model: ModelInfo, draw_seed: Callable[[], int]
 ) -> GenerationParameters:
     """Checks a request against a model and fills in what it left out.
 
@@ -125,9 +179,9 @@ def resolve(
         seed=draw_seed() if request.seed is None else request.seed,
         dtype=model.dtype,
         cache=_cache(request.cache, model.capabilities, steps),
-        media_format=_either(request.media_format, model.capabilities.media_formats[0]),
-        images=request.images,
-        preview_every_steps=request.preview_every_steps,
+        media_format=MediaFormat(request.media_format or model.limits.media_formats[0]),
+        images=request.described_images,
+        preview_every_steps=request.preview_every_steps or 0,
         options=effective_options(request.options, model.capabilities.options),
     )
 
@@ -145,13 +199,14 @@ def _either(asked: T | None, default: T) -> T:
 
 
 def _violations(
-    request: GenerationRequest, model: Model, *, guided: bool
+    request: GenerationRequest, model: ModelInfo, *, guided: bool
 ) -> Iterator[FieldViolation]:
     capabilities = model.capabilities
+    yield from limit_violations(request, capabilities, beside=("width", "height"))
     yield from _text_violations(request, capabilities, guided=guided)
     wrong_options = list(option_violations(request.options, capabilities.options))
     yield from wrong_options
-    usable = request.model_copy(update={"options": None}) if wrong_options else request
+    usable = replace(request, options=None) if wrong_options else request
     yield from _size_violations(usable, capabilities)
     yield from _loop_violations(request, capabilities)
     yield from _choice_violations(request, model)
@@ -167,10 +222,8 @@ def _text_violations(
         yield FieldViolation("prompt", "is empty; say what to draw")
     negative = request.negative_prompt
     for field, text in (("prompt", request.prompt), ("negative_prompt", negative or "")):
-        if len(text) > limits.max_prompt_characters:
-            allowed = f"allowed are at most {limits.max_prompt_characters}"
-            yield FieldViolation(field, f"has {len(text)} characters; {allowed}")
-        elif _CONTROL_CHARACTER.search(text):
+        # A text that is too long is refused already, and not looked at.
+        if len(text) <= limits.max_prompt_characters and _CONTROL_CHARACTER.search(text):
             yield FieldViolation(field, "contains control characters; allowed is plain text")
     if negative is not None and not guided:
         why = (
@@ -185,8 +238,8 @@ def _size(request: GenerationRequest, limits: Capabilities) -> tuple[int, int]:
     """Width and height of a request whose images and options are allowed."""
     fit, defaults = _fit(request, limits), limits.defaults
     size = (defaults.width, defaults.height)
-    if fit is not None and request.images:
-        last = request.images[-1]
+    if fit is not None and (described := request.described_images):
+        last = described[-1]
         size = fit.size(last.width, last.height)
     return _either(request.width, size[0]), _either(request.height, size[1])
 
@@ -196,7 +249,7 @@ def _fit(request: GenerationRequest, limits: Capabilities) -> ImageFit | None:
     area = None if options is None else options.fitted_area
     if limits.image_fit is None or area is None:
         return limits.image_fit
-    return limits.image_fit.model_copy(update={"area": area})
+    return replace(limits.image_fit, area_pixels=area)
 
 
 def _size_violations(request: GenerationRequest, limits: Capabilities) -> Iterator[FieldViolation]:
@@ -207,13 +260,9 @@ def _size_violations(request: GenerationRequest, limits: Capabilities) -> Iterat
         if fitted is not None and side != fitted:
             sides_fit = False
             yield FieldViolation(field, f"is {side}; it follows from the input image: {fitted}")
-        elif not limits.min_side <= side <= limits.max_side or side % limits.size_multiple:
+        elif (wrong := out_of_bounds(side, _SIDE, limits)) is not None:
             sides_fit = False
-            yield FieldViolation(
-                field,
-                f"is {side}; allowed are multiples of {limits.size_multiple}"
-                f" from {limits.min_side} to {limits.max_side}",
-            )
+            yield FieldViolation(field, wrong)
     if not sides_fit:
         return
     width, height = _size(request, limits)
@@ -243,7 +292,7 @@ def _asked_sides(
     """
     fit = _fit(request, limits)
     fixed = fits and fit is not None and not fit.overridable and request.images
-    unsized = request.model_copy(update={"width": None, "height": None})
+    unsized = replace(request, width=None, height=None)
     only = _size(unsized, limits) if fixed else (None, None)
     for field, side, fitted in (
         ("width", request.width, only[0]),
@@ -260,7 +309,7 @@ def _image_violations(request: GenerationRequest, limits: Capabilities) -> Itera
     elif not fewest <= given <= most:
         allowed = str(fewest) if fewest == most else f"{fewest} to {most}"
         yield FieldViolation("images", f"are {given}; this model takes {allowed}")
-    for number, image in enumerate(request.images):
+    for number, image in enumerate(request.described_images):
         if not image.width * image.height:
             yield FieldViolation(f"images[{number}]", "has no pixels")
         elif max(image.width, image.height) > MAX_ASPECT_RATIO * min(image.width, image.height):
@@ -272,25 +321,15 @@ def _image_violations(request: GenerationRequest, limits: Capabilities) -> Itera
 
 
 def _loop_violations(request: GenerationRequest, limits: Capabilities) -> Iterator[FieldViolation]:
-    steps, scale, seed = request.steps, request.guidance_scale, request.seed
-    if steps is not None and not limits.min_steps <= steps <= limits.max_steps:
-        yield FieldViolation(
-            "steps", f"is {steps}; allowed are {limits.min_steps} to {limits.max_steps}"
-        )
-    if scale is not None:
-        low, high = limits.min_guidance_scale, limits.max_guidance_scale
-        # NaN fails every comparison, so it must be asked for by name.
-        if not math.isfinite(scale) or not low <= scale <= high:
-            yield FieldViolation("guidance_scale", f"is {scale}; allowed are {low:g} to {high:g}")
-        elif scale > low and not limits.supports_guidance:
-            yield FieldViolation("guidance_scale", f"is {scale}; this model has no guidance")
-    if seed is not None and not 0 <= seed <= MAX_SEED:
-        yield FieldViolation("seed", f"is {seed}; allowed are 0 to {MAX_SEED}")
+    scale, low = request.guidance_scale, limits.min_guidance_scale
+    allowed = scale is not None and low < scale <= limits.max_guidance_scale
+    if allowed and not limits.supports_guidance:
+        yield FieldViolation("guidance_scale", f"is {scale}; this model has no guidance")
 
 
-def _choice_violations(request: GenerationRequest, model: Model) -> Iterator[FieldViolation]:
+def _choice_violations(request: GenerationRequest, model: ModelInfo) -> Iterator[FieldViolation]:
     limits = model.capabilities
-    if request.dtype is not None and request.dtype is not model.dtype:
+    if request.dtype is not None and request.dtype != model.dtype:
         yield FieldViolation(
             "dtype", f"is {request.dtype}; this cluster runs {model.name} in {model.dtype}"
         )
@@ -298,15 +337,12 @@ def _choice_violations(request: GenerationRequest, model: Model) -> Iterator[Fie
         steps = _either(request.steps, limits.defaults.steps)
         yield from cache_violations(request.cache, limits.cache_support, steps)
     yield from _preview_violations(request, limits)
-    if request.media_format is not None and request.media_format not in limits.media_formats:
-        allowed = ", ".join(limits.media_formats)
-        yield FieldViolation("media_format", f"is {request.media_format}; allowed are {allowed}")
 
 
 def _preview_violations(
     request: GenerationRequest, limits: Capabilities
 ) -> Iterator[FieldViolation]:
-    every, steps = request.preview_every_steps, _either(request.steps, limits.defaults.steps)
+    every, steps = request.preview_every_steps or 0, _either(request.steps, limits.defaults.steps)
     if every and not limits.supports_previews:
         yield FieldViolation("preview_every_steps", f"is {every}; this model has no previews")
     elif not 0 <= every <= steps:

@@ -1,15 +1,15 @@
 """How the size of a picture follows from that of an input image."""
 
 import math
+from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
 
-
-class ImageFit(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFit:
     """Nearly a given area, or nearly an image's own, with its proportions.
 
     Attributes:
-        area: in pixels; where edges are given, only images of a larger one are made smaller.
+        area_pixels: where edges are given, only images of a larger one are made smaller.
         multiple: sides are multiples of this many pixels.
         rounds_up: to the next multiple rather than to the nearest.
         overridable: whether a request may ask for another width and height.
@@ -17,9 +17,7 @@ class ImageFit(BaseModel):
         longest_edge: images are made smaller for it, whatever the shortest; 0 like the former.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    area: int
+    area_pixels: int
     multiple: int
     rounds_up: bool = False
     overridable: bool = True
@@ -35,7 +33,7 @@ class ImageFit(BaseModel):
         if self.longest_edge:
             return self._within_edges(width, height)
         ratio = width / height
-        fitted_width = math.sqrt(self.area * ratio)
+        fitted_width = math.sqrt(self.area_pixels * ratio)
         return self._rounded(fitted_width), self._rounded(fitted_width / ratio)
 
     def _within_edges(self, width: int, height: int) -> tuple[int, int]:
@@ -43,9 +41,9 @@ class ImageFit(BaseModel):
         scale = max(scale, self.shortest_edge / min(width, height))
         size = self._scaled((width, height), scale)
         area = size[0] * size[1]
-        if area > self.area:
+        if area > self.area_pixels:
             # Published: not its square root, so edges shrink more than they would have to.
-            size = self._scaled(size, self.area / area)
+            size = self._scaled(size, self.area_pixels / area)
         if max(size) > self.longest_edge:
             size = self._scaled(size, self.longest_edge / max(size))
         return size

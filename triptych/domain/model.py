@@ -1,24 +1,29 @@
 """A served model: what it accepts and what it does with what is left out."""
 
-from enum import StrEnum
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field
+import re
+from dataclasses import dataclass
+from typing import Final
 
 from triptych.domain.acceleration import (
     NO_CACHE,
+    NO_SUPPORT,
     Cache,
+    CacheMethod,
     CacheSupport,
     cache_violations,
     effective_cache,
 )
 from triptych.domain.element_type import ElementType
+from triptych.domain.errors import InvalidRequest
 from triptych.domain.family_options import FamilyOptions, OptionLimits
 from triptych.domain.image_fit import ImageFit
-from triptych.domain.parallel import ParallelSupport
+from triptych.domain.open_enum import OpenEnum
+from triptych.domain.parallel import ONE_RANK_ONLY, ParallelMethod, ParallelSupport
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
-class Stage(StrEnum):
+class Stage(OpenEnum):
     """A panel of the triptych."""
 
     ENCODER = "encoder"
@@ -26,7 +31,7 @@ class Stage(StrEnum):
     VAE = "vae"
 
 
-class MediaFormat(StrEnum):
+class MediaFormat(OpenEnum):
     """The encoding of an artifact."""
 
     PNG = "png"
@@ -34,7 +39,8 @@ class MediaFormat(StrEnum):
     PNG_ARCHIVE = "png_archive"
 
 
-class GenerationDefaults(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationDefaults:
     """Values for what a request leaves out.
 
     Attributes:
@@ -42,8 +48,6 @@ class GenerationDefaults(BaseModel):
         cache: used from cache_min_steps on, if the request names no cache; not even "none".
         cache_min_steps: fewer steps differ more from one another than those it was chosen with.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: int
     height: int
@@ -54,7 +58,8 @@ class GenerationDefaults(BaseModel):
     cache_min_steps: int = 0
 
 
-class Capabilities(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
     """Limits in pixels, steps and characters; bounds are inclusive.
 
     Attributes:
@@ -69,8 +74,6 @@ class Capabilities(BaseModel):
         supports_previews: whether a request may ask for pictures of what it is heading for.
         supports_step_batching: whether requests of the same sizes can take a step in one forward.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     max_prompt_characters: int
     max_prompt_tokens: int
@@ -93,9 +96,39 @@ class Capabilities(BaseModel):
     supports_previews: bool = False
     supports_step_batching: bool = False
     media_formats: tuple[MediaFormat, ...] = (MediaFormat.PNG,)
-    cache_support: CacheSupport = CacheSupport()
-    parallel_support: ParallelSupport = ParallelSupport()
+    cache_support: CacheSupport = NO_SUPPORT
+    parallel_support: ParallelSupport = ONE_RANK_ONLY
     defaults: GenerationDefaults
+
+    @property
+    def cache_methods(self) -> tuple[CacheMethod, ...]:
+        """Ways to reuse work between steps, for example "tea_cache"."""
+        return self.cache_support.methods
+
+    @property
+    def tea_cache_coefficients(self) -> tuple[float, ...]:
+        """The model's own; empty where a request must bring them."""
+        return self.cache_support.tea_cache_coefficients or ()
+
+    @property
+    def tea_cache_coefficients_source(self) -> str:
+        """Where those come from; empty where there are none."""
+        return self.cache_support.coefficients_source if self.tea_cache_coefficients else ""
+
+    @property
+    def parallel_methods(self) -> tuple[ParallelMethod, ...]:
+        """Ways to spread a step over ranks, for example "ulysses"."""
+        return self.parallel_support.methods
+
+    @property
+    def attention_heads(self) -> int:
+        """That the degree of Ulysses must divide."""
+        return self.parallel_support.attention_heads
+
+    @property
+    def guidance_branches(self) -> int:
+        """The highest degree of CFG-Parallel."""
+        return self.parallel_support.guidance_branches
 
     def guides(self, guidance_scale: float, options: FamilyOptions | None) -> bool:
         """Whether each step runs a second branch, from the negative prompt.
@@ -105,9 +138,9 @@ class Capabilities(BaseModel):
             options: as asked.
         """
         scale = guidance_scale
-        for each in self.options:
-            if each.field == self.guidance_field:
-                scale = each.effective(options)
+        for option in self.options:
+            if option.name == self.guidance_field:
+                scale = option.effective(options)
         return self.supports_negative_prompt and scale > self.guidance_off_scale
 
     def default_cache(self, steps: int) -> Cache:
@@ -121,7 +154,8 @@ class Capabilities(BaseModel):
         return effective_cache(cache, support)
 
 
-class Model(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
     """A model under the name requests call it by.
 
     Attributes:
@@ -129,22 +163,37 @@ class Model(BaseModel):
         dtype: the type the served weights compute in.
     """
 
-    model_config = ConfigDict(frozen=True)
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: str
     family: str
     capabilities: Capabilities
     dtype: ElementType
 
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise InvalidRequest.of(
+                "name",
+                f"is {self.name!r}; allowed are 1 to 64 letters, digits, ., _ and -,"
+                " of which a letter or a digit comes first",
+            )
 
-class Component(BaseModel):
+    @property
+    def limits(self) -> Capabilities:
+        """What a request may ask of it."""
+        return self.capabilities
+
+    @property
+    def defaults(self) -> GenerationDefaults:
+        """What a request gets that leaves something out."""
+        return self.capabilities.defaults
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
     """One loaded part of a model, for example "text_encoder".
 
     Attributes:
         dtype: what its weights are stored in; a part may need more precision than its model.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     parameter_count: int
@@ -152,10 +201,9 @@ class Component(BaseModel):
     dtype: ElementType
 
 
-class LoadedModel(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
     """A model as one replica holds it: only the components of its own stage."""
 
-    model_config = ConfigDict(frozen=True)
-
-    model: Model
+    model: ModelInfo
     components: tuple[Component, ...]

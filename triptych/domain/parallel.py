@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import StrEnum
-from typing import Annotated, Final
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from annotated_types import Interval
 
 from triptych.domain.errors import FieldViolation
+from triptych.domain.open_enum import OpenEnum
 
 
-class ParallelMethod(StrEnum):
+class ParallelMethod(OpenEnum):
     """A way to spread one denoising step over ranks."""
 
     ULYSSES = "ulysses"
@@ -19,7 +20,8 @@ class ParallelMethod(StrEnum):
     CFG = "cfg"
 
 
-class ParallelSupport(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelSupport:
     """How a model's steps can be spread over ranks.
 
     Attributes:
@@ -28,14 +30,13 @@ class ParallelSupport(BaseModel):
         guidance_branches: that a step may have at most.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     methods: tuple[ParallelMethod, ...] = ()
     attention_heads: int = 1
     guidance_branches: int = 1
 
 
-class ParallelDegrees(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelDegrees:
     """Over how many ranks each method spreads a step; their product is the ranks of a group.
 
     Attributes:
@@ -44,11 +45,11 @@ class ParallelDegrees(BaseModel):
         ulysses: parts of the sequence that are exchanged for attention heads.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
 
-    cfg: Annotated[int, Field(ge=1)] = 1
-    ring: Annotated[int, Field(ge=1)] = 1
-    ulysses: Annotated[int, Field(ge=1)] = 1
+    cfg: Annotated[int, Interval(ge=1)] = 1
+    ring: Annotated[int, Interval(ge=1)] = 1
+    ulysses: Annotated[int, Interval(ge=1)] = 1
 
     @property
     def ranks(self) -> int:
@@ -91,3 +92,4 @@ class ParallelDegrees(BaseModel):
 
 
 ONE_RANK: Final = ParallelDegrees()
+ONE_RANK_ONLY: Final = ParallelSupport()

@@ -20,10 +20,10 @@ from denoiser_service.rank.acceleration.blocks import (
     Tokens,
     in_place_of_blocks,
 )
-from services.domain.stages import BranchDecision
 from services.model_ports.blocks import BlockLists
 from services.model_ports.forwards import Branches, each_branch
-from triptych.domain.acceleration import CacheDit, MaskPolicy, has_mask
+from triptych.domain.acceleration import CacheDit, MaskPolicy, ReusePolicy, has_mask
+from triptych.domain.cache_statistics import BranchDecision
 
 Managers = Mapping[str, Any]
 """The library's managers, of one context each, by the names of a transformer's lists."""
@@ -47,7 +47,7 @@ def managers_for(
     from cache_dit import DBCacheConfig, TaylorSeerCalibratorConfig
     from cache_dit.caching.cache_contexts.cache_context import CachedContext
 
-    scm, order = cache.scm, cache.taylorseer_order
+    mask, order = cache.scm_mask_policy, cache.taylorseer_order
     config = DBCacheConfig(
         Fn_compute_blocks=cache.fn_compute_blocks,
         Bn_compute_blocks=cache.bn_compute_blocks,
@@ -60,8 +60,8 @@ def managers_for(
         # A branch has contexts of its own, and ends with its request.
         enable_separate_cfg=False,
         num_inference_steps=None,
-        steps_computation_mask=None if scm is None else steps_mask(scm.mask_policy, steps),
-        steps_computation_policy="dynamic" if scm is None else scm.policy.value,
+        steps_computation_mask=None if mask is None else steps_mask(MaskPolicy(mask), steps),
+        steps_computation_policy=cache.scm_policy or ReusePolicy.DYNAMIC,
     )
     calibrator = None
     if order is not None:

@@ -14,11 +14,11 @@ from denoiser_service.rank.acceleration.blocks import (
 )
 from denoiser_service.rank.acceleration.cache_dit import CacheDitSession
 from denoiser_service.rank.acceleration.tea_cache import TeaCacheSession
-from services.domain.stages import BranchDecision
 from services.model_ports.blocks import BlockLists
 from services.model_ports.forwards import Acceleration, Branches
 from services.model_ports.stages import CachingDenoiserModel
 from triptych.domain.acceleration import Cache, NoCache, TeaCache
+from triptych.domain.cache_statistics import BranchDecision
 
 
 class Session(Acceleration, Protocol):

@@ -17,10 +17,10 @@ from denoiser_service.rank.acceleration.blocks import (
     Tokens,
     in_place_of_blocks,
 )
-from services.domain.stages import BranchDecision
 from services.model_ports.blocks import BlockLists
 from services.model_ports.forwards import Branches, each_branch
 from triptych.domain.acceleration import TeaCache
+from triptych.domain.cache_statistics import BranchDecision
 
 _TINY = 1e-8
 

@@ -39,7 +39,7 @@ from services.numerics.denoising import ScheduledState
 from services.numerics.schedules import Schedule
 from triptych.domain.family_options import BagelOptions
 from triptych.domain.generation import GenerationParameters
-from triptych.domain.input_image import InputImage
+from triptych.domain.input_image import ImageDescription
 
 # Published with the model: more of the steps where most is noise.
 _SHIFT = 3.0
@@ -264,12 +264,12 @@ def _grid(size: Size) -> tuple[int, int]:
     return height // patch, width // patch
 
 
-def _vision_tokens(image: InputImage) -> int:
+def _vision_tokens(image: ImageDescription) -> int:
     width, height = vision_size(image.width, image.height)
     return (width // VISION_FIT.multiple) * (height // VISION_FIT.multiple)
 
 
-def _latents_shape(image: InputImage) -> Shape:
+def _latents_shape(image: ImageDescription) -> Shape:
     width, height = vae_size(image.width, image.height)
     return (1, LATENT_CHANNELS, height // VAE_SCALE_FACTOR, width // VAE_SCALE_FACTOR)
 

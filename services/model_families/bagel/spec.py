@@ -35,8 +35,12 @@ Size = tuple[int, int]
 # 1024 patches of 14 x 14 pixels, nine times.
 _MAX_PIXELS = 14 * 14 * 9 * 1024
 
-VAE_FIT: Final = ImageFit(area=_MAX_PIXELS, multiple=16, shortest_edge=512, longest_edge=1024)
-VISION_FIT: Final = ImageFit(area=_MAX_PIXELS, multiple=14, shortest_edge=224, longest_edge=980)
+VAE_FIT: Final = ImageFit(
+    area_pixels=_MAX_PIXELS, multiple=16, shortest_edge=512, longest_edge=1024
+)
+VISION_FIT: Final = ImageFit(
+    area_pixels=_MAX_PIXELS, multiple=14, shortest_edge=224, longest_edge=980
+)
 
 
 def vae_size(width: int, height: int) -> Size:
@@ -71,21 +75,21 @@ _DEFAULTS = GenerationDefaults(
 )
 _OPTIONS = (
     OptionLimits(
-        field="bagel.image_guidance_scale",
+        name="bagel.image_guidance_scale",
         kind=OptionKind.NUMBER,
         minimum=1.0,
         maximum=10.0,
         default=1.5,
     ),
     OptionLimits(
-        field="bagel.guidance_interval_start",
+        name="bagel.guidance_interval_start",
         kind=OptionKind.NUMBER,
         minimum=0.0,
         maximum=1.0,
         default=0.4,
     ),
     OptionLimits(
-        field="bagel.guidance_interval_end",
+        name="bagel.guidance_interval_end",
         kind=OptionKind.NUMBER,
         minimum=0.0,
         maximum=1.0,

@@ -35,7 +35,7 @@ _DEFAULTS_WITHOUT_GUIDANCE = GenerationDefaults(
 )
 # Off unless asked for, as published: it takes a second forward in every step.
 _TRUE_GUIDANCE = OptionLimits(
-    field="flux.true_guidance_scale", kind=OptionKind.NUMBER, minimum=1, maximum=20, default=1
+    name="flux.true_guidance_scale", kind=OptionKind.NUMBER, minimum=1, maximum=20, default=1
 )
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from diffusers import LongCatImageEditPipeline, LongCatImagePipeline
@@ -133,7 +134,7 @@ class LongCatImageEncoder:
     def _check_written(self, parameters: GenerationParameters, written: str) -> None:
         if not written.strip():
             raise _unusable("is empty")
-        alone = parameters.model_copy(update={"prompt": written, "negative_prompt": None})
+        alone = replace(parameters, prompt=written, negative_prompt=None)
         try:
             checked_prompts(alone, self._pipeline.tokenizer)
         except InvalidRequest as error:

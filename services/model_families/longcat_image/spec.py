@@ -109,7 +109,7 @@ _BASE = FamilySpec(
 )
 
 
-_PICTURE_FIT = ImageFit(area=1024 * 1024, multiple=16, rounds_up=True, overridable=False)
+_PICTURE_FIT = ImageFit(area_pixels=1024 * 1024, multiple=16, rounds_up=True, overridable=False)
 
 
 def _edit_capabilities(directory: ModelDirectory) -> Capabilities:

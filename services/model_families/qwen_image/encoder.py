@@ -1,6 +1,7 @@
 """The encoders of the Qwen-Image line: a prompt, and pictures, through Qwen2.5-VL."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -146,7 +147,7 @@ class QwenImageLayeredEncoder(QwenImageEncoder):
         Raises:
             InvalidRequest: a prompt has more tokens than the model reads.
         """
-        counted = parameters.model_copy(update={"prompt": ""} if _captioned(parameters) else {})
+        counted = replace(parameters, prompt="") if _captioned(parameters) else parameters
         prompts = counted_prompts(counted, self.count, MAX_PROMPT_TOKENS)
         prompts["prompt"] = parameters.prompt
         return prompt_encodings(prompts, self.conditioning)

@@ -116,12 +116,12 @@ _BASE = FamilySpec(
 MAX_EDIT_PROMPT_TOKENS = 1024
 """Of a prompt with its template's closing tokens, not counting those of the pictures."""
 
-PICTURE_FIT = ImageFit(area=1024 * 1024, multiple=32)
+PICTURE_FIT = ImageFit(area_pixels=1024 * 1024, multiple=32)
 """What the VAE sees of a picture, and what is drawn unless a request says otherwise."""
 
 CONDITION_FITS = {
     ONE_PICTURE: PICTURE_FIT,
-    SEVERAL_PICTURES: ImageFit(area=384 * 384, multiple=32),
+    SEVERAL_PICTURES: ImageFit(area_pixels=384 * 384, multiple=32),
 }
 """What the text encoder sees of a picture, by pipeline class."""
 
@@ -200,7 +200,7 @@ _DEFAULTS_OF_LAYERS = GenerationDefaults(
 )
 _OPTIONS = (
     OptionLimits(
-        field="layered.layers",
+        name="layered.layers",
         kind=OptionKind.INTEGER,
         minimum=1,
         maximum=10,
@@ -209,7 +209,7 @@ _OPTIONS = (
     ),
     # The two that the published pipeline knows.
     OptionLimits(
-        field="layered.resolution",
+        name="layered.resolution",
         kind=OptionKind.INTEGER,
         minimum=_RESOLUTION,
         maximum=1024,
@@ -224,7 +224,7 @@ def picture_fit(parameters: GenerationParameters) -> ImageFit:
     """The size that the picture is scaled to and the layers are drawn in."""
     match parameters.options:
         case LayeredOptions(resolution=int(resolution)):
-            return ImageFit(area=resolution**2, multiple=32)
+            return ImageFit(area_pixels=resolution**2, multiple=32)
     raise TriptychError(f"options: are {parameters.options!r}, not those of a layered model")
 
 
@@ -249,7 +249,7 @@ def _layered_capabilities(directory: ModelDirectory) -> Capabilities:
         min_images=1,
         max_images=1,
         # The area is the option's.
-        image_fit=ImageFit(area=_RESOLUTION**2, multiple=32, overridable=False),
+        image_fit=ImageFit(area_pixels=_RESOLUTION**2, multiple=32, overridable=False),
         options=_OPTIONS,
         # Layers do not fit into one PNG.
         media_formats=(MediaFormat.PNG_ARCHIVE,),

@@ -122,8 +122,10 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
             " one frame by a square"
         )
     grid = LatentGrid.of(directory)
+    limits = picture_limits(grid.pixels * patch[1])
+    limits["max_pixels"] = _MAX_PIXELS
     return Capabilities(
-        **{**picture_limits(grid.pixels * patch[1]), "max_pixels": _MAX_PIXELS},
+        **limits,
         max_prompt_tokens=PROMPT_TOKENS,
         min_steps=1,
         supports_guidance=True,
@@ -142,7 +144,7 @@ def _capabilities(directory: ModelDirectory) -> Capabilities:
 def _options(grid: LatentGrid) -> tuple[OptionLimits, ...]:
     return (
         OptionLimits(
-            field="video.num_frames",
+            name="video.num_frames",
             kind=OptionKind.INTEGER,
             minimum=1,
             maximum=_MAX_FRAMES,
@@ -150,7 +152,7 @@ def _options(grid: LatentGrid) -> tuple[OptionLimits, ...]:
             default=_NUM_FRAMES,
         ),
         OptionLimits(
-            field="video.frames_per_second",
+            name="video.frames_per_second",
             kind=OptionKind.INTEGER,
             minimum=1,
             maximum=60,
@@ -158,7 +160,7 @@ def _options(grid: LatentGrid) -> tuple[OptionLimits, ...]:
             default=_FRAMES_PER_SECOND,
         ),
         OptionLimits(
-            field="video.low_noise_guidance_scale",
+            name="video.low_noise_guidance_scale",
             kind=OptionKind.NUMBER,
             minimum=1.0,
             maximum=_MAX_GUIDANCE_SCALE,

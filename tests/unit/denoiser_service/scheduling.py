@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from denoiser_service.rank.commands import Command
@@ -56,7 +57,7 @@ class Scheduling:
         **changes: object,
     ) -> AsyncGenerator[DenoiseEvent, None]:
         changes |= {"steps": steps, "cache": cache}
-        parameters = PARAMETERS.model_copy(update=changes)
+        parameters = replace(PARAMETERS, **changes)
         request = DenoiseRequest(name, "default", parameters, TENSOR_REF)
         return self.scheduler.denoise(request, deadline or Deadline.after(600))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from denoiser_service.rank.commands import (
     Abort,
@@ -25,11 +26,11 @@ from triptych.domain.acceleration import CacheMethod, CacheSupport
 from triptych.domain.errors import NotFound, RanksLost, TriptychError
 from triptych.domain.parallel import ONE_RANK
 
-_CACHING = CAPABILITIES.model_copy(
-    update={"cache_support": CacheSupport(methods=tuple(CacheMethod), blocks=(8,))}
+_CACHING = replace(
+    CAPABILITIES, cache_support=CacheSupport(methods=tuple(CacheMethod), blocks=(8,))
 )
-_MODEL = MODEL.model_copy(update={"capabilities": _CACHING})
-READY = RankReady(loaded=loaded().model_copy(update={"model": _MODEL}), tensor_store=STORE, pid=1)
+_MODEL = replace(MODEL, capabilities=_CACHING)
+READY = RankReady(loaded=replace(loaded(), model=_MODEL), tensor_store=STORE, pid=1)
 
 
 async def _nothing(command: Command) -> None:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from denoiser_service.service.policy import Order
-from services.domain.stages import Denoised, StepCompleted
+from services.domain.stages import Denoised
 from tests.unit.denoiser_service.scheduling import Hold, Scheduling, passed, scheduling
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import (
@@ -16,6 +16,7 @@ from triptych.domain.errors import (
     RanksLost,
     RemoteFailure,
 )
+from triptych.domain.events import StepCompleted
 
 both_orders = pytest.mark.parametrize("order", list(Order))
 

@@ -1,8 +1,9 @@
 import pytest
 
 from denoiser_service.service.cache_statistics import always_computed_share, cache_statistics
-from services.domain.stages import BranchDecision, BranchStatistics, StepCompleted
 from triptych.domain.acceleration import Cache, CacheDit, CacheSupport, TeaCache
+from triptych.domain.cache_statistics import BranchDecision, BranchStatistics
+from triptych.domain.events import StepCompleted
 
 
 def steps(*told: tuple[float, str]) -> list[StepCompleted]:

@@ -12,9 +12,9 @@ from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.denoiser_service.fakes import ONE, TENANT, TWO, CountingDenoiser, loaded
 from tests.unit.model_ports.fake_model import EDITING, parameters
 from triptych.domain.errors import InvalidRequest, NotFound, TensorNotFound, TensorRefused
-from triptych.domain.input_image import InputImage
+from triptych.domain.input_image import ImageDescription
 
-IMAGE = InputImage(width=64, height=48, size_bytes=1, checksum_xxh3=0)
+IMAGE = ImageDescription(width=64, height=48, size_bytes=1, checksum_xxh3=0)
 
 
 @pytest.fixture

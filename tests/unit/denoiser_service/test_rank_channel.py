@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,7 @@ def test_a_frame_that_claims_too_much_is_refused_before_it_is_read(
 
 
 def test_a_message_that_is_too_long_is_refused_by_its_sender() -> None:
-    wanted = parameters().model_copy(update={"prompt": "x" * MAX_FRAME_BYTES})
+    wanted = replace(parameters(), prompt="x" * MAX_FRAME_BYTES)
     command = Prepare(request_id=ONE, tenant=TENANT, parameters=wanted, conditioning=REF)
     with pytest.raises(TriptychError, match=r"Prepare takes \d+ bytes"):
         encode_frame(command)

@@ -35,7 +35,7 @@ from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.denoiser_service.fakes import ONE, TENANT, TWO
 from triptych.domain.element_type import ElementType
 from triptych.domain.generation import GenerationRequest, resolve
-from triptych.domain.model import Model
+from triptych.domain.model import ModelInfo
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "models" / "demo"
@@ -110,7 +110,7 @@ async def started(folder: Path, *options: str, model: Path = DEMO) -> AsyncItera
         yield rank
 
 
-def prepare(store: TensorStore, model: Model, request_id: str, seed: int) -> Prepare:
+def prepare(store: TensorStore, model: ModelInfo, request_id: str, seed: int) -> Prepare:
     request = GenerationRequest(prompt="-", width=64, height=64, steps=2, seed=seed)
     tensors = {
         "prompt_embeds": torch.linspace(-1, 1, 5 * 64).view(1, 5, 64),

@@ -13,10 +13,10 @@ from denoiser_service.rank.commands import (
     Stepped,
 )
 from denoiser_service.rank_group.reconcile import RanksDisagree, reconcile
-from services.domain.stages import BranchDecision
 from tests.unit.denoiser_service.fakes import ONE, TENANT
 from tests.unit.domain.examples import TENSOR_REF
 from tests.unit.model_ports.fake_model import parameters
+from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.errors import StoreFull
 
 PREPARE = Prepare(

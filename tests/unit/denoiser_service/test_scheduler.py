@@ -6,12 +6,7 @@ import pytest
 
 from denoiser_service.rank.commands import Command, Prepare
 from denoiser_service.service.policy import Order
-from services.domain.stages import (
-    Denoised,
-    DenoiseStarted,
-    PreviewLatents,
-    StepCompleted,
-)
+from services.domain.stages import Denoised, DenoiseStarted, PreviewLatents
 from tests.unit.denoiser_service.scheduling import Hold, passed, scheduling
 from tests.unit.domain.examples import TENSOR_REF
 from triptych.domain.deadline import Deadline
@@ -26,9 +21,10 @@ from triptych.domain.errors import (
     StageUnavailable,
     StoreFull,
 )
-from triptych.domain.input_image import InputImage
+from triptych.domain.events import StepCompleted
+from triptych.domain.input_image import ImageDescription
 
-IMAGE = InputImage(width=64, height=48, size_bytes=1, checksum_xxh3=0)
+IMAGE = ImageDescription(width=64, height=48, size_bytes=1, checksum_xxh3=0)
 WHOLE = ["prepare", "step", "step", "step", "finish"]
 
 

@@ -1,19 +1,23 @@
 """Valid values of the domain's nouns, for tests to vary."""
 
-from services.domain.stages import Artifact, Capacity, StageTask, StageTiming
+from dataclasses import replace
+
+from services.domain.stages import Capacity
 from services.domain.tensor_ref import TensorRef, TensorSpec
 from triptych.domain.acceleration import NO_CACHE
 from triptych.domain.element_type import ElementType
 from triptych.domain.generation import GenerationParameters
+from triptych.domain.generation_result import Artifact
 from triptych.domain.model import (
     Capabilities,
     Component,
     GenerationDefaults,
     LoadedModel,
     MediaFormat,
-    Model,
+    ModelInfo,
     Stage,
 )
+from triptych.domain.stage_timing import StageTask, StageTiming
 
 REQUEST_ID = "0123456789abcdef" * 2
 STORE = f"shm:{'5' * 32}"
@@ -35,7 +39,7 @@ CAPABILITIES = Capabilities(
     max_guidance_scale=20.0,
     defaults=DEFAULTS,
 )
-MODEL = Model(
+MODEL = ModelInfo(
     name="painter", family="qwen-image", capabilities=CAPABILITIES, dtype=ElementType.FLOAT32
 )
 PARAMETERS = GenerationParameters(
@@ -82,7 +86,7 @@ def loaded(name: str = "painter") -> LoadedModel:
     part = Component(
         name="transformer", parameter_count=10, size_bytes=40, dtype=ElementType.FLOAT32
     )
-    return LoadedModel(model=MODEL.model_copy(update={"name": name}), components=(part,))
+    return LoadedModel(model=replace(MODEL, name=name), components=(part,))
 
 
 TASKS = {

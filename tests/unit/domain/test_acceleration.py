@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from triptych.domain.acceleration import (
     CacheDit,
     CacheMethod,
     CacheSupport,
+    MaskPolicy,
     NoCache,
-    StepsMask,
     TeaCache,
     cache_violations,
     effective_cache,
@@ -24,7 +25,7 @@ SUPPORT = CacheSupport(
 
 
 def said(cache: Cache, steps: int = 50, **changes: Any) -> dict[str, str]:
-    support = SUPPORT.model_copy(update=changes)
+    support = replace(SUPPORT, **changes)
     return {each.field: each.description for each in cache_violations(cache, support, steps)}
 
 
@@ -34,7 +35,12 @@ def said(cache: Cache, steps: int = 50, **changes: Any) -> dict[str, str]:
         NoCache(),
         TeaCache(rel_l1_thresh=0),
         CacheDit(),
-        CacheDit(fn_compute_blocks=3, bn_compute_blocks=1, taylorseer_order=4, scm=StepsMask()),
+        CacheDit(
+            fn_compute_blocks=3,
+            bn_compute_blocks=1,
+            taylorseer_order=4,
+            scm_mask_policy=MaskPolicy.MEDIUM,
+        ),
     ],
 )
 def test_the_published_options_are_allowed(cache: Cache) -> None:
@@ -56,7 +62,7 @@ def test_the_published_options_are_allowed(cache: Cache) -> None:
         (CacheDit(max_warmup_steps=-1), "cache_dit.max_warmup_steps", "is -1"),
         (CacheDit(warmup_interval=0), "cache_dit.warmup_interval", "is 0; allowed are 1"),
         (
-            CacheDit(max_accumulated_residual_diff_threshold=0),
+            CacheDit(max_accumulated_residual_diff_threshold=0.0),
             "cache_dit.max_accumulated_residual_diff_threshold",
             "is 0.0; allowed are numbers above 0",
         ),
@@ -73,12 +79,12 @@ def test_bad_options_are_refused_by_their_field(cache: Cache, field: str, descri
 
 @pytest.mark.parametrize("steps", [4, 6, 8, 9, 50])
 def test_masks_are_there_for_these_step_counts(steps: int) -> None:
-    assert said(CacheDit(scm=StepsMask()), steps) == {}
+    assert said(CacheDit(scm_mask_policy=MaskPolicy.MEDIUM), steps) == {}
 
 
 @pytest.mark.parametrize("steps", [2, 3, 5, 7])
 def test_masks_for_other_step_counts_are_refused(steps: int) -> None:
-    assert said(CacheDit(scm=StepsMask()), steps) == {
+    assert said(CacheDit(scm_mask_policy=MaskPolicy.MEDIUM), steps) == {
         "acceleration.cache_dit.scm": f"has no mask for {steps} steps; it has them for 4 and 6 and"
         " from 8 on"
     }

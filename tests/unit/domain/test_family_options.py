@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from triptych.domain.family_options import (
     BagelOptions,
@@ -19,7 +20,7 @@ from triptych.domain.family_options import (
 )
 
 FRAMES = OptionLimits(
-    field="video.num_frames",
+    name="video.num_frames",
     kind=OptionKind.INTEGER,
     minimum=1,
     maximum=241,
@@ -27,7 +28,7 @@ FRAMES = OptionLimits(
     default=81,
 )
 RATE = OptionLimits(
-    field="video.frames_per_second",
+    name="video.frames_per_second",
     kind=OptionKind.INTEGER,
     minimum=1,
     maximum=60,
@@ -39,7 +40,7 @@ REWRITE = (switch("long_cat.rewrite_prompt", default=False),)
 
 
 def number(field: str, default: float) -> OptionLimits:
-    return OptionLimits(field=field, kind=OptionKind.NUMBER, minimum=0, maximum=1, default=default)
+    return OptionLimits(name=field, kind=OptionKind.NUMBER, minimum=0, maximum=1, default=default)
 
 
 INTERVAL = (number("bagel.guidance_interval_start", 0.4), number("bagel.guidance_interval_end", 1))
@@ -138,7 +139,7 @@ def test_a_default_has_the_type_of_its_option(limits: OptionLimits, default: flo
 @pytest.mark.parametrize("asked", [{"num_frames": 5.5}, {"num_frames": "many"}])
 def test_a_whole_number_is_never_rounded(asked: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="num_frames"):
-        VideoOptions.model_validate(asked)
+        TypeAdapter(VideoOptions).validate_python(asked)
 
 
 @given(st.builds(VideoOptions, num_frames=st.none() | st.integers(0, 300)))
@@ -157,4 +158,4 @@ def test_a_switch_says_on_and_off() -> None:
 @pytest.mark.parametrize("unknown", [{"layers": 2, "colour": 3}])
 def test_unknown_options_are_not_options(unknown: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="colour"):
-        LayeredOptions.model_validate(unknown)
+        TypeAdapter(LayeredOptions).validate_python(unknown)

@@ -1,5 +1,7 @@
+from dataclasses import replace
+
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from triptych.domain.parallel import ParallelDegrees, ParallelMethod, ParallelSupport
 
@@ -27,7 +29,7 @@ def test_a_request_without_guidance_has_as_many_ranks_with_all_of_them_on_one_se
 @pytest.mark.parametrize("name", ParallelMethod)
 def test_degrees_are_one_or_more(name: ParallelMethod) -> None:
     with pytest.raises(ValidationError):
-        ParallelDegrees(**{name.value: 0})
+        TypeAdapter(ParallelDegrees).validate_python({name.value: 0})
 
 
 def test_what_a_model_supports_is_allowed() -> None:
@@ -43,7 +45,7 @@ def test_heads_that_cannot_be_shared_out_are_refused_with_the_degrees_that_can()
 
 
 def test_a_method_that_a_model_does_not_have_is_refused_with_those_it_has() -> None:
-    support = EVERYTHING.model_copy(update={"methods": (ParallelMethod.ULYSSES,)})
+    support = replace(EVERYTHING, methods=(ParallelMethod.ULYSSES,))
     assert refused(support, ring=2) == {"ring": "is 2; the model's parallel methods are: ulysses"}
     assert "none" in refused(ParallelSupport(), cfg=2)["cfg"]
 

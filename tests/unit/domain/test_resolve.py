@@ -1,4 +1,5 @@
 import math
+from dataclasses import fields, replace
 from typing import Any, NoReturn
 
 import pytest
@@ -12,33 +13,32 @@ from triptych.domain.acceleration import (
     CacheDit,
     CacheMethod,
     CacheSupport,
-    StepsMask,
     TeaCache,
 )
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import InvalidRequest
-from triptych.domain.family_options import OptionKind, OptionLimits
+from triptych.domain.family_options import FluxOptions, OptionKind, OptionLimits, VideoOptions
 from triptych.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest, resolve
-from triptych.domain.model import MediaFormat, Model
+from triptych.domain.model import MediaFormat, ModelInfo
 
 
 def _no_seed() -> int:
     raise AssertionError("a seed was drawn though the request has one")
 
 
-def _resolved(model: Model = MODEL, **asked: Any) -> GenerationParameters:
-    request = GenerationRequest.model_validate({"prompt": "a cat", "seed": 1} | asked)
+def _resolved(model: ModelInfo = MODEL, **asked: Any) -> GenerationParameters:
+    request = GenerationRequest(**({"prompt": "a cat", "seed": 1} | asked))
     return resolve(request, model, _no_seed)
 
 
-def _violations(model: Model = MODEL, **asked: Any) -> dict[str, str]:
+def _violations(model: ModelInfo = MODEL, **asked: Any) -> dict[str, str]:
     with pytest.raises(InvalidRequest) as caught:
         _resolved(model, **asked)
     return {each.field: each.description for each in caught.value.violations}
 
 
-def _model(**limits: object) -> Model:
-    return MODEL.model_copy(update={"capabilities": CAPABILITIES.model_copy(update=limits)})
+def _model(**limits: object) -> ModelInfo:
+    return replace(MODEL, capabilities=replace(CAPABILITIES, **limits))
 
 
 def test_what_is_left_out_takes_the_models_defaults() -> None:
@@ -87,10 +87,10 @@ def test_guidance_just_above_one_is_on() -> None:
 
 def test_guidance_may_follow_an_option_instead_of_the_guidance_scale() -> None:
     scale = OptionLimits(
-        field="flux.true_guidance_scale", kind=OptionKind.NUMBER, minimum=1, maximum=5, default=1
+        name="flux.true_guidance_scale", kind=OptionKind.NUMBER, minimum=1, maximum=5, default=1
     )
-    model = _model(options=(scale,), guidance_field=scale.field)
-    off, on = ({"kind": "flux", "true_guidance_scale": each} for each in (1, 2))
+    model = _model(options=(scale,), guidance_field=scale.name)
+    off, on = (FluxOptions(true_guidance_scale=each) for each in (1, 2))
     assert not _resolved(model, guidance_scale=20.0).guided
     assert not _resolved(model, guidance_scale=20.0, options=off).guided
     assert _resolved(model, guidance_scale=1.0, options=on).negative_prompt == "blurry"
@@ -99,7 +99,7 @@ def test_guidance_may_follow_an_option_instead_of_the_guidance_scale() -> None:
     assert _violations(model, negative_prompt="grey", guidance_scale=20.0, options=off) == {
         "negative_prompt": needed
     }
-    foreign = {"kind": "video", "num_frames": 5}
+    foreign = VideoOptions(num_frames=5)
     assert "video" in _violations(model, negative_prompt="grey", options=foreign)
 
 
@@ -131,7 +131,7 @@ def test_guidance_may_follow_an_option_instead_of_the_guidance_scale() -> None:
         ("seed", {"seed": MAX_SEED + 1}, [str(MAX_SEED + 1), str(MAX_SEED)]),
         ("seed", {"seed": -1}, ["-1", str(MAX_SEED)]),
         ("dtype", {"dtype": "bfloat16"}, ["bfloat16", "float32"]),
-        ("acceleration.cache", {"cache": {"kind": "tea_cache"}}, ["tea_cache", "none"]),
+        ("acceleration.cache", {"cache": TeaCache()}, ["tea_cache", "none"]),
         ("media_format", {"media_format": "mp4"}, ["mp4", "png"]),
     ],
 )
@@ -173,7 +173,7 @@ def test_too_many_pixels_are_refused_when_only_one_side_is_given() -> None:
 def test_guidance_is_refused_by_a_model_without_it() -> None:
     without = _model(
         supports_guidance=False,
-        defaults=CAPABILITIES.defaults.model_copy(update={"guidance_scale": 1.0}),
+        defaults=replace(CAPABILITIES.defaults, guidance_scale=1.0),
     )
     assert list(_violations(without, guidance_scale=2.0)) == ["guidance_scale"]
     assert _resolved(without, guidance_scale=1.0).negative_prompt is None
@@ -211,13 +211,13 @@ _requests = st.builds(
 def test_any_request_resolves_within_the_limits_or_is_refused_by_name(
     request: GenerationRequest,
 ) -> None:
-    fields = (set(GenerationRequest.model_fields) - {"cache"}) | {"acceleration.cache"}
+    known = {field.name for field in fields(GenerationRequest)} | {"acceleration.cache"}
     try:
         parameters = resolve(request, MODEL, lambda: MAX_SEED)
     except InvalidRequest as error:
         named = {each.field for each in error.violations}
         assert named
-        assert named <= fields
+        assert named <= known - {"cache"}
         return
     limits = CAPABILITIES
     for side in (parameters.width, parameters.height):
@@ -231,15 +231,13 @@ def test_any_request_resolves_within_the_limits_or_is_refused_by_name(
     assert 0 < len(parameters.prompt) <= limits.max_prompt_characters
     assert parameters.dtype is MODEL.dtype
     # Nothing that was asked is changed in silence.
-    for name in request.model_fields_set - {"model"}:
+    for name in {field.name for field in fields(request)} - {"model"}:
         asked = getattr(request, name)
         assert asked is None or getattr(parameters, name) == asked
 
 
-def _with_default(cache: Cache, min_steps: int = 0, **support: Any) -> Model:
-    defaults = CAPABILITIES.defaults.model_copy(
-        update={"cache": cache, "cache_min_steps": min_steps}
-    )
+def _with_default(cache: Cache, min_steps: int = 0, **support: Any) -> ModelInfo:
+    defaults = replace(CAPABILITIES.defaults, cache=cache, cache_min_steps=min_steps)
     known = {"methods": tuple(CacheMethod), "blocks": (12,), **support}
     return _model(cache_support=CacheSupport(**known), defaults=defaults)
 
@@ -256,7 +254,7 @@ def test_a_request_that_names_no_cache_gets_the_models_default() -> None:
     [
         (CacheDit(), 20, 19),
         (CacheDit(taylorseer_order=1), 0, 4),
-        (CacheDit(scm=StepsMask()), 0, 5),
+        (CacheDit(scm_mask_policy="medium"), 0, 5),
         (CacheDit(fn_compute_blocks=13), 0, 50),
     ],
 )
@@ -311,7 +309,7 @@ class Text(str):
 def test_the_characters_of_a_text_that_is_too_long_are_not_looked_at(field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         resolve(
-            GenerationRequest.model_construct(**{"prompt": "x", field: Text("\x00" * 101)}),
+            GenerationRequest(**{"prompt": "x", field: Text("\x00" * 101)}),
             MODEL,
             lambda: 1,
         )

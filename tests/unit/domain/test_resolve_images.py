@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,13 +16,13 @@ from triptych.domain.family_options import (
 )
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.image_fit import ImageFit
-from triptych.domain.input_image import InputImage
-from triptych.domain.model import Model
+from triptych.domain.input_image import ImageDescription
+from triptych.domain.model import ModelInfo
 
-FIT = ImageFit(area=128 * 128, multiple=16)
+FIT = ImageFit(area_pixels=128 * 128, multiple=16)
 LAYERED = (
     OptionLimits(
-        field="layered.resolution",
+        name="layered.resolution",
         kind=OptionKind.INTEGER,
         minimum=64,
         maximum=128,
@@ -32,21 +33,21 @@ LAYERED = (
 )
 
 
-def image(width: int = 64, height: int = 64) -> InputImage:
-    return InputImage(width=width, height=height, size_bytes=1, checksum_xxh3=0)
+def image(width: int = 64, height: int = 64) -> ImageDescription:
+    return ImageDescription(width=width, height=height, size_bytes=1, checksum_xxh3=0)
 
 
-def editing(**limits: object) -> Model:
+def editing(**limits: object) -> ModelInfo:
     told = {"min_images": 1, "max_images": 2, "image_fit": FIT, "max_pixels": 256 * 256, **limits}
-    return MODEL.model_copy(update={"capabilities": CAPABILITIES.model_copy(update=told)})
+    return replace(MODEL, capabilities=replace(CAPABILITIES, **told))
 
 
-def resolved(model: Model, *images: InputImage, **asked: Any) -> GenerationParameters:
-    request = GenerationRequest.model_validate({"prompt": "a cat", "images": images} | asked)
+def resolved(model: ModelInfo, *images: ImageDescription, **asked: Any) -> GenerationParameters:
+    request = GenerationRequest(**({"prompt": "a cat", "images": images} | asked))
     return resolve(request, model, lambda: 1)
 
 
-def said(model: Model, *images: InputImage, **asked: Any) -> dict[str, str]:
+def said(model: ModelInfo, *images: ImageDescription, **asked: Any) -> dict[str, str]:
     with pytest.raises(InvalidRequest) as caught:
         resolved(model, *images, **asked)
     return {each.field: each.description for each in caught.value.violations}
@@ -104,18 +105,18 @@ def test_a_model_whose_size_follows_from_no_picture_draws_its_own() -> None:
 def test_without_a_picture_the_size_is_the_models_own() -> None:
     parameters = resolved(editing(min_images=0))
     assert (parameters.width, parameters.height) == (128, 64)
-    fixed = editing(min_images=0, image_fit=FIT.model_copy(update={"overridable": False}))
+    fixed = editing(min_images=0, image_fit=replace(FIT, overridable=False))
     assert resolved(fixed, width=64).width == 64
 
 
 def test_both_sides_of_a_size_that_is_fixed_are_refused_but_for_the_very_same() -> None:
-    fixed = editing(image_fit=FIT.model_copy(update={"overridable": False}))
+    fixed = editing(image_fit=replace(FIT, overridable=False))
     assert said(fixed, image(), width=64, height=32).keys() == {"width", "height"}
     assert resolved(fixed, image(), width=128, height=128).width == 128
 
 
 def test_a_size_that_is_fixed_by_the_picture_cannot_be_asked_for() -> None:
-    fixed = editing(image_fit=FIT.model_copy(update={"overridable": False}))
+    fixed = editing(image_fit=replace(FIT, overridable=False))
     assert said(fixed, image(), width=64) == {
         "width": "is 64; it follows from the input image: 128"
     }
@@ -169,9 +170,9 @@ _sides = st.integers(1, 4000)
 
 @given(st.lists(st.builds(image, _sides, _sides), min_size=1, max_size=2), st.booleans())
 def test_whatever_is_taken_is_within_the_limits_and_taken_again(
-    pictures: list[InputImage], overridable: bool
+    pictures: list[ImageDescription], overridable: bool
 ) -> None:
-    fit = FIT.model_copy(update={"overridable": overridable})
+    fit = replace(FIT, overridable=overridable)
     model = editing(options=LAYERED, image_fit=fit, max_side=512)
     limits = model.capabilities
     try:
@@ -184,20 +185,20 @@ def test_whatever_is_taken_is_within_the_limits_and_taken_again(
     for side in (once.width, once.height):
         assert side % limits.size_multiple == 0
         assert limits.min_side <= side <= limits.max_side
-    again = GenerationRequest.model_validate(once.model_dump())
+    again = once.request
     assert resolve(again, model, lambda: 1) == once
 
 
 def test_resolving_effective_values_again_changes_nothing() -> None:
-    fixed = FIT.model_copy(update={"overridable": False})
+    fixed = replace(FIT, overridable=False)
     for model in (editing(), editing(options=LAYERED), editing(options=LAYERED, image_fit=fixed)):
         once = resolved(model, image(300, 100))
-        again = GenerationRequest.model_validate(once.model_dump())
+        again = once.request
         assert resolve(again, model, lambda: 1) == once
 
 
 @pytest.mark.parametrize("overridable", [True, False])
 @pytest.mark.parametrize("size", [(0, 64), (64, 0), (0, 0)])
 def test_pictures_without_a_pixel_are_refused(size: tuple[int, int], overridable: bool) -> None:
-    model = editing(image_fit=FIT.model_copy(update={"overridable": overridable}))
+    model = editing(image_fit=replace(FIT, overridable=overridable))
     assert said(model, image(*size), width=64) == {"images[0]": "has no pixels"}

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from encoder_service import stage as module
 from encoder_service.replica import EncoderReplica
 from encoder_service.stage import EncodeStage
-from services.domain.stages import EncodeRequest, StageTask
+from services.domain.stages import EncodeRequest
 from services.domain.tensor_ref import Seal
 from services.loaded_models.stage_model import StageModel
 from services.model_ports.encoding import Encoding, prompt_encodings
@@ -24,6 +24,7 @@ from triptych.domain.deadline import Deadline
 from triptych.domain.errors import InvalidRequest, ModelNotFound
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.model import Stage
+from triptych.domain.stage_timing import StageTask
 
 TENANT = "someone"
 REQUEST = "1" * 32

@@ -14,9 +14,9 @@ from pydantic_settings import SettingsConfigDict
 from services.gateway.app import GatewayApp
 from services.gateway.settings import PipelineSettings
 from services.rpc.channels import open_channel
-from services.rpc.convert.models import model_from_proto
 from services.rpc.status import error_of
 from tests.unit.gateway.scripted_stages import ScriptedCluster
+from triptych.codec.tables import MODELS
 from triptych.domain.errors import TriptychError
 from triptych.domain.model import Capabilities
 from triptych.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
@@ -56,7 +56,7 @@ class Gateway:
         asked = generation_service_pb2.GetModelRequest(name="painter")
         while True:
             answer = await self.stub.GetModel(asked)
-            if model_from_proto(answer.model).capabilities == capabilities:
+            if MODELS.read(answer.model).capabilities == capabilities:
                 return
 
     def generate(self, **parameters: Any) -> Any:

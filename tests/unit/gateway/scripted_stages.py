@@ -21,14 +21,14 @@ from services.domain.stages import (
     MediaChunk,
     PreviewLatents,
     PreviewPicture,
-    StageTask,
-    StepCompleted,
 )
 from tests.unit.domain.examples import ARTIFACT, TENSOR_REF, capacity, timing
 from triptych.domain.conditioning_reuse import ConditioningReuse
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import StageUnavailable
+from triptych.domain.events import StepCompleted
 from triptych.domain.model import Capabilities, Stage
+from triptych.domain.stage_timing import StageTask
 
 CONDITIONING = TENSOR_REF.model_copy(update={"key": "1" * 32})
 LATENTS = TENSOR_REF.model_copy(update={"key": "2" * 32})
@@ -201,8 +201,8 @@ class ScriptedCluster:
         for each in self.stages.values():
             assert each.capacity_now is not None
             (loaded,) = each.capacity_now.models
-            model = loaded.model.model_copy(update={"capabilities": capabilities})
-            limited = loaded.model_copy(update={"model": model})
+            model = replace(loaded.model, capabilities=capabilities)
+            limited = replace(loaded, model=model)
             each.capacity_now = replace(each.capacity_now, models=(limited,))
 
     @property

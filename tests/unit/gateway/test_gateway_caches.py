@@ -1,5 +1,6 @@
 """Caches that cannot be had, as the gateway's clients are told."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from tests.unit.domain.examples import CAPABILITIES
@@ -15,8 +16,8 @@ from triptych.v1.acceleration_pb2 import (
 )
 
 # Its blocks are in two lists, and nobody has published coefficients for it.
-CACHING = CAPABILITIES.model_copy(
-    update={"cache_support": CacheSupport(methods=tuple(CacheMethod), blocks=(12, 4))}
+CACHING = replace(
+    CAPABILITIES, cache_support=CacheSupport(methods=tuple(CacheMethod), blocks=(12, 4))
 )
 UNKNOWN_POLICY = 99
 # Each with the number of steps and the one field that is refused.

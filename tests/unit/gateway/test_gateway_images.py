@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ ON_ITS_SIDE = encoded(drawn(), "JPEG", exif=turned(6))
 InputImage = generation_pb2.InputImage
 FRAMES, RATE = (
     OptionLimits(
-        field=f"video.{name}",
+        name=f"video.{name}",
         kind=OptionKind.INTEGER,
         minimum=1,
         maximum=81,
@@ -35,7 +36,7 @@ FRAMES, RATE = (
 @asynccontextmanager
 async def _editor(tmp_path: Path) -> AsyncIterator[Gateway]:
     """A gateway whose model takes a picture or two."""
-    editing = CAPABILITIES.model_copy(update={"min_images": 1, "max_images": 2})
+    editing = replace(CAPABILITIES, min_images=1, max_images=2)
     async with running_gateway(tmp_path) as gateway:
         gateway.cluster.limit(editing)
         await gateway.until_the_model_is(editing)
@@ -220,7 +221,7 @@ async def test_a_picture_that_is_too_large_for_a_request_goes_in_as_an_upload(
 
 async def test_options_reach_the_stages_with_their_defaults(tmp_path: Path) -> None:
     options = (FRAMES, RATE)
-    filming = CAPABILITIES.model_copy(update={"options": options})
+    filming = replace(CAPABILITIES, options=options)
     async with running_gateway(tmp_path) as gateway:
         gateway.cluster.limit(filming)
         await gateway.until_the_model_is(filming)

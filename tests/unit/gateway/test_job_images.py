@@ -1,11 +1,11 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
-from services.domain.job_event import JobCompleted, JobEvent, StageCompleted, StageStarted
-from services.domain.stages import StageTask
+from services.domain.job_event import JobEvent
 from services.gateway.access import ANYBODY
 from services.gateway.pipeline import Pipeline
 from services.gateway.quotas import Quotas
@@ -15,14 +15,18 @@ from tests.unit.gateway.scripted_stages import IMAGE_LATENTS, ScriptedCluster
 from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import QueueFull
+from triptych.domain.events import StageCompleted, StageStarted
 from triptych.domain.generation import GenerationRequest
-from triptych.domain.input_image import InputImage
+from triptych.domain.generation_result import GenerationResult
+from triptych.domain.input_image import ImageDescription
+from triptych.domain.stage_timing import StageTask
 
 IMAGES = (b"one", b"other")
 REQUEST = GenerationRequest(
     prompt="a red circle",
     images=tuple(
-        InputImage(width=64, height=64, size_bytes=len(each), checksum_xxh3=0) for each in IMAGES
+        ImageDescription(width=64, height=64, size_bytes=len(each), checksum_xxh3=0)
+        for each in IMAGES
     ),
 )
 RELEASED = [[("default", REQUEST_ID)]] * 3
@@ -37,7 +41,7 @@ class Editor:
 
     def __init__(self) -> None:
         self.cluster = ScriptedCluster()
-        self.cluster.limit(CAPABILITIES.model_copy(update={"min_images": 1, "max_images": 2}))
+        self.cluster.limit(replace(CAPABILITIES, min_images=1, max_images=2))
         stages = self.cluster
         self.pools = ReplicaPools(
             [stages.encoder], [stages.denoiser], [stages.vae], poll_seconds=60, on_change=_ignore
@@ -90,7 +94,7 @@ async def test_the_events_tell_of_every_task_and_timings_of_pictures_are_summed(
     assert both.run_seconds == 2 * one.run_seconds
     assert both.queue_seconds == 2 * one.queue_seconds
     completed = events[-1]
-    assert isinstance(completed, JobCompleted)
+    assert isinstance(completed, GenerationResult)
     assert len(completed.stage_timings) == 4
 
 
@@ -103,7 +107,7 @@ async def test_each_task_is_told_when_it_ends_and_the_result_has_them_in_that_or
             if isinstance(event, StageCompleted):
                 seen.append(event.timing.task)
                 editor.cluster.encoder.may_go_on.set()
-            elif isinstance(event, JobCompleted):
+            elif isinstance(event, GenerationResult):
                 assert [each.task for each in event.stage_timings] == seen
     assert seen == [
         StageTask.ENCODE_IMAGES,
@@ -118,7 +122,7 @@ async def test_a_written_prompt_is_told_at_the_end_and_changes_no_parameter() ->
         editor.cluster.encoder.written_prompt = "a red circle, in oil"
         events = await editor.all_of()
     completed = events[-1]
-    assert isinstance(completed, JobCompleted)
+    assert isinstance(completed, GenerationResult)
     assert completed.written_prompt == "a red circle, in oil"
     assert completed.parameters.prompt == "a red circle"
 
@@ -133,7 +137,7 @@ async def test_what_encoder_and_vae_looked_up_is_summed_at_the_end() -> None:
         editor.cluster.vae.conditioning_reuse = (ConditioningReuse(ConditioningPart.IMAGE, 1, 1),)
         events = await editor.all_of()
     completed = events[-1]
-    assert isinstance(completed, JobCompleted)
+    assert isinstance(completed, GenerationResult)
     both = ConditioningReuse(ConditioningPart.IMAGE, 4, 2)
     assert completed.conditioning_reuse == (prompt, both)
 

@@ -5,15 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.domain.job_event import (
-    ArtifactChunk,
-    JobAccepted,
-    JobCompleted,
-    JobEvent,
-    StageCompleted,
-    StageStarted,
-)
-from services.domain.stages import StepCompleted
+from services.domain.job_event import ArtifactChunk, JobEvent
 from services.gateway.access import ANYBODY
 from services.gateway.pipeline import Pipeline
 from services.gateway.quotas import Quotas
@@ -33,14 +25,16 @@ from triptych.domain.errors import (
     TriptychError,
     Unavailable,
 )
+from triptych.domain.events import Accepted, StageCompleted, StageStarted, StepCompleted
 from triptych.domain.generation import MAX_SEED, GenerationRequest
+from triptych.domain.generation_result import GenerationResult
 from triptych.domain.model import Stage
 
 REQUEST = GenerationRequest(prompt="a red circle", seed=7)
 RELEASED = ("default", REQUEST_ID)
 STAGES = ["encoder", "denoiser", "vae"]
 EVENTS = [
-    "JobAccepted",
+    "Accepted",
     "StageStarted encoder",
     "StageCompleted encoder",
     "StageStarted denoiser",
@@ -51,7 +45,7 @@ EVENTS = [
     "ArtifactChunk",
     "ArtifactChunk",
     "StageCompleted vae",
-    "JobCompleted",
+    "GenerationResult",
 ]
 each_stage = pytest.mark.parametrize("stage", STAGES)
 
@@ -117,8 +111,8 @@ async def test_events_come_in_the_order_of_the_stages() -> None:
 async def test_each_stage_gets_what_the_one_before_it_made() -> None:
     async with _gateway() as gateway:
         accepted, *_, completed = await gateway.all_of()
-        assert isinstance(accepted, JobAccepted)
-        assert isinstance(completed, JobCompleted)
+        assert isinstance(accepted, Accepted)
+        assert isinstance(completed, GenerationResult)
         cluster, parameters = gateway.cluster, accepted.parameters
         asked: list[Any] = [
             *cluster.encoder.requests,
@@ -135,7 +129,7 @@ async def test_the_result_tells_what_was_done() -> None:
     async with _gateway() as gateway:
         events = await gateway.all_of()
     completed = events[-1]
-    assert isinstance(completed, JobCompleted)
+    assert isinstance(completed, GenerationResult)
     assert completed.parameters.seed == 7
     assert completed.artifacts == (ARTIFACT,)
     assert completed.latents_checksum_xxh3 == 77
@@ -159,7 +153,7 @@ async def test_a_seed_is_drawn_where_none_was_asked_and_every_program_can_hold_i
         seeds = set()
         for _ in range(3):
             accepted = (await gateway.all_of(GenerationRequest(prompt="a")))[0]
-            assert isinstance(accepted, JobAccepted)
+            assert isinstance(accepted, Accepted)
             seeds.add(accepted.parameters.seed)
     assert len(seeds) == 3
     assert all(0 <= seed <= MAX_SEED for seed in seeds)
@@ -303,7 +297,7 @@ async def test_a_stage_that_cannot_release_keeps_neither_the_others_nor_the_resu
 ) -> None:
     async with _gateway() as gateway:
         gateway.cluster.stages[stage].release_fails = StageUnavailable("it is down")
-        assert _name((await gateway.all_of())[-1]) == "JobCompleted"
+        assert _name((await gateway.all_of())[-1]) == "GenerationResult"
         assert gateway.cluster.releases == [[RELEASED]] * 3
 
 

@@ -1,11 +1,12 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
-from services.domain.job_event import JobCompleted, JobEvent, Preview
-from services.domain.stages import DrawPreviewRequest, PreviewLatents, StepCompleted
+from services.domain.job_event import JobEvent
+from services.domain.stages import DrawPreviewRequest, PreviewLatents
 from services.gateway.access import ANYBODY
 from services.gateway.pipeline import Pipeline
 from services.gateway.quotas import Quotas
@@ -14,7 +15,9 @@ from tests.unit.domain.examples import CAPABILITIES, REQUEST_ID
 from tests.unit.gateway.scripted_stages import PICTURE, PREVIEWS, ScriptedCluster
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import TensorNotFound
+from triptych.domain.events import Preview, StepCompleted
 from triptych.domain.generation import GenerationRequest
+from triptych.domain.generation_result import GenerationResult
 
 ASKED = GenerationRequest(prompt="a red circle", seed=7, preview_every_steps=1)
 FIVE, SIX, SEVEN = (PreviewLatents(step, ref) for step, ref in PREVIEWS.items())
@@ -25,7 +28,7 @@ class Drawing:
 
     def __init__(self) -> None:
         self.cluster = ScriptedCluster()
-        self.cluster.limit(CAPABILITIES.model_copy(update={"supports_previews": True}))
+        self.cluster.limit(replace(CAPABILITIES, supports_previews=True))
         self.asked: asyncio.Queue[DrawPreviewRequest] = asyncio.Queue()
         self.may_draw = asyncio.Event()
         self.left = 0
@@ -88,13 +91,15 @@ async def test_a_preview_comes_as_soon_as_it_is_drawn_whatever_the_loop_does() -
         # The second step is never done while the preview is waited for.
         drawing.cluster.denoiser.may_go_on.clear()
         events = drawing.generate()
-        assert await _until_preview(events) == Preview(5, PICTURE)
+        assert await _until_preview(events) == Preview(
+            5, PICTURE.data, PICTURE.width, PICTURE.height
+        )
         request = await drawing.asked.get()
         assert (request.latents, request.request_id) == (FIVE.latents, REQUEST_ID)
         assert request.parameters.preview_every_steps == 1
         drawing.cluster.denoiser.may_go_on.set()
         rest = [event async for event in events]
-        assert isinstance(rest[-1], JobCompleted)
+        assert isinstance(rest[-1], GenerationResult)
 
 
 async def test_the_loop_and_the_result_wait_for_no_preview() -> None:
@@ -102,7 +107,7 @@ async def test_the_loop_and_the_result_wait_for_no_preview() -> None:
         drawing.cluster.denoiser.previews = [FIVE]
         events = await drawing.all_of()
         assert not any(isinstance(each, Preview) for each in events)
-        assert isinstance(events[-1], JobCompleted)
+        assert isinstance(events[-1], GenerationResult)
         assert drawing.left == 1
 
 
@@ -146,7 +151,7 @@ async def test_one_that_is_drawn_late_still_comes_while_the_vae_decodes() -> Non
         async def read() -> None:
             async for event in events:
                 seen.append(event)
-                if event == Preview(5, PICTURE):
+                if event == Preview(5, PICTURE.data, PICTURE.width, PICTURE.height):
                     drawn.set()
 
         reading = asyncio.create_task(read())
@@ -168,7 +173,7 @@ async def test_none_comes_after_the_result() -> None:
         assert drawing.left == 1
         drawing.may_draw.set()
         drawing.cluster.vae.may_release.set()
-        assert isinstance((await reading)[-1], JobCompleted)
+        assert isinstance((await reading)[-1], GenerationResult)
 
 
 @pytest.mark.parametrize("error", [TensorNotFound("newer ones came"), RuntimeError("a bug")])
@@ -185,7 +190,7 @@ async def test_one_that_fails_is_dropped_and_the_next_one_drawn(error: Exception
         await drawing.asked.get()
         drawing.cluster.denoiser.may_go_on.set()
         events = await reading
-        assert isinstance(events[-1], JobCompleted)
+        assert isinstance(events[-1], GenerationResult)
         assert not any(isinstance(each, Preview) for each in events)
 
 

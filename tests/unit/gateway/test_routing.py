@@ -78,15 +78,11 @@ def test_a_stage_without_a_working_replica_is_unavailable(
 def _caching(known: Known, threshold: float) -> Known:
     assert known.last_capacity is not None
     (held,) = known.last_capacity.models
-    defaults = held.model.capabilities.defaults.model_copy(
-        update={"cache": TeaCache(rel_l1_thresh=threshold)}
-    )
+    defaults = replace(held.model.capabilities.defaults, cache=TeaCache(rel_l1_thresh=threshold))
     support = CacheSupport(methods=tuple(CacheMethod), tea_cache_coefficients=(1, 2, 3, 4, 5))
-    capabilities = held.model.capabilities.model_copy(
-        update={"cache_support": support, "defaults": defaults}
-    )
-    model = held.model.model_copy(update={"capabilities": capabilities})
-    changed = held.model_copy(update={"model": model})
+    capabilities = replace(held.model.capabilities, cache_support=support, defaults=defaults)
+    model = replace(held.model, capabilities=capabilities)
+    changed = replace(held, model=model)
     return Known(replace(known.last_capacity, models=(changed,)))
 
 

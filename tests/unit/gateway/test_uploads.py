@@ -10,7 +10,7 @@ from services.gateway import uploads as module
 from services.gateway.uploads import Uploads
 from services.pictures.input_picture import MAX_BYTES, describe_picture
 from triptych.domain.errors import InvalidRequest, ResourceExhausted
-from triptych.domain.input_image import InputImage
+from triptych.domain.input_image import ImageDescription
 
 
 def picture(width: int = 30) -> bytes:
@@ -128,7 +128,7 @@ async def test_uploads_that_come_in_together_never_hold_more_than_the_quota() ->
 async def test_the_gateway_goes_on_while_a_header_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, may_read = threading.Event(), threading.Event()
 
-    def slow(field: str, data: bytes) -> InputImage:
+    def slow(field: str, data: bytes) -> ImageDescription:
         reading.set()
         assert may_read.wait(20)
         return describe_picture(field, data)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,8 @@ def test_settings_count(tmp_path: Path) -> None:
 
 def test_the_type_that_weights_compute_in_counts(tmp_path: Path) -> None:
     model = held(tmp_path / "model", weights="w")
-    served = LOADED.model.model_copy(update={"dtype": ElementType.BFLOAT16})
-    other = StageModel(LOADED.model_copy(update={"model": served}), None, model.files)
+    served = replace(LOADED.model, dtype=ElementType.BFLOAT16)
+    other = StageModel(replace(LOADED, model=served), None, model.files)
     assert fingerprint(model, "cpu") != fingerprint(other, "cpu")
 
 

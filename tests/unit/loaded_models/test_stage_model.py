@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from services.loaded_models.stage_model import StageModel
@@ -6,17 +8,17 @@ from triptych.domain.acceleration import TeaCache
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import InvalidRequest, ModelNotFound
 from triptych.domain.family_options import LongCatOptions, VideoOptions, switch
-from triptych.domain.input_image import InputImage
+from triptych.domain.input_image import ImageDescription
 from triptych.domain.model import MediaFormat
 
-IMAGE = InputImage(width=64, height=48, size_bytes=1, checksum_xxh3=0)
+IMAGE = ImageDescription(width=64, height=48, size_bytes=1, checksum_xxh3=0)
 HELD = StageModel(LOADED, object())
 GUIDED = parameters(guidance_scale=4.0, negative_prompt="grey")
 
 
 @pytest.mark.parametrize("change", [{}, {"guidance_scale": 1.0, "negative_prompt": None}], ids=str)
 def test_effective_values_of_the_held_model_pass(change: dict[str, object]) -> None:
-    HELD.check(GUIDED.model_copy(update=change))
+    HELD.check(replace(GUIDED, **change))
 
 
 def test_another_models_request_is_not_found() -> None:
@@ -46,7 +48,7 @@ def test_what_the_held_model_cannot_do_is_refused_by_field(
     change: dict[str, object], field: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        HELD.check(GUIDED.model_copy(update=change))
+        HELD.check(replace(GUIDED, **change))
     assert [each.field for each in refused.value.violations] == [field]
 
 

@@ -24,7 +24,7 @@ from tests.checkpoints.bagel import autoencoder
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
-from triptych.domain.input_image import InputImage
+from triptych.domain.input_image import ImageDescription
 from triptych.domain.model import GenerationDefaults, Stage
 
 (SPEC,) = SPECS
@@ -33,7 +33,7 @@ Ask = Callable[..., GenerationParameters]
 LOADS = {Stage.ENCODER: load_encoder, Stage.DENOISER: load_denoiser, Stage.VAE: load_vae}
 # The VAE encodes it as it is, 512 pixels each way, as 32 by 32 patches.
 PICTURE = Image.linear_gradient("L").resize((512, 512)).convert("RGB")
-DESCRIBED = InputImage(width=512, height=512, size_bytes=1, checksum_xxh3=0)
+DESCRIBED = ImageDescription(width=512, height=512, size_bytes=1, checksum_xxh3=0)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def vae(whole: Path) -> BagelVae:
 def ask(loaded: StageModel[BagelDenoiser]) -> Ask:
     def ask(**asked: object) -> GenerationParameters:
         small = {"prompt": "a circle", "width": 64, "height": 64, "steps": 4, "seed": 7}
-        request = GenerationRequest.model_validate(small | asked)
+        request = GenerationRequest(**(small | asked))
         return resolve(request, loaded.loaded.model, draw_seed=lambda: 0)
 
     return ask

@@ -17,7 +17,7 @@ from triptych.domain.element_type import ElementType
 from triptych.domain.errors import InvalidRequest
 from triptych.domain.family_options import FluxOptions
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
-from triptych.domain.model import GenerationDefaults, Model
+from triptych.domain.model import GenerationDefaults, ModelInfo
 
 (SPEC,) = SPECS
 
@@ -37,7 +37,7 @@ def encoder(whole: Path) -> StageModel[EncoderModel]:
 @pytest.fixture
 def ask(encoder: StageModel[EncoderModel]) -> Ask:
     def ask(**asked: object) -> GenerationParameters:
-        request = GenerationRequest.model_validate({"prompt": "a circle", "seed": 1} | asked)
+        request = GenerationRequest(**({"prompt": "a circle", "seed": 1} | asked))
         return resolve(request, encoder.loaded.model, draw_seed=lambda: 0)
 
     return ask
@@ -73,7 +73,7 @@ def test_a_transformer_without_guidance_draws_in_four_steps_and_takes_no_scale(
 def test_a_transformer_without_guidance_refuses_every_scale_but_none(whole: Path) -> None:
     directory = ModelDirectory(whole)
     capabilities = SPEC.capabilities(directory).model_copy(update={"supports_guidance": False})
-    model = Model(
+    model = ModelInfo(
         name="schnell", family="flux", capabilities=capabilities, dtype=ElementType.FLOAT32
     )
     for scale in (0.5, 1.0, 3.5):

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -45,7 +46,7 @@ def encoder(directory: Path) -> StageModel[EncoderModel]:
 @pytest.fixture
 def ask(encoder: StageModel[EncoderModel]) -> Ask:
     def ask(**asked: object) -> GenerationParameters:
-        request = GenerationRequest.model_validate({"prompt": "a circle"} | asked)
+        request = GenerationRequest(**({"prompt": "a circle"} | asked))
         return resolve(request, encoder.loaded.model, draw_seed=lambda: 0)
 
     return ask
@@ -73,7 +74,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 def drawn(
     directory: Path, dtype: ElementType, parameters: GenerationParameters, prompt: str
 ) -> torch.Tensor:
-    told = parameters.model_copy(update={"prompt": prompt})
+    told = replace(parameters, prompt=prompt)
     conditioning = encode_all(load_encoder(directory, None, dtype, "cpu").model.encodings(told))
     denoiser = load_denoiser(directory, None, dtype, "cpu").model
     state = denoiser.prepare(parameters, conditioning)

@@ -25,7 +25,7 @@ from tests.conformance.small_areas import shrink_areas
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
-from triptych.domain.input_image import InputImage
+from triptych.domain.input_image import ImageDescription
 from triptych.domain.model import GenerationDefaults, Stage
 
 _, SPEC = SPECS
@@ -70,11 +70,9 @@ def vae(directory: Path) -> StageModel[VaeModel]:
 def ask(encoder: StageModel[EncoderModel]) -> Ask:
     def ask(size: tuple[int, int] = (90, 60), **asked: object) -> GenerationParameters:
         width, height = size
-        image = InputImage(width=width, height=height, size_bytes=1, checksum_xxh3=0)
+        image = ImageDescription(width=width, height=height, size_bytes=1, checksum_xxh3=0)
         request = {"prompt": "make it red", "images": [image], "seed": 3} | asked
-        return resolve(
-            GenerationRequest.model_validate(request), encoder.loaded.model, draw_seed=lambda: 0
-        )
+        return resolve(GenerationRequest(**request), encoder.loaded.model, draw_seed=lambda: 0)
 
     return ask
 

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -19,14 +20,14 @@ from tests.conformance.small_areas import shrink_areas
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
-from triptych.domain.input_image import InputImage
+from triptych.domain.input_image import ImageDescription
 from triptych.domain.model import GenerationDefaults, MediaFormat, Stage
 
 *_, SPEC = SPECS
 
 Ask = Callable[..., GenerationParameters]
 FLOAT32 = ElementType.FLOAT32
-INPUT = InputImage(width=90, height=60, size_bytes=1, checksum_xxh3=0)
+INPUT = ImageDescription(width=90, height=60, size_bytes=1, checksum_xxh3=0)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +76,7 @@ def ask(directory: Path) -> Ask:
             "dict[str, object]", asked.pop("options", {})
         )
         fields = {"prompt": prompt, "images": [INPUT], "seed": 7, "options": options} | asked
-        return resolve(GenerationRequest.model_validate(fields), model, draw_seed=lambda: 0)
+        return resolve(GenerationRequest(**fields), model, draw_seed=lambda: 0)
 
     return ask
 
@@ -91,7 +92,7 @@ def picture() -> Image.Image:
 def encoded_caption(
     encoder: QwenImageLayeredEncoder, parameters: GenerationParameters, caption: str
 ) -> torch.Tensor:
-    written = parameters.model_copy(update={"prompt": caption})
+    written = replace(parameters, prompt=caption)
     return encode_all(encoder.encodings(written))["prompt_embeds"]
 
 

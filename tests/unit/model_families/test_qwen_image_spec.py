@@ -15,13 +15,13 @@ from services.model_files.directory import ModelDirectory
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.generation import GenerationRequest, resolve
-from triptych.domain.model import GenerationDefaults, Model, Stage
+from triptych.domain.model import GenerationDefaults, ModelInfo, Stage
 
 Configure = Callable[..., None]
 FLOAT32 = ElementType.FLOAT32
 
 
-def describe(path: Path, name: str | None = None) -> Model:
+def describe(path: Path, name: str | None = None) -> ModelInfo:
     directory = ModelDirectory(path)
     return describe_model(directory, find_family(directory), name, FLOAT32)
 

@@ -57,7 +57,7 @@ def denoiser(whole: Path) -> StageModel[DenoiserModel]:
 def ask(denoiser: StageModel[DenoiserModel]) -> Callable[..., GenerationParameters]:
     def ask(**asked: object) -> GenerationParameters:
         small = {"prompt": "a red circle", "width": 64, "height": 32, "steps": 2, "seed": 1}
-        request = GenerationRequest.model_validate(small | asked)
+        request = GenerationRequest(**(small | asked))
         return resolve(request, denoiser.loaded.model, draw_seed=lambda: 0)
 
     return ask

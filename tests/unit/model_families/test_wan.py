@@ -30,7 +30,7 @@ def loaded(directory: Path) -> Any:
 def asked(loaded: Any, **fields: object) -> GenerationParameters:
     small = {"prompt": "a cat", "width": 32, "height": 32, "seed": 1}
     small["options"] = {"kind": "video", "num_frames": 1}
-    request = GenerationRequest.model_validate(small | fields)
+    request = GenerationRequest(**(small | fields))
     return resolve(request, loaded.loaded.model, lambda: 1)
 
 

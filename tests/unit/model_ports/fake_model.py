@@ -1,13 +1,21 @@
 """A model that needs no files, and parameters it accepts."""
 
+from dataclasses import replace
+
 from services.pictures.input_picture import describe_picture
 from triptych.domain.acceleration import NO_CACHE
 from triptych.domain.element_type import ElementType
 from triptych.domain.generation import GenerationParameters
-from triptych.domain.input_image import InputImage
-from triptych.domain.model import Capabilities, GenerationDefaults, LoadedModel, MediaFormat, Model
+from triptych.domain.input_image import ImageDescription
+from triptych.domain.model import (
+    Capabilities,
+    GenerationDefaults,
+    LoadedModel,
+    MediaFormat,
+    ModelInfo,
+)
 
-MODEL = Model(
+MODEL = ModelInfo(
     name="fake",
     family="fakes",
     capabilities=Capabilities(
@@ -32,8 +40,8 @@ LOADED = LoadedModel(model=MODEL, components=())
 
 def limited(**change: object) -> LoadedModel:
     """The same model with other limits."""
-    capabilities = MODEL.capabilities.model_copy(update=change)
-    model = MODEL.model_copy(update={"capabilities": capabilities})
+    capabilities = replace(MODEL.capabilities, **change)
+    model = replace(MODEL, capabilities=capabilities)
     return LoadedModel(model=model, components=())
 
 
@@ -55,11 +63,11 @@ _PARAMETERS = GenerationParameters(
 )
 
 
-def described(*pictures: bytes) -> tuple[InputImage, ...]:
+def described(*pictures: bytes) -> tuple[ImageDescription, ...]:
     """What the headers of pictures say."""
     return tuple(describe_picture("images", each) for each in pictures)
 
 
 def parameters(**change: object) -> GenerationParameters:
     """Good ones, but for what is changed."""
-    return _PARAMETERS.model_copy(update=change)
+    return replace(_PARAMETERS, **change)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from services.model_ports.spec import check_defaults
@@ -6,12 +8,12 @@ from triptych.domain.errors import ConfigurationError
 from triptych.domain.image_fit import ImageFit
 from triptych.domain.model import GenerationDefaults
 
-FIT = ImageFit(area=64 * 64, multiple=16)
-FIXED = FIT.model_copy(update={"overridable": False})
+FIT = ImageFit(area_pixels=64 * 64, multiple=16)
+FIXED = replace(FIT, overridable=False)
 
 
 def defaults(**change: object) -> GenerationDefaults:
-    return MODEL.capabilities.defaults.model_copy(update=change)
+    return replace(MODEL.capabilities.defaults, **change)
 
 
 @pytest.mark.parametrize(

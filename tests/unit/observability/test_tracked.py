@@ -6,13 +6,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from services.domain.stages import StageTask
 from services.observability import tracing
 from services.observability.tracked import Tracked
 from tests.unit.domain.examples import timing
 from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
 from triptych.domain.errors import Cancelled, QueueFull, RemoteFailure, StageUnavailable
 from triptych.domain.model import Stage
+from triptych.domain.stage_timing import StageTask
 
 Recorded = Callable[[str], dict[frozenset[tuple[str, str]], float]]
 ENCODER = {"stage": "encoder", "task": "encode_prompt", "model": "painter"}

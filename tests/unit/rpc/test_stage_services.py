@@ -32,7 +32,7 @@ from tests.unit.rpc.scripted_store import STATS
 from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import NotFound, TriptychError
-from triptych.domain.input_image import InputImage
+from triptych.domain.input_image import ImageDescription
 from triptych.domain.model import Stage
 from triptych.v1 import (
     denoiser_service_pb2,
@@ -46,8 +46,8 @@ from triptych.v1 import (
 SOON = Deadline.after(24 * 3600)
 ENCODE = EncodeRequest(REQUEST_ID, "default", PARAMETERS)
 DENOISE = DenoiseRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
-PICTURED = PARAMETERS.model_copy(
-    update={"images": (InputImage(width=64, height=48, size_bytes=7, checksum_xxh3=5),) * 2}
+PICTURED = replace(
+    PARAMETERS, images=(ImageDescription(width=64, height=48, size_bytes=7, checksum_xxh3=5),) * 2
 )
 ENCODE_IMAGE = EncodeImageRequest(REQUEST_ID, "default", PICTURED, 1, b"picture")
 PREVIEW = DrawPreviewRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
@@ -247,8 +247,9 @@ async def test_a_malformed_answer_is_the_stages_failure_and_not_the_requests(
     tmp_path: Path,
 ) -> None:
     async with encoder_panel(tmp_path) as panel:
-        forged = loaded().model.model_copy(update={"name": "no/such name"})
-        nameless = loaded().model_copy(update={"model": forged})
+        forged = replace(loaded().model)
+        object.__setattr__(forged, "name", "no/such name")
+        nameless = replace(loaded(), model=forged)
         panel.replica.capacity_now = replace(panel.replica.capacity_now, models=(nameless,))
         with pytest.raises(TriptychError, match="sent a malformed answer") as caught:
             await panel.remote.capacity(SOON)

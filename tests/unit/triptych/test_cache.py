@@ -1,25 +1,18 @@
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain import stages as domain
-from services.rpc.convert.acceleration import cache_from_proto as domain_from_proto
-from services.rpc.convert.acceleration import cache_to_proto as domain_to_proto
-from services.rpc.convert.acceleration import statistics_to_proto
-from triptych.cache import (
-    BranchStatistics,
-    Cache,
-    CacheDit,
-    CacheStatistics,
-    NoCache,
-    TeaCache,
-)
-from triptych.cache_wire import cache_from_proto, fill_cache, statistics_from_proto
+from tests.unit.domain import examples
 from triptych.cli.cache_option import cache_text, read_cache
-from triptych.v1 import acceleration_pb2
+from triptych.codec.tables import PARAMETERS, REQUESTS, STATISTICS
+from triptych.domain.acceleration import Cache, CacheDit, NoCache, TeaCache
+from triptych.domain.cache_statistics import BranchStatistics, CacheStatistics
+from triptych.domain.errors import InvalidRequest
+from triptych.domain.generation import GenerationRequest
+from triptych.v1 import generation_pb2
 
 numbers = st.floats(0, 1e6)
 counts = st.integers(0, 1000)
@@ -48,24 +41,25 @@ caches = (
 )
 
 
-def sent(cache: Cache) -> acceleration_pb2.Acceleration:
-    message = acceleration_pb2.Acceleration()
-    assert list(fill_cache(message, cache)) == []
-    return message
+def sent(cache: Cache) -> generation_pb2.GenerationParameters:
+    return REQUESTS.write(GenerationRequest(prompt="a cat", cache=cache))
 
 
 @given(caches)
 def test_a_cache_comes_back_from_the_cluster_as_it_was_asked(cache: Cache) -> None:
-    understood = domain_from_proto(sent(cache))
+    understood = REQUESTS.read(sent(cache)).cache
     assert understood is not None
-    assert cache_from_proto(domain_to_proto(understood)) == cache
+    told = PARAMETERS.write(replace(examples.PARAMETERS, cache=understood))
+    assert PARAMETERS.read(told, strict=False).cache == cache
 
 
 @pytest.mark.parametrize("cache", [NoCache(), TeaCache(), CacheDit()])
-def test_what_a_cache_leaves_out_is_not_sent(cache: Cache) -> None:
-    method = sent(cache).WhichOneof("cache")
+def test_what_a_cache_leaves_out_means_the_same_whether_it_is_sent_or_not(cache: Cache) -> None:
+    method = sent(cache).acceleration.WhichOneof("cache")
     assert method is not None
-    assert getattr(sent(cache), method).ListFields() == []
+    bare = generation_pb2.GenerationParameters()
+    getattr(bare.acceleration, method).SetInParent()
+    assert REQUESTS.read(bare).cache == REQUESTS.read(sent(cache)).cache == cache
 
 
 @pytest.mark.parametrize(
@@ -74,13 +68,14 @@ def test_what_a_cache_leaves_out_is_not_sent(cache: Cache) -> None:
         (CacheDit(fn_compute_blocks=-1), "acceleration.cache_dit.fn_compute_blocks"),
         (CacheDit(warmup_interval=-1), "acceleration.cache_dit.warmup_interval"),
         (CacheDit(taylorseer_order=-1), "acceleration.cache_dit.taylorseer.order"),
-        (CacheDit(scm_mask_policy="odd"), "acceleration.cache_dit.scm.mask_policy"),  # type: ignore[arg-type]
+        (CacheDit(scm_mask_policy="odd"), "acceleration.cache_dit.scm.mask_policy"),
         (CacheDit(scm_policy="static"), "acceleration.cache_dit.scm.policy"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_by_its_field(cache: Cache, field: str) -> None:
-    violations = list(fill_cache(acceleration_pb2.Acceleration(), cache))
-    assert [each.field for each in violations] == [field]
+    with pytest.raises(InvalidRequest) as caught:
+        sent(cache)
+    assert [violation.field for violation in caught.value.violations] == [field]
 
 
 @pytest.mark.parametrize(
@@ -151,22 +146,12 @@ def test_what_the_command_line_cannot_read_is_refused(text: str, said: str) -> N
 
 
 def test_statistics_arrive_as_the_cluster_made_them() -> None:
-    branches = (domain.BranchStatistics("cond", 20, 30), domain.BranchStatistics("uncond", 25, 25))
-    did = domain.CacheStatistics(branches, estimated_speedup=2.5, realised_speedup=None)
-    message = statistics_to_proto(did)
-    assert message is not None
-    assert statistics_from_proto(message) == CacheStatistics(
-        computed_forwards=45,
-        reused_forwards=55,
-        branches=(
-            BranchStatistics(branch="cond", computed_forwards=20, reused_forwards=30),
-            BranchStatistics(branch="uncond", computed_forwards=25, reused_forwards=25),
-        ),
-        estimated_speedup=2.5,
-        realised_speedup=None,
-    )
+    branches = (BranchStatistics("cond", 20, 30), BranchStatistics("uncond", 25, 25))
+    did = CacheStatistics(branches, estimated_speedup=2.5, realised_speedup=None)
+    message = STATISTICS.write(did)
+    assert (message.computed_forwards, message.reused_forwards) == (45, 55)
+    assert STATISTICS.read(message, strict=False) == did
 
 
 def test_statistics_know_what_share_was_reused() -> None:
-    options: dict[str, Any] = {"computed_forwards": 30, "reused_forwards": 10}
-    assert CacheStatistics(**options).reused_share == 0.25
+    assert CacheStatistics((BranchStatistics("cond", 30, 10),), None, None).reused_share == 0.25

@@ -6,7 +6,7 @@ from pathlib import Path
 from triptych.cluster.address import Address
 from triptych.cluster.topology import FusedTopology, ModelOptions, ProcessSpec, SplitTopology
 from triptych.cluster.workplace import Workplace
-from triptych.parallel import ParallelDegrees
+from triptych.domain.parallel import ParallelDegrees
 
 ADDRESS = Address("127.0.0.1", 7843)
 PLACE = Workplace(Path("/run/x"), Path("/run/x/secret"), "shm:///dev/shm/x", Path("/run/x/logs"))

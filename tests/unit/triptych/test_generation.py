@@ -2,7 +2,12 @@
 
 import pytest
 
-from triptych.generation import Generation, GenerationParameters
+from triptych.domain.acceleration import NO_CACHE
+from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters
+from triptych.domain.generation_result import Artifact
+from triptych.domain.model import MediaFormat
+from triptych.generation import Generation
 
 
 def video() -> Generation:
@@ -15,19 +20,14 @@ def video() -> Generation:
         steps=2,
         guidance_scale=1,
         seed=7,
-        dtype="float32",
-        media_format="mp4",
-        images=(),
-        options=None,
+        dtype=ElementType.FLOAT32,
+        cache=NO_CACHE,
+        media_format=MediaFormat.MP4,
     )
     return Generation(
         job_id="0" * 32,
         data=b"a video",
-        media_format="mp4",
-        width=64,
-        height=32,
-        num_frames=5,
-        checksum_xxh3=0,
+        artifacts=(Artifact("1" * 32, MediaFormat.MP4, 64, 32, 5, size_bytes=7, checksum_xxh3=0),),
         parameters=parameters,
         stage_timings=(),
         latents_checksum_xxh3=0,

@@ -3,11 +3,11 @@ import io
 import pytest
 from rich.console import Console
 
-from triptych.cache import BranchDecision
 from triptych.cli import progress
 from triptych.cli.previews import PreviewFiles
 from triptych.cli.progress import ProgressDisplay
-from triptych.events import StepCompleted
+from triptych.domain.cache_statistics import BranchDecision
+from triptych.domain.events import StepCompleted
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, *decisions: BranchDecision) -> str:

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 import triptych
-from triptych.request import GenerationRequest, RequestOptions
+from triptych.domain.generation import GenerationRequest, RequestOptions
 
 
 def test_every_public_name_can_be_imported() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,7 +107,7 @@ def test_a_model_without_blocks_for_cache_dit_is_tried_with_tea_cache_alone() ->
 
 
 def test_tea_cache_takes_the_models_coefficients_or_else_the_identity() -> None:
-    own = SUPPORT.model_copy(update={"tea_cache_coefficients": (1.0, 2.0, 3.0, 4.0, 5.0)})
+    own = replace(SUPPORT, tea_cache_coefficients=(1.0, 2.0, 3.0, 4.0, 5.0))
     for support, wanted in ((SUPPORT, IDENTITY), (own, own.tea_cache_coefficients)):
         every = candidates(support, 50, [TRAJECTORY])
         tried = [each for each in every if isinstance(each, TeaCache)]

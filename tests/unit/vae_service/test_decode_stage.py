@@ -33,7 +33,7 @@ REQUEST = "1" * 32
 
 def whole_numbers(field: str, most: int) -> OptionLimits:
     return OptionLimits(
-        field=field, kind=OptionKind.INTEGER, minimum=1, maximum=most, step=1, default=1
+        name=field, kind=OptionKind.INTEGER, minimum=1, maximum=most, step=1, default=1
     )
 
 

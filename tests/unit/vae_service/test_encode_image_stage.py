@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from pydantic import SecretStr
 
-from services.domain.stages import EncodeImageRequest, StageTask
+from services.domain.stages import EncodeImageRequest
 from services.domain.tensor_ref import Seal
 from services.loaded_models.conditioning_encoder import ConditioningEncoder
 from services.loaded_models.stage_model import StageModel
@@ -23,6 +23,7 @@ from triptych.domain.deadline import Deadline
 from triptych.domain.errors import InvalidRequest, ModelNotFound, Unsupported
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.model import Stage
+from triptych.domain.stage_timing import StageTask
 from vae_service.preview_stage import PreviewStage
 from vae_service.replica import VaeReplica
 from vae_service.stage import VaeStage

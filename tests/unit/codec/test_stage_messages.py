@@ -1,53 +1,30 @@
 from dataclasses import replace
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.stages import (
-    Artifact,
-    BranchStatistics,
-    CacheStatistics,
-    Denoised,
-    PreviewLatents,
-    RankGroupInfo,
-    StageTask,
-    StageTiming,
-    StepCompleted,
-)
-from services.rpc.convert.durations import duration_to_proto, seconds_from_proto
-from services.rpc.convert.models import (
-    capacity_from_proto,
-    capacity_to_proto,
-    model_from_proto,
-    model_to_proto,
-)
-from services.rpc.convert.stages import (
-    artifact_from_proto,
-    artifact_to_proto,
-    denoised_from_proto,
-    denoised_to_proto,
-    preview_latents_from_proto,
-    preview_latents_to_proto,
-    reuse_from_proto,
-    reuse_to_proto,
-    step_from_proto,
-    step_to_proto,
-    timing_from_proto,
-    timing_to_proto,
-)
+from services.domain.stages import Denoised, PreviewLatents, RankGroupInfo
+from services.rpc.tables import CAPACITIES, DENOISED, PREVIEW_LATENTS
 from tests.unit.domain.examples import ARTIFACT, CAPABILITIES, MODEL, TENSOR_REF, capacity, timing
+from triptych.codec.tables import ARTIFACTS, MODELS, REUSES, STEPS, TIMINGS
+from triptych.codec.values import Reading, Seconds
 from triptych.domain.acceleration import (
     CacheDit,
     CacheMethod,
     CacheSupport,
     CoefficientsSource,
 )
+from triptych.domain.cache_statistics import BranchStatistics, CacheStatistics
 from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
+from triptych.domain.events import StepCompleted
 from triptych.domain.family_options import OptionKind, OptionLimits
+from triptych.domain.generation_result import Artifact
 from triptych.domain.image_fit import ImageFit
 from triptych.domain.model import MediaFormat, Stage
 from triptych.domain.parallel import ParallelDegrees, ParallelMethod, ParallelSupport
+from triptych.domain.stage_timing import StageTask, StageTiming
 from triptych.v1 import capabilities_pb2, generation_pb2, stage_service_pb2
 
 # Whole microseconds, so that equality is exact.
@@ -57,17 +34,22 @@ uint32 = st.integers(0, 2**32 - 1)
 uint64 = st.integers(0, 2**64 - 1)
 
 
+def _duration(value: float) -> Duration:
+    message = Duration()
+    assert list(Seconds().fill(message, value, "")) == []
+    return message
+
+
 @given(st.floats(0, 1e9))
 def test_durations_are_right_to_half_a_nanosecond(value: float) -> None:
-    assert seconds_from_proto(duration_to_proto(value)) == pytest.approx(
-        value, rel=1e-15, abs=6e-10
-    )
+    back = Seconds().take(_duration(value), "", Reading(strict=True))
+    assert back == pytest.approx(value, rel=1e-15, abs=6e-10)
 
 
 @pytest.mark.parametrize("value", [0.9999999999, 1.9999999999, 59.99999999999])
 def test_rounding_a_duration_up_carries_into_the_seconds(value: float) -> None:
-    assert duration_to_proto(value).seconds == round(value)
-    assert duration_to_proto(value).nanos == 0
+    assert _duration(value).seconds == round(value)
+    assert _duration(value).nanos == 0
 
 
 @given(
@@ -83,7 +65,7 @@ def test_rounding_a_duration_up_carries_into_the_seconds(value: float) -> None:
     )
 )
 def test_a_timing_survives_the_wire(each: StageTiming) -> None:
-    back = timing_from_proto(timing_to_proto(each))
+    back = TIMINGS.read(TIMINGS.write(each))
     assert (back.stage, back.task) == (each.stage, each.task)
     for part in ("queue", "run", "transfer", "total", "writing"):
         field = f"{part}_seconds"
@@ -92,12 +74,12 @@ def test_a_timing_survives_the_wire(each: StageTiming) -> None:
 
 @given(st.builds(ConditioningReuse, st.sampled_from(ConditioningPart), uint32, uint32))
 def test_what_was_looked_up_survives_the_wire(each: ConditioningReuse) -> None:
-    assert reuse_from_proto(reuse_to_proto(each)) == each
+    assert REUSES.read(REUSES.write(each)) == each
 
 
 @given(st.builds(StepCompleted, uint32, uint32, st.floats(allow_nan=False), st.just(0.5)))
 def test_a_step_survives_the_wire(each: StepCompleted) -> None:
-    assert step_from_proto(step_to_proto(each)) == each
+    assert STEPS.read(STEPS.write(each)) == each
 
 
 @given(
@@ -113,12 +95,12 @@ def test_a_step_survives_the_wire(each: StepCompleted) -> None:
     )
 )
 def test_an_artifact_survives_the_wire(each: Artifact) -> None:
-    assert artifact_from_proto(artifact_to_proto(each)) == each
+    assert ARTIFACTS.read(ARTIFACTS.write(each)) == each
 
 
 def test_denoised_latents_survive_the_wire() -> None:
     denoised = Denoised(TENSOR_REF, 2**64 - 1, timing(Stage.DENOISER), degrees=DEGREES)
-    assert denoised_from_proto(denoised_to_proto(denoised)) == denoised
+    assert DENOISED.read(DENOISED.write(denoised)) == denoised
 
 
 @pytest.mark.parametrize("realised", [None, 1.75])
@@ -126,59 +108,58 @@ def test_what_a_cache_did_survives_the_wire(realised: float | None) -> None:
     branches = (BranchStatistics("cond", 20, 30), BranchStatistics("uncond", 25, 25))
     did = CacheStatistics(branches, estimated_speedup=2.5, realised_speedup=realised)
     denoised = Denoised(TENSOR_REF, 1, timing(Stage.DENOISER), cache_statistics=did)
-    assert denoised_from_proto(denoised_to_proto(denoised)) == denoised
+    assert DENOISED.read(DENOISED.write(denoised)) == denoised
 
 
 def test_latents_to_preview_survive_the_wire() -> None:
     latents = PreviewLatents(2**32 - 1, TENSOR_REF)
-    assert preview_latents_from_proto(preview_latents_to_proto(latents)) == latents
+    assert PREVIEW_LATENTS.read(PREVIEW_LATENTS.write(latents)) == latents
 
 
 def test_every_field_of_a_models_capabilities_survives_the_wire() -> None:
-    everything = CAPABILITIES.model_copy(
-        update={
-            "min_images": 1,
-            "max_images": 3,
-            "image_fit": ImageFit(
-                area=2**20,
-                multiple=32,
-                rounds_up=True,
-                overridable=True,
-                shortest_edge=512,
-                longest_edge=1024,
+    everything = replace(
+        CAPABILITIES,
+        min_images=1,
+        max_images=3,
+        image_fit=ImageFit(
+            area_pixels=2**20,
+            multiple=32,
+            rounds_up=True,
+            overridable=True,
+            shortest_edge=512,
+            longest_edge=1024,
+        ),
+        options=(
+            OptionLimits(
+                name="video.num_frames",
+                kind=OptionKind.INTEGER,
+                minimum=1,
+                maximum=81,
+                step=4,
+                default=5,
             ),
-            "options": (
-                OptionLimits(
-                    field="video.num_frames",
-                    kind=OptionKind.INTEGER,
-                    minimum=1,
-                    maximum=81,
-                    step=4,
-                    default=5,
-                ),
-            ),
-            "supports_previews": True,
-            "supports_step_batching": True,
-            "media_formats": tuple(MediaFormat),
-            "cache_support": CacheSupport(
-                methods=tuple(CacheMethod),
-                blocks=(12, 4),
-                tea_cache_coefficients=(1.0, 2.0, 3.0, 4.0, 5.0),
-                coefficients_source=CoefficientsSource.CALIBRATED,
-            ),
-            "defaults": CAPABILITIES.defaults.model_copy(
-                update={"cache": CacheDit(taylorseer_order=2), "cache_min_steps": 9}
-            ),
-            "parallel_support": ParallelSupport(
-                methods=tuple(ParallelMethod), attention_heads=24, guidance_branches=2
-            ),
-        }
+        ),
+        supports_previews=True,
+        supports_step_batching=True,
+        media_formats=tuple(MediaFormat),
+        cache_support=CacheSupport(
+            methods=tuple(CacheMethod),
+            blocks=(12, 4),
+            tea_cache_coefficients=(1.0, 2.0, 3.0, 4.0, 5.0),
+            coefficients_source=CoefficientsSource.CALIBRATED,
+        ),
+        defaults=replace(
+            CAPABILITIES.defaults, cache=CacheDit(taylorseer_order=2), cache_min_steps=9
+        ),
+        parallel_support=ParallelSupport(
+            methods=tuple(ParallelMethod), attention_heads=24, guidance_branches=2
+        ),
     )
-    model = MODEL.model_copy(update={"capabilities": everything})
-    message = model_to_proto(model)
+    model = replace(MODEL, capabilities=everything)
+    message = MODELS.write(model)
     wire = capabilities_pb2.Capabilities.DESCRIPTOR.fields_by_name
     assert {field.name for field, _ in message.capabilities.ListFields()} == set(wire)
-    assert model_from_proto(message) == model
+    assert MODELS.read(message) == model
 
 
 @pytest.mark.parametrize(
@@ -200,12 +181,12 @@ def test_a_replicas_capacity_survives_the_wire(ranks: RankGroupInfo | None) -> N
         rank_group=ranks,
     )
     message = stage_service_pb2.GetCapacityResponse.FromString(
-        capacity_to_proto(asked).SerializeToString()
+        CAPACITIES.write(asked).SerializeToString()
     )
-    assert capacity_from_proto(message) == asked
+    assert CAPACITIES.read(message) == asked
 
 
 def test_no_field_of_an_artifact_is_left_behind() -> None:
-    message = artifact_to_proto(replace(ARTIFACT, num_frames=81))
+    message = ARTIFACTS.write(replace(ARTIFACT, num_frames=81))
     wire = generation_pb2.Artifact.DESCRIPTOR.fields_by_name
     assert {field.name for field, _ in message.ListFields()} == set(wire)

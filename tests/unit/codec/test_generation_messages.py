@@ -1,27 +1,22 @@
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args
+from dataclasses import fields, replace
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
 
-from services.rpc.convert.generation import (
-    parameters_from_proto,
-    parameters_to_proto,
-    request_from_proto,
-)
-from services.rpc.convert.images import image_data
+from services.rpc.generation_request import attach_images, image_data, read_request
 from tests.unit.domain.examples import PARAMETERS
+from triptych.codec.tables import PARAMETERS as EFFECTIVE
 from triptych.domain.acceleration import (
     NO_CACHE,
     CacheDit,
     MaskPolicy,
     ReusePolicy,
-    StepsMask,
     TeaCache,
 )
 from triptych.domain.element_type import ElementType
@@ -35,11 +30,11 @@ from triptych.domain.family_options import (
     VideoOptions,
 )
 from triptych.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest
-from triptych.domain.input_image import InputImage
+from triptych.domain.input_image import ImageDescription
 from triptych.domain.model import MediaFormat
 from triptych.v1 import acceleration_pb2, generation_pb2, job_pb2, tensor_pb2
 
-T = TypeVar("T", bound=BaseModel)
+T = TypeVar("T")
 
 Parameters = generation_pb2.GenerationParameters
 
@@ -73,7 +68,7 @@ HONOURED: dict[str, tuple[Any, str, Any]] = {
         FluxOptions(true_guidance_scale=1.5),
     ),
 }
-IMAGE = InputImage(width=640, height=480, size_bytes=7, checksum_xxh3=2**64 - 1)
+IMAGE = ImageDescription(width=640, height=480, size_bytes=7, checksum_xxh3=2**64 - 1)
 HONOURED_ACCELERATION = {
     "none": NO_CACHE,
     "tea_cache": TeaCache(),
@@ -107,19 +102,18 @@ def _refused(convert: Callable[[], object]) -> list[str]:
 
 
 def test_an_empty_request_leaves_everything_to_the_defaults() -> None:
-    assert request_from_proto(Parameters(), SCHEDULING()) == GenerationRequest(prompt="")
+    assert read_request(Parameters(), SCHEDULING()) == GenerationRequest(prompt="")
 
 
 @pytest.mark.parametrize("field", _fields(Parameters, "acceleration", "images"))
 def test_every_field_is_honoured_or_refused_but_never_ignored(field: str) -> None:
     if field in HONOURED:
         value, name, expected = HONOURED[field]
-        request = request_from_proto(Parameters(**{field: value}), SCHEDULING())
+        request = read_request(Parameters(**{field: value}), SCHEDULING())
         assert getattr(request, name) == expected
-        assert request.model_fields_set == set(GenerationRequest.model_fields)
     else:
         message = _with(Parameters(), field)
-        assert _refused(lambda: request_from_proto(message, SCHEDULING())) == [field]
+        assert _refused(lambda: read_request(message, SCHEDULING())) == [field]
 
 
 @pytest.mark.parametrize("field", _fields(acceleration_pb2.Acceleration))
@@ -127,31 +121,29 @@ def test_every_way_of_acceleration_is_passed_on_or_refused(field: str) -> None:
     message = Parameters()
     _with(message.acceleration, field)
     if field in HONOURED_ACCELERATION:
-        request = request_from_proto(message, SCHEDULING())
+        request = read_request(message, SCHEDULING())
         assert request.cache == HONOURED_ACCELERATION[field]
     else:
-        refused = _refused(lambda: request_from_proto(message, SCHEDULING()))
+        refused = _refused(lambda: read_request(message, SCHEDULING()))
         assert refused == [f"acceleration.{field}"]
 
 
 @pytest.mark.parametrize("field", _fields(SCHEDULING))
 def test_every_scheduling_option_is_refused(field: str) -> None:
     scheduling = _with(SCHEDULING(), field)
-    assert _refused(lambda: request_from_proto(Parameters(), scheduling)) == [f"scheduling.{field}"]
+    assert _refused(lambda: read_request(Parameters(), scheduling)) == [f"scheduling.{field}"]
 
 
 def test_images_are_what_their_headers_say_rather_than_what_the_client_does() -> None:
     forged = generation_pb2.ImageDescription(width=1, height=1)
     message = Parameters(images=[generation_pb2.InputImage(data=b"picture", description=forged)])
-    assert request_from_proto(message, SCHEDULING(), [IMAGE]).images == (IMAGE,)
+    assert read_request(message, SCHEDULING(), [IMAGE]).images == (IMAGE,)
 
 
 def test_all_that_is_unsupported_is_reported_together() -> None:
     message = Parameters()
     message.acceleration.replica_class = "large"
-    refused = _refused(
-        lambda: request_from_proto(message, SCHEDULING(priority=job_pb2.PRIORITY_BATCH))
-    )
+    refused = _refused(lambda: read_request(message, SCHEDULING(priority=job_pb2.PRIORITY_BATCH)))
     assert refused == ["acceleration.replica_class", "scheduling.priority"]
 
 
@@ -159,11 +151,11 @@ def test_all_that_is_unsupported_is_reported_together() -> None:
 def test_an_enum_of_a_later_release_is_refused_by_its_field(field: str) -> None:
     message = Parameters()
     setattr(message, field, 99)
-    assert _refused(lambda: request_from_proto(message, SCHEDULING())) == [field]
+    assert _refused(lambda: read_request(message, SCHEDULING())) == [field]
 
 
 _images = st.builds(
-    InputImage,
+    ImageDescription,
     width=uint32,
     height=uint32,
     size_bytes=uint32,
@@ -175,12 +167,12 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 def _options_of(kind: type[T]) -> st.SearchStrategy[T]:
     """Every option of a family, or not."""
     values = {int: uint32, float: numbers, bool: st.booleans()}
-    fields = {
-        name: st.none() | values[get_args(field.annotation)[0]]
-        for name, field in kind.model_fields.items()
-        if name != "kind"
+    options = {
+        field.name: st.none() | values[get_args(get_type_hints(kind)[field.name])[0]]
+        for field in fields(kind)  # type: ignore[arg-type]
+        if field.name != "kind"
     }
-    return st.builds(kind, **fields)
+    return st.builds(kind, **options)
 
 
 _numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -201,10 +193,11 @@ _caches = (
         max_continuous_cached_steps=st.integers(-1, 99),
         residual_diff_threshold=_numbers,
         taylorseer_order=st.none() | uint32,
-        scm=st.none()
-        | st.builds(
-            StepsMask, mask_policy=st.sampled_from(MaskPolicy), policy=st.sampled_from(ReusePolicy)
-        ),
+    )
+    | st.builds(
+        CacheDit,
+        scm_mask_policy=st.sampled_from(MaskPolicy),
+        scm_policy=st.sampled_from(ReusePolicy),
     )
 )
 _parameters = st.builds(
@@ -227,60 +220,66 @@ _parameters = st.builds(
 
 @given(_parameters)
 def test_parameters_survive_the_wire(parameters: GenerationParameters) -> None:
-    sent = Parameters.FromString(parameters_to_proto(parameters).SerializeToString())
-    assert parameters_from_proto(sent) == parameters
+    sent = Parameters.FromString(EFFECTIVE.write(parameters).SerializeToString())
+    assert EFFECTIVE.read(sent) == parameters
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_option_of_every_family_has_its_counterpart(group: str) -> None:
     wire = Parameters.DESCRIPTOR.fields_by_name[group].message_type
-    assert GROUPS[group].model_fields.keys() - {"kind"} == set(wire.fields_by_name)
+    assert {field.name for field in fields(GROUPS[group])} - {"kind"} == set(wire.fields_by_name)
     assert all(field.has_presence for field in wire.fields)
 
 
 def test_options_that_are_off_or_zero_are_not_taken_for_left_out() -> None:
     for options in (LongCatOptions(rewrite_prompt=False), LayeredOptions(layers=0)):
-        message = parameters_to_proto(PARAMETERS.model_copy(update={"options": options}))
-        assert parameters_from_proto(message).options == options
+        message = EFFECTIVE.write(replace(PARAMETERS, options=options))
+        assert EFFECTIVE.read(message).options == options
+
+
+def _with_bytes(parameters: GenerationParameters, data: tuple[bytes, ...]) -> Parameters:
+    message = EFFECTIVE.write(parameters)
+    attach_images(message, data)
+    return message
 
 
 @given(st.lists(_images, max_size=3).map(tuple))
 def test_the_bytes_of_images_travel_only_where_they_are_given(
-    images: tuple[InputImage, ...],
+    images: tuple[ImageDescription, ...],
 ) -> None:
-    parameters = PARAMETERS.model_copy(update={"images": images})
+    parameters = replace(PARAMETERS, images=images)
     data = tuple(bytes([number]) for number in range(len(images)))
-    assert image_data(parameters_to_proto(parameters, data)) == data
-    assert not any(each.data for each in parameters_to_proto(parameters).images)
+    assert image_data(_with_bytes(parameters, data)) == data
+    assert not any(each.data for each in EFFECTIVE.write(parameters).images)
 
 
 def test_images_without_bytes_are_refused_where_they_are_needed() -> None:
-    message = parameters_to_proto(PARAMETERS.model_copy(update={"images": (IMAGE,)}))
+    message = EFFECTIVE.write(replace(PARAMETERS, images=(IMAGE,)))
     assert _refused(lambda: image_data(message)) == ["images[0].data"]
 
 
 @pytest.mark.parametrize("field", ["width", "height", "steps", "guidance_scale", "seed"])
 def test_effective_values_must_all_be_there(field: str) -> None:
-    message = parameters_to_proto(PARAMETERS)
+    message = EFFECTIVE.write(PARAMETERS)
     message.ClearField(field)
-    assert _refused(lambda: parameters_from_proto(message)) == [field]
+    assert _refused(lambda: EFFECTIVE.read(message)) == [field]
 
 
 @pytest.mark.parametrize("field", ["dtype", "media_format"])
 def test_effective_enums_must_be_specified(field: str) -> None:
-    message = parameters_to_proto(PARAMETERS)
+    message = EFFECTIVE.write(PARAMETERS)
     message.ClearField(field)
-    assert _refused(lambda: parameters_from_proto(message)) == [field]
+    assert _refused(lambda: EFFECTIVE.read(message)) == [field]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_effective_numbers_must_be_finite(value: float) -> None:
-    message = parameters_to_proto(PARAMETERS)
+    message = EFFECTIVE.write(PARAMETERS)
     message.guidance_scale = value
     message.acceleration.tea_cache.coefficients.extend([1.0, value])
     message.flux.true_guidance_scale = value
     with pytest.raises(InvalidRequest) as caught:
-        parameters_from_proto(message)
+        EFFECTIVE.read(message)
     assert {each.field for each in caught.value.violations} == {
         "guidance_scale",
         "acceleration.tea_cache.coefficients",

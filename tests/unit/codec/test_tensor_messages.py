@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from services.domain.tensor_ref import MAX_INLINE_BYTES, Seal, TensorRef, TensorSpec
-from services.rpc.convert.tensors import tensor_ref_from_proto, tensor_ref_to_proto
+from services.rpc.tables import REFS
 from tests.unit.domain.examples import TENSOR_REF
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import TensorRefused
@@ -44,14 +44,14 @@ def _spec(**fields: Any) -> tensor_pb2.TensorSpec:
 @given(refs)
 def test_a_sealed_reference_passes_its_check_after_the_wire(ref: TensorRef) -> None:
     signed = SEAL.sign(ref)
-    sent = tensor_ref_to_proto(signed).SerializeToString()
-    back = tensor_ref_from_proto("latents", tensor_pb2.TensorRef.FromString(sent))
+    sent = REFS.write(signed).SerializeToString()
+    back = REFS.read(tensor_pb2.TensorRef.FromString(sent))
     assert back == signed
     SEAL.check(back)
 
 
 def test_no_field_of_a_reference_is_left_behind() -> None:
-    message = tensor_ref_to_proto(TENSOR_REF.model_copy(update={"inline_blob": b"x"}))
+    message = REFS.write(TENSOR_REF.model_copy(update={"inline_blob": b"x"}))
     wire = tensor_pb2.TensorRef.DESCRIPTOR.fields_by_name
     assert {field.name for field, _ in message.ListFields()} == set(wire)
 
@@ -80,14 +80,14 @@ def test_no_field_of_a_reference_is_left_behind() -> None:
 def test_a_malformed_reference_is_refused_by_field_and_without_its_value(
     field: str, value: Any
 ) -> None:
-    message = tensor_ref_to_proto(TENSOR_REF)
+    message = REFS.write(TENSOR_REF)
     message.ClearField(field)
     message.MergeFrom(tensor_pb2.TensorRef(**{field: value}))
     with pytest.raises(TensorRefused) as caught:
-        tensor_ref_from_proto("latents", message)
+        REFS.read(message, "latents.")
     assert str(caught.value) == f"latents: malformed tensor reference ({field})"
 
 
 def test_an_absent_reference_is_refused() -> None:
     with pytest.raises(TensorRefused, match="conditioning: malformed"):
-        tensor_ref_from_proto("conditioning", tensor_pb2.TensorRef())
+        REFS.read(tensor_pb2.TensorRef(), "conditioning.")

@@ -1,1 +1,0 @@
-"""Between wire messages and domain types, in both directions; the wire stops here."""
