@@ -116,6 +116,9 @@ steps can take those of several requests in one forward, if its denoiser is told
 - FLUX.1-dev's guidance is distilled into the model: `guidance_scale` takes no second branch. One
   that steers away from a negative prompt, as in other models, runs beside it with
   `flux.true_guidance_scale` (the pipeline's `true_cfg_scale`) above 1, in FLUX.1-schnell too.
+- Models that look at a picture beside the prompt refuse prompts with the text that stands for one
+  (`<|image_pad|>`; Qwen-Image-Edit and -2509 `<|video_pad|>` too). All other special tokens are
+  read as the published pipelines read them.
 - Qwen-Image-Edit and -2509 draw about a megapixel with the proportions of the last image, sides
   rounded to the nearest 32, unless a request says otherwise. LongCat-Image-Edit draws about a
   megapixel with the proportions of its image, sides rounded up to 16, and never another size.

@@ -98,7 +98,7 @@ ENCODES_ALL: Final = ConditioningEncoder()
 """Remembers nothing."""
 
 
-_LIBRARIES = ("triptych", "torch", "diffusers", "transformers", "tokenizers", "pillow")
+_LIBRARIES = ("triptych", "torch", "diffusers", "transformers", "tokenizers", "ftfy", "pillow")
 _PIECE_BYTES = 1 << 20
 
 

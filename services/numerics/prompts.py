@@ -36,6 +36,19 @@ def counted_prompts(
     return prompts
 
 
+def check_placeholders(field: str, prompt: str, placeholders: tuple[str, ...]) -> None:
+    """Refuses a prompt with text that the model takes for a picture.
+
+    Raises:
+        InvalidRequest: it contains one of the placeholders.
+    """
+    for placeholder in placeholders:
+        if placeholder in prompt:
+            raise InvalidRequest.of(
+                field, f"contains {placeholder}, which this model takes for a picture; leave it out"
+            )
+
+
 class PromptEncoder(ABC):
     """Families say how a prompt is counted and how it is encoded.
 

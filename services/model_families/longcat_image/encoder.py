@@ -15,7 +15,7 @@ from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module, load_part
 from services.model_ports.encoding import Encoding, prompt_encodings
 from services.model_ports.stages import Images
-from services.numerics.prompts import counted_prompts, seeded
+from services.numerics.prompts import check_placeholders, counted_prompts, seeded
 from services.numerics.still_image_processor import load_processor
 from triptych.domain.errors import ConfigurationError, InvalidRequest
 from triptych.domain.family_options import LongCatOptions
@@ -58,19 +58,6 @@ def is_garbled(prompt: str) -> bool:
     if there are two, in an order that differs between processes.
     """
     return "".join(part for part, _ in split_quotation(prompt)) != prompt
-
-
-def check_placeholders(field: str, prompt: str, placeholders: tuple[str, ...]) -> None:
-    """Refuses a prompt with text that the model takes for a picture.
-
-    Raises:
-        InvalidRequest: it contains one of the placeholders.
-    """
-    for placeholder in placeholders:
-        if placeholder in prompt:
-            raise InvalidRequest.of(
-                field, f"contains {placeholder}, which this model takes for a picture; leave it out"
-            )
 
 
 _APOSTROPHE_INSIDE_A_WORD = re.compile(r"(?<=[a-zA-Z])'(?=[a-zA-Z])")

@@ -28,7 +28,7 @@ from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module, load_part
 from services.model_ports.encoding import Encoding, prompt_encodings
 from services.model_ports.stages import Images
-from services.numerics.prompts import PromptEncoder, counted_prompts, seeded
+from services.numerics.prompts import PromptEncoder, check_placeholders, counted_prompts, seeded
 from services.numerics.still_image_processor import load_processor
 from triptych.domain.errors import TriptychError
 from triptych.domain.family_options import LayeredOptions
@@ -111,11 +111,15 @@ class QwenImageEditEncoder:
         The pictures' tokens are among them, in both.
 
         Raises:
-            InvalidRequest: a prompt has more tokens than the model reads.
+            InvalidRequest: a prompt has more tokens than the model reads, or contains what stands
+                for a picture.
         """
         prompts = counted_prompts(
             parameters, lambda prompt: prompt_tokens(self._pipeline, prompt), MAX_EDIT_PROMPT_TOKENS
         )
+        processor = self._pipeline.processor
+        for field, prompt in prompts.items():
+            check_placeholders(field, prompt, (processor.image_token, processor.video_token))
         return prompt_encodings(
             prompts, lambda prompt: self._embed(prompt, images), pictures=range(len(images))
         )
