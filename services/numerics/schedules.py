@@ -13,7 +13,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_tim
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_part
 from services.torch_setup.runtime import wait_for
-from triptych.domain.errors import ConfigurationError
+from triptych.domain.errors import ConfigurationError, TriptychError
 
 # What schedulers raise for a configuration that they take without looking at it.
 _UNUSABLE = (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError, ImportError)
@@ -117,11 +117,23 @@ class Schedule:
         self._last_step = None
 
     def advance(self, velocity: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """The latents after one more step; returns when the device has computed them."""
+        """The latents after one more step; returns when the device has computed them.
+
+        Raises:
+            TriptychError: they are not finite, and no further step could make them so.
+        """
         (advanced,) = self._scheduler.step(velocity, self.timestep, latents, return_dict=False)
         assert isinstance(advanced, torch.Tensor)
+        # Read once the step is done: it is not waited for by itself.
+        finite = advanced.isfinite().all().to("cpu", non_blocking=True)
         # Progress, timing and cancellation are about steps that are done, not queued.
         wait_for(self._device)
+        if not finite:
+            raise TriptychError(
+                f"the latents hold NaN or infinity in {advanced.dtype} after step"
+                f" {self.completed_steps + 1} of {self.total_steps}; they would decode to a black"
+                " picture"
+            )
         self._last_step = (latents, self.sigma, velocity)
         self.completed_steps += 1
         return advanced
@@ -192,8 +204,8 @@ def _problem(scheduler: Scheduler, options: Mapping[str, object]) -> str | None:
             schedule = Schedule(scheduler, steps, latents.device, **options)
             for _ in range(steps):
                 latents = schedule.advance(latents.sin(), latents)
+        except TriptychError:
+            return f"numbers are not finite after {schedule.completed_steps + 1} of {steps} steps"
         except _UNUSABLE as error:
             return " ".join(str(error).split())
-        if not latents.isfinite().all():
-            return f"numbers are not finite after {steps} steps"
     return None

@@ -76,6 +76,11 @@ class ScriptedRanks:
         self._steps: dict[str, list[int]] = {}
         self._rebuilt = asyncio.Event()
 
+    @property
+    def held(self) -> set[str]:
+        """The requests whose state they hold."""
+        return set(self._steps)
+
     def die(self) -> None:
         self.current = None
         self._steps.clear()

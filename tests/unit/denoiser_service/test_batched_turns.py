@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from denoiser_service.rank.commands import Command
 from denoiser_service.service.policy import Order
 from services.domain.stages import Denoised
 from tests.unit.denoiser_service.scheduling import Hold, Scheduling, passed, scheduling
@@ -15,6 +16,7 @@ from triptych.domain.errors import (
     DeadlineExceeded,
     RanksLost,
     RemoteFailure,
+    TriptychError,
 )
 from triptych.domain.events import StepCompleted
 
@@ -100,6 +102,23 @@ async def test_who_fails_in_a_batch_does_not_disturb_the_others() -> None:
         for name in "ac":
             assert isinstance((await tasks[name])[-1], Denoised)  # type: ignore[index]
         assert each.commands_for("b") == ["prepare", "step_batch"]
+
+
+async def test_a_batch_that_fails_as_a_whole_leaves_nothing_in_the_ranks() -> None:
+    async def fail(command: Command) -> None:
+        if command.kind == "step_batch":
+            raise TriptychError("requests take their steps alone here")
+
+    async with _batching() as each:
+        hold = Hold(each.ranks, "prepare", "a")
+        tasks = await _started(each, hold, a=2, b=2)
+        each.ranks.on_command = fail
+        hold.go.set()
+        for name in "ab":
+            with pytest.raises(TriptychError, match="alone here"):
+                await tasks[name]
+        assert each.ranks.held == set()
+        assert each.commands_for("b") == ["prepare", "step_batch", "abort"]
 
 
 async def test_who_is_cancelled_during_a_batch_leaves_after_it_and_the_others_go_on() -> None:

@@ -20,6 +20,7 @@ from triptych.domain.errors import (
     RanksLost,
     StageUnavailable,
     StoreFull,
+    Unavailable,
 )
 from triptych.domain.events import StepCompleted
 from triptych.domain.input_image import ImageDescription
@@ -201,6 +202,21 @@ async def test_the_same_request_cannot_be_denoised_twice_at_once() -> None:
             await each.outcome("a")
         hold.go.set()
         assert isinstance((await task)[-1], Denoised)
+
+
+async def test_a_request_that_comes_again_while_it_leaves_is_asked_to_wait_a_moment() -> None:
+    async with scheduling() as each:
+        hold = Hold(each.ranks, "step", "a")
+        task = each.start("a")
+        await hold.reached.wait()
+        each.scheduler.cancel("a")
+        with pytest.raises(Unavailable, match="request_id: a is leaving this denoiser") as caught:
+            await each.outcome("a")
+        assert caught.value.retry_after_seconds is not None
+        hold.go.set()
+        with pytest.raises(Cancelled):
+            await task
+        assert isinstance((await each.outcome("a"))[-1], Denoised)
 
 
 async def test_a_draining_scheduler_finishes_what_it_has_and_takes_no_more() -> None:

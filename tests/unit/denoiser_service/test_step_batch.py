@@ -18,6 +18,7 @@ from denoiser_service.rank.commands import (
     SteppedBatch,
 )
 from denoiser_service.rank.executor import RankExecutor
+from denoiser_service.rank.joint_forward import Forward
 from denoiser_service.rank.stage import DenoiseStage
 from services.domain.tensor_ref import Seal
 from services.tensor_store.tensor_store import TensorStore, open_store
@@ -187,6 +188,21 @@ def test_a_forward_that_fails_for_all_is_made_for_each_alone(
     assert denoiser.adder.batches == [[10], [30]]
     rank.step(ONE, THREE)
     assert rank.finish(ONE) == [12, 12]
+
+
+def test_requests_whose_forwards_cannot_be_compared_take_their_steps_alone(
+    store: TensorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    denoiser = BatchingDenoiser()
+    rank = Rank(denoiser, store)
+    for request_id, seed in ((ONE, 10), (TWO, 20)):
+        rank.prepare(request_id, seed=seed, steps=2)
+    monkeypatch.setattr(Forward, "goes_with", fail)
+    assert all(isinstance(reply, Stepped) for reply in rank.step(ONE, TWO))
+    assert denoiser.adder.batches == [[10], [20]]
 
 
 def test_an_error_of_the_device_ends_the_rank_whoever_met_it(store: TensorStore) -> None:

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from services.model_files.directory import ModelDirectory
 from services.numerics.schedules import Schedule, load_flow_scheduler
-from triptych.domain.errors import ConfigurationError
+from triptych.domain.errors import ConfigurationError, TriptychError
 
 CPU = torch.device("cpu")
 
@@ -51,6 +52,18 @@ def test_after_the_last_step_no_noise_is_left(scheduler: FlowMatchEulerDiscreteS
     schedule = Schedule.shifted(scheduler, 1, CPU, tokens=16)
     walk(schedule, torch.zeros(1))
     assert (schedule.completed_steps, schedule.sigma) == (1, 0.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_first_step_whose_latents_are_not_finite_is_an_error(
+    scheduler: FlowMatchEulerDiscreteScheduler, value: float
+) -> None:
+    schedule = Schedule.shifted(scheduler, 20, CPU, tokens=16)
+    latents = schedule.advance(torch.ones(4), torch.zeros(4))
+    velocity = torch.tensor([1.0, value, 1.0, 1.0])
+    says = r"latents hold NaN or infinity in torch\.float32 after step 2 of 20"
+    with pytest.raises(TriptychError, match=says):
+        schedule.advance(velocity, latents)
 
 
 def test_a_scheduler_that_draws_noise_in_every_step_is_refused(tmp_path: Path) -> None:
