@@ -1,4 +1,5 @@
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ PACKAGES = ["triptych", "services", "encoder_service", "denoiser_service", "vae_
 GENERATED = ROOT / "triptych" / "v1"
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
+
+MAX_ROUTE_FILES = 10
 
 LIGHT_PROCESSES = {
     "gateway": ["services.gateway.__main__", "services.rpc.stage_clients"],
@@ -191,3 +194,13 @@ def test_no_domain_gateway_or_stage_tells_one_familys_options_from_anothers() ->
         for node in ast.walk(_tree(file))
         if isinstance(node, ast.Name) and node.id in kinds
     ] == []
+
+
+def test_the_route_of_one_step_goes_through_ten_files_that_are_there() -> None:
+    said = (ROOT / "docs" / "architecture.md").read_text()
+    route = said.partition("### The route of one step")[2].partition("\n## ")[0]
+    files = re.findall(r"^\d+\. `([\w/]+\.py)`", route, re.MULTILINE)
+    assert len(set(files)) == len(files) <= MAX_ROUTE_FILES
+    assert files[0].endswith("servicer.py")
+    for file in files:
+        assert (ROOT / file).is_file(), file
