@@ -76,6 +76,8 @@ class DenoiserReplica:
             running_requests=scheduler.running,
             queued_requests=scheduler.queued,
             max_queued_requests=scheduler.admission.max_queued,
+            # Ranks that are rebuilt later on are lost, for all that a caller is to know.
+            loading=ranks is None and self._ranks.generation <= 1,
             draining=scheduler.draining,
             rank_group=RankGroupInfo(
                 ranks=self._ranks.degrees.ranks,

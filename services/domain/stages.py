@@ -220,6 +220,7 @@ class Capacity:
     queued_requests: int
     max_queued_requests: int
     draining: bool
+    loading: bool = False
     rank_group: RankGroupInfo | None = None
 
 

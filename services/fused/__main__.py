@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,7 @@ from services.tensor_store.tensor_store import TensorStore, open_store
 from services.torch_setup.device_errors import breaks_device
 from services.torch_setup.kernels import set_kernels
 from services.torch_setup.runtime import hold_threads, set_up_torch
+from triptych.domain.errors import ConfigurationError
 from triptych.domain.model import Stage
 from vae_service.preview_stage import PreviewStage
 from vae_service.replica import VaeReplica
@@ -73,6 +75,7 @@ async def main(settings: FusedSettings) -> None:
         await asyncio.to_thread(_load, source, profile, manifest, settings, store)
         for source, profile, manifest in zip(settings.model, profiles, manifests, strict=True)
     ]
+    _check_names([each.encoder.load().models[0].model.name for each in models], settings)
     app = GatewayApp(
         settings,
         [each.encoder for each in models],
@@ -98,6 +101,15 @@ async def main(settings: FusedSettings) -> None:
             await asyncio.gather(each.encoder.close(), each.denoiser.close(), each.vae.close())
         calls.close()
         store.close()
+
+
+def _check_names(names: Sequence[str], settings: FusedSettings) -> None:
+    for number, name in enumerate(names):
+        if (first := names.index(name)) < number:
+            raise ConfigurationError(
+                f"model: {settings.model[first]} and {settings.model[number]} are both called"
+                f" {name}; give one another name, in its triptych.json"
+            )
 
 
 def _load(

@@ -10,7 +10,7 @@ from services.gateway.replicas import ReplicaPools
 from services.gateway.servicer import GENERATION_SERVICE, GenerationServicer
 from services.gateway.settings import PipelineSettings
 from services.gateway.uploads import Uploads
-from services.observability.metrics import READY_REPLICAS
+from services.observability.metrics import INCOMPATIBLE_REPLICAS, READY_REPLICAS
 from services.observability.tracked import GATEWAY
 from services.rpc.process import run_until_first_ends
 from services.rpc.server import ServiceServer
@@ -64,7 +64,10 @@ class GatewayApp:
         """
         await self.server.start()
         try:
-            with READY_REPLICAS.watching(self._pools.ready):
+            with (
+                READY_REPLICAS.watching(self._pools.ready),
+                INCOMPATIBLE_REPLICAS.watching(self._pools.incompatible),
+            ):
                 await run_until_first_ends(self.server.run(), self._pools.watch())
         finally:
             await self.server.close()

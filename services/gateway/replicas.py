@@ -1,61 +1,33 @@
 """The replicas the gateway knows, and what each last reported."""
 
 import asyncio
+import itertools
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from services.domain.stages import Capacity, Denoiser, Encoder, Replica, Vae
+from services.domain.stages import Denoiser, Encoder, Vae
+from services.gateway.agreement import agreeing, held_by
 from services.gateway.routing import (
-    Pools,
     choose_model,
     common_store,
-    held_models,
+    incompatible_replicas,
     least_busy,
+    missing,
     ready_replicas,
     served_models,
 )
+from services.gateway.watched import Watched
 from services.observability.logs import get_logger
 from services.observability.metrics import Reading
 from services.observability.tracked import UNKNOWN
+from services.rpc.process import run_until_first_ends
 from triptych.domain.deadline import Deadline
-from triptych.domain.errors import TriptychError
+from triptych.domain.errors import ConfigurationError, StageLoading, StageUnavailable
 from triptych.domain.model import ModelInfo, Stage
 
-_REPORT_SECONDS = 2.0
-
-P = TypeVar("P", bound=Replica)
-
 _log = get_logger(__name__)
-
-
-class Watched(Generic[P]):
-    """A replica and what is known of it.
-
-    Attributes:
-        last_capacity: what it last reported; None while it does not answer.
-        assigned: requests it was chosen for since then.
-    """
-
-    def __init__(self, stage: Stage, port: P) -> None:
-        self.stage = stage
-        self.port = port
-        self.last_capacity: Capacity | None = None
-        self.assigned = 0
-
-    async def look(self) -> None:
-        """Asks for its report."""
-        was_up = self.last_capacity is not None
-        try:
-            self.last_capacity = await self.port.capacity(Deadline.after(_REPORT_SECONDS))
-        except TriptychError as error:
-            self.last_capacity = None
-            if was_up:
-                _log.warning("replica down", stage=self.stage, cause=str(error))
-            return
-        self.assigned = 0
-        if not was_up:
-            _log.info("replica up", stage=self.stage, instance=self.last_capacity.instance_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +42,8 @@ class Route:
 
     def assign(self) -> None:
         """Counts a request that was admitted as its replicas'."""
-        for each in self.replicas:
-            each.assigned += 1
+        for replica in self.replicas:
+            replica.assigned += 1
 
 
 class ReplicaPools:
@@ -81,9 +53,10 @@ class ReplicaPools:
         encoders: at least one.
         denoisers: at least one.
         vaes: at least one.
-        poll_seconds: pause between looks.
-        on_change: told after every look whether any model can be served.
+        poll_seconds: pause between looks at a replica.
+        on_change: told whether any model can be served: at first, and whenever that changes.
         start_patience_seconds: how long every replica is waited for before that counts.
+        clock: seconds that only grow.
     """
 
     def __init__(
@@ -95,47 +68,65 @@ class ReplicaPools:
         poll_seconds: float,
         on_change: Callable[[bool], Awaitable[None]],
         start_patience_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._encoders = [Watched(Stage.ENCODER, each) for each in encoders]
-        self._denoisers = [Watched(Stage.DENOISER, each) for each in denoisers]
-        self._vaes = [Watched(Stage.VAE, each) for each in vaes]
+        self._encoders = [Watched(Stage.ENCODER, each, clock) for each in encoders]
+        self._denoisers = [Watched(Stage.DENOISER, each, clock) for each in denoisers]
+        self._vaes = [Watched(Stage.VAE, each, clock) for each in vaes]
         self._poll_seconds = poll_seconds
         self._on_change = on_change
         self._complete = False
-        self._seen: frozenset[str] = frozenset()
+        self._serving: bool | None = None
+        self._incompatible: set[tuple[str, str]] = set()
         self._patience = Deadline.after(start_patience_seconds)
 
     async def watch(self) -> None:
-        """Looks at every replica again and again; runs until it is cancelled."""
-        while True:
-            await self.look()
-            await asyncio.sleep(self._poll_seconds)
+        """Looks at every replica again and again; runs until it is cancelled.
+
+        At each for itself: one that hangs makes no report of the others old.
+        """
+        await run_until_first_ends(*(self._watch(replica) for replica in self._replicas()))
 
     async def look(self) -> None:
         """Looks at every replica once."""
-        looks = [
-            *(each.look() for each in self._encoders),
-            *(each.look() for each in self._denoisers),
-            *(each.look() for each in self._vaes),
-        ]
-        await asyncio.gather(*looks)
-        if not self._complete:
-            replicas = (each for pool in self._pools().values() for each in pool)
-            all_hold = all(each.last_capacity and each.last_capacity.models for each in replicas)
-            self._complete = bool(all_hold) or self._patience.remaining_seconds() == 0
-        self._seen |= held_models(self._pools())
-        await self._on_change(self._complete and bool(self.models()))
+        await asyncio.gather(*(each.look() for each in self._replicas()))
+        await self._tell()
 
     def models(self) -> dict[str, ModelInfo]:
         """Models that a request may name now, by name."""
         return served_models(self._pools())
 
+    def check_serves(self) -> None:
+        """Raises StageUnavailable, saying what every stage lacks, if no model is served at all."""
+        if self.models():
+            return
+        known = sorted(self._known()) or [""]
+        lacking = [
+            missing(f"the {stage} of {name}" if name else f"the {stage}", replicas)
+            for name in known
+            for stage, replicas in self._pools().items()
+            if not any(name in held_by(each) if name else held_by(each) for each in replicas)
+        ]
+        if not lacking:
+            raise ConfigurationError(f"nothing is served: replicas disagree on {', '.join(known)}")
+        said = "; ".join(str(each).split("; ")[0] for each in lacking)
+        starting = any(isinstance(each, StageLoading) for each in lacking)
+        kind = StageLoading if starting else StageUnavailable
+        raise kind(f"nothing is served yet: {said}")
+
     def ready(self) -> Iterator[Reading]:
-        """How many replicas of each stage hold each model that was ever seen; for any thread."""
+        """How many replicas of each stage hold each model that is known; for any thread."""
         pools = self._pools()
         for stage in pools:
-            for name in self._seen or (UNKNOWN,):
+            for name in self._known() or (UNKNOWN,):
                 yield ready_replicas(stage, name, pools), {"stage": stage, "model": name}
+
+    def incompatible(self) -> Iterator[Reading]:
+        """How many hold another model under its name; for any thread."""
+        pools = self._pools()
+        for stage in pools:
+            for name in self._known():
+                yield incompatible_replicas(stage, name, pools), {"stage": stage, "model": name}
 
     def route(self, name: str) -> Route:
         """The least busy replica of each stage for a request.
@@ -145,13 +136,46 @@ class ReplicaPools:
         """
         pools = self._pools()
         model = choose_model(name, pools)
-        store = common_store(model.name, pools)
-        encoder = least_busy(self._encoders, model.name, store)
-        denoiser = least_busy(self._denoisers, model.name, store)
-        vae = least_busy(self._vaes, model.name, store)
+        agreed = agreeing(model.name, pools)
+        assert agreed is not None
+        store = common_store(model.name, agreed)
+        encoder, denoiser, vae = (least_busy(agreed[each], model.name, store) for each in Stage)
         return Route(model, encoder.port, denoiser.port, vae.port, (encoder, denoiser, vae))
 
-    def _pools(self) -> Pools:
+    async def _watch(self, replica: Watched[Any]) -> None:
+        while True:
+            await replica.look()
+            await self._tell()
+            await asyncio.sleep(self._poll_seconds)
+
+    async def _tell(self) -> None:
+        if not self._complete:
+            all_hold = all(
+                each.last_capacity and each.last_capacity.models for each in self._replicas()
+            )
+            self._complete = bool(all_hold) or self._patience.remaining_seconds() == 0
+        self._log_incompatible()
+        serving = self._complete and bool(self.models())
+        if serving is not self._serving:
+            self._serving = serving
+            await self._on_change(serving)
+
+    def _log_incompatible(self) -> None:
+        found = {
+            (labels["stage"], labels["model"]) for count, labels in self.incompatible() if count
+        }
+        for stage, model in sorted(found - self._incompatible):
+            _log.warning("replica incompatible", stage=stage, model=model)
+        self._incompatible = found
+
+    def _known(self) -> set[str]:
+        """Names of the models that are there, or were not long ago."""
+        return set().union(*(each.known_models for each in self._replicas()))
+
+    def _replicas(self) -> Iterator[Watched[Any]]:
+        return itertools.chain(self._encoders, self._denoisers, self._vaes)
+
+    def _pools(self) -> dict[Stage, Sequence[Watched[Any]]]:
         return {
             Stage.ENCODER: self._encoders,
             Stage.DENOISER: self._denoisers,

@@ -1,54 +1,49 @@
 """Which replicas serve a request: pure functions over what the replicas report."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
 
-from services.domain.stages import Capacity
-from triptych.domain.acceleration import NO_CACHE, CacheSupport
-from triptych.domain.errors import ConfigurationError, ModelNotFound, StageUnavailable
-from triptych.domain.model import Capabilities, ModelInfo, Stage
-
-
-class Reported(Protocol):
-    """A replica of which something is known, or nothing while it does not answer."""
-
-    @property
-    def last_capacity(self) -> Capacity | None:
-        """What it last reported; None while it is down."""
-        ...
-
-    @property
-    def assigned(self) -> int:
-        """Requests it was chosen for since then."""
-        ...
+from services.gateway.agreement import Pools, R, Reported, agreeing, held_by
+from triptych.domain.errors import (
+    ConfigurationError,
+    ModelNotFound,
+    StageLoading,
+    StageUnavailable,
+)
+from triptych.domain.model import ModelInfo, Stage
 
 
-R = TypeVar("R", bound=Reported)
-Pools = Mapping[Stage, Sequence[Reported]]
-
-
-def served_models(pools: Pools) -> dict[str, ModelInfo]:
+def served_models(pools: Pools[R]) -> dict[str, ModelInfo]:
     """Models that a request may name now: held by a working replica of every stage.
 
     The denoiser's account of a model counts: its type is the one that draws.
     """
-    held = {stage: _models(replicas) for stage, replicas in pools.items()}
-    everywhere = set.intersection(*(set(models) for models in held.values()))
-    return {name: held[Stage.DENOISER][name] for name in sorted(everywhere)}
+    served = {}
+    for name in sorted(held_models(pools)):
+        if (agreed := agreeing(name, pools)) is not None:
+            served[name] = held_by(agreed[Stage.DENOISER][0])[name].model
+    return served
 
 
-def ready_replicas(stage: Stage, name: str, pools: Pools) -> int:
+def ready_replicas(stage: Stage, name: str, pools: Pools[R]) -> int:
     """How many replicas of a stage a request for a model may be given to."""
-    return sum(name in _models([each]) for each in pools[stage])
+    holders = sum(name in held_by(each) for each in pools[stage])
+    return holders - incompatible_replicas(stage, name, pools)
 
 
-def held_models(pools: Pools) -> set[str]:
+def incompatible_replicas(stage: Stage, name: str, pools: Pools[R]) -> int:
+    """How many working replicas of a stage hold another model than is served under the name."""
+    agreed = agreeing(name, pools)
+    if agreed is None:
+        return 0
+    return sum(name in held_by(each) for each in pools[stage]) - len(agreed[stage])
+
+
+def held_models(pools: Pools[R]) -> set[str]:
     """Names of the models that any working replica holds."""
-    return set().union(*(_models(replicas) for replicas in pools.values()))
+    return {name for replicas in pools.values() for each in replicas for name in held_by(each)}
 
 
-def choose_model(name: str, pools: Pools) -> ModelInfo:
+def choose_model(name: str, pools: Pools[R]) -> ModelInfo:
     """The model a request means.
 
     Args:
@@ -56,24 +51,41 @@ def choose_model(name: str, pools: Pools) -> ModelInfo:
         pools: the replicas of each stage.
 
     Raises:
+        StageLoading: a stage has no replica that works yet.
         StageUnavailable: a stage has no working replica, or none that holds the model.
         ModelNotFound: no such model is served, or the name is empty and several are.
-        ConfigurationError: replicas hold different models under its name.
+        ConfigurationError: the stages hold different models under its name.
     """
     for stage, replicas in pools.items():
-        if not any(_works(each) for each in replicas):
-            raise StageUnavailable(f"the {stage} is down; repeat the request later")
+        if not any(held_by(each) for each in replicas):
+            raise missing(f"the {stage}", replicas)
     models = served_models(pools)
     if not name and len(models) == 1:
         (name,) = models
     if name not in models:
         _check_up(name, pools)
         raise ModelNotFound(name, list(models))
-    _check_agreement(name, pools)
     return models[name]
 
 
-def common_store(name: str, pools: Pools) -> str:
+def missing(what: str, replicas: Sequence[Reported]) -> StageUnavailable:
+    """Why none of a stage's replicas works.
+
+    Args:
+        what: the stage, for the message.
+        replicas: all of them.
+    """
+    if any(each.last_capacity and each.last_capacity.loading for each in replicas):
+        return StageLoading(f"{what} is loading its model; repeat the request later")
+    if any(not each.answered for each in replicas):
+        return StageLoading(
+            f"{what} has not answered yet: it is starting, or is not reached; repeat the request"
+            " later"
+        )
+    return StageUnavailable(f"{what} is down; repeat the request later")
+
+
+def common_store(name: str, pools: Pools[R]) -> str:
     """The tensor store to work in, of those that working replicas of every stage share.
 
     Only replicas that hold the model count. Of several stores, each a host's for example, it is
@@ -87,7 +99,7 @@ def common_store(name: str, pools: Pools) -> str:
         stage: {
             each.last_capacity.tensor_store
             for each in replicas
-            if each.last_capacity and name in _models([each])
+            if each.last_capacity and name in held_by(each)
         }
         for stage, replicas in pools.items()
     }
@@ -114,61 +126,29 @@ def least_busy(replicas: Sequence[R], name: str, store: str) -> R:
     able = [
         each
         for each in replicas
-        if each.last_capacity
-        and each.last_capacity.tensor_store == store
-        and name in _models([each])
+        if each.last_capacity and each.last_capacity.tensor_store == store and name in held_by(each)
     ]
     if not able:
         raise StageUnavailable(f"no working replica holds {name}; repeat the request later")
     return min(able, key=_requests_on)
 
 
-def _check_up(name: str, pools: Pools) -> None:
-    lacking = [stage for stage, replicas in pools.items() if name not in _models(replicas)]
-    if len(lacking) < len(pools):
-        raise StageUnavailable(f"the {lacking[0]} of {name} is down; repeat the request later")
-
-
-def _check_agreement(name: str, pools: Pools) -> None:
-    accounts = [
-        _models([replica])[name]
-        for replicas in pools.values()
-        for replica in replicas
-        if name in _models([replica])
+def _check_up(name: str, pools: Pools[R]) -> None:
+    lacking = [
+        stage
+        for stage, replicas in pools.items()
+        if not any(name in held_by(each) for each in replicas)
     ]
-    # The type may differ from stage to stage; the model may not.
-    first, *others = [(each.family, _without_cache(each.capabilities)) for each in accounts]
-    # What is reused between steps is the denoisers' alone to say, but all of them alike.
-    denoisers = [
-        held[name] for held in (_models([each]) for each in pools[Stage.DENOISER]) if name in held
-    ]
-    alike = all(each.capabilities == denoisers[0].capabilities for each in denoisers)
-    if not alike or any(each != first for each in others):
+    if not lacking:
         raise ConfigurationError(
             f"replicas disagree on what {name} is; give different models different names"
         )
-
-
-def _without_cache(capabilities: Capabilities) -> Capabilities:
-    defaults = replace(capabilities.defaults, cache=NO_CACHE, cache_min_steps=0)
-    return replace(capabilities, cache_support=CacheSupport(), defaults=defaults)
+    if len(lacking) < len(pools):
+        idle = [each for each in pools[lacking[0]] if not held_by(each)]
+        raise missing(f"the {lacking[0]} of {name}", idle)
 
 
 def _requests_on(replica: Reported) -> int:
     reported = replica.last_capacity
     known = 0 if reported is None else reported.running_requests + reported.queued_requests
     return known + replica.assigned
-
-
-def _works(replica: Reported) -> bool:
-    capacity = replica.last_capacity
-    return capacity is not None and not capacity.draining and bool(capacity.models)
-
-
-def _models(replicas: Iterable[Reported]) -> dict[str, ModelInfo]:
-    return {
-        loaded.model.name: loaded.model
-        for each in replicas
-        if each.last_capacity and _works(each)
-        for loaded in each.last_capacity.models
-    }

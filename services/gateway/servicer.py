@@ -94,6 +94,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, request: pb2.ListModelsRequest, context: Context
     ) -> pb2.ListModelsResponse:
         """Lists the models that a request may name now."""
+        self._pools.check_serves()
         return pb2.ListModelsResponse(models=map(MODELS.write, self._pools.models().values()))
 
     async def GetModel(  # noqa: N802 - gRPC's name
@@ -102,6 +103,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Reads one model's capabilities, limits and defaults."""
         models = self._pools.models()
         if request.name not in models:
+            self._pools.check_serves()
             raise ModelNotFound(request.name, list(models))
         return pb2.GetModelResponse(model=MODELS.write(models[request.name]))
 

@@ -1,6 +1,7 @@
 """From what a process was told to the model of its stage."""
 
 from collections.abc import Callable, Mapping
+from itertools import starmap
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -12,6 +13,7 @@ from services.loaded_models.stage_model import StageModel
 from services.model_families import Family, find_family
 from services.model_files.checksums import Checksums
 from services.model_files.directory import ModelDirectory
+from services.model_files.fingerprints import fingerprints
 from services.model_files.hub import open_model
 from services.model_files.model_name import ALLOWED, MODEL_NAME
 from services.model_files.modules import components_of
@@ -20,7 +22,7 @@ from services.model_ports.stages import DenoiserModel, EncoderModel, VaeModel
 from services.torch_setup.runtime import hold_threads, torch_device, torch_dtype
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError
-from triptych.domain.model import LoadedModel, ModelInfo, Stage
+from triptych.domain.model import Fingerprint, LoadedModel, ModelInfo, Stage
 
 
 class _HasComponents(Protocol):
@@ -147,6 +149,10 @@ def _load(
     profile = find_profile(directory, family.spec, cache_profile) if denoises else None
     described = describe_model(directory, family, name, dtype, profile)
     model = load(family, directory, torch_dtype(dtype), torch_device(device))
-    loaded = LoadedModel(model=described, components=components_of(model.components))
+    loaded = LoadedModel(
+        model=described,
+        components=components_of(model.components),
+        fingerprints=tuple(starmap(Fingerprint, fingerprints(directory.path).items())),
+    )
     names = {file.relative_to(directory.path).as_posix(): file for file in files}
     return StageModel(loaded, model, names)

@@ -289,7 +289,14 @@ READY_REPLICAS: Final = Gauge(
     "triptych.gateway.ready.replicas",
     "{replica}",
     ("stage", "model"),
-    "Replicas that a gateway can give requests to, of each model that it has ever seen.",
+    "Replicas that a gateway can give requests to, of each model that is there or was in the last"
+    " hour.",
+)
+INCOMPATIBLE_REPLICAS: Final = Gauge(
+    "triptych.gateway.incompatible.replicas",
+    "{replica}",
+    ("stage", "model"),
+    "Replicas that hold another model under the name: other weights, or another release's limits.",
 )
 PREVIEWS_DRAWN: Final = Counter(
     "triptych.previews.drawn", "{preview}", ("model",), "Previews that the VAE drew."

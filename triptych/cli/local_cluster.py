@@ -1,6 +1,9 @@
 """What the commands that start a cluster on this machine have in common."""
 
+import json
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from enum import StrEnum
 from importlib.util import find_spec
@@ -72,6 +75,34 @@ def checked_model(model: str | None) -> Path | str:
         " hub",
         param_hint="--model",
     )
+
+
+def check_names(models: Sequence[Path | str]) -> None:
+    """Refuses two models that requests could not tell apart.
+
+    Raises:
+        ClusterConfigurationError: they would be called the same.
+    """
+    named: dict[str, Path | str] = {}
+    for model in models:
+        name = _name(model)
+        if name in named:
+            raise ClusterConfigurationError(
+                f"{named[name]} and {model} would both be served as {name}; rename one of the"
+                ' directories, or name it in a triptych.json: {"name": "another"}'
+            )
+        named[name] = model
+
+
+def _name(model: Path | str) -> str:
+    """What requests call a model."""
+    if isinstance(model, str):
+        return model.partition("@")[0].rpartition("/")[2]
+    # Whatever else is wrong with it is for the stages to say.
+    with suppress(OSError, ValueError, AttributeError, RecursionError):
+        if name := json.loads((model / "triptych.json").read_bytes()).get("name"):
+            return str(name)
+    return model.resolve().name
 
 
 def checked_topology(name: TopologyName, options: ModelOptions) -> Topology:

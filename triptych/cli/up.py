@@ -14,6 +14,7 @@ from triptych.cli.local_cluster import (
     DTypeName,
     Offline,
     TopologyName,
+    check_names,
     checked_model,
     checked_topology,
     patient,
@@ -59,6 +60,7 @@ def up(
         _check_fused(store, degrees)
     with reported_failures():
         served = tuple(map(checked_model, models or (None,)))
+        check_names(served)
         profiles = _one_for_each("--cache-profile", cache_profiles, len(served))
         manifests = _one_for_each("--model-manifest", model_manifests, len(served))
         model_options = ModelOptions(

@@ -16,6 +16,7 @@ TriptychError
 │   └── QuotaExceeded
 ├── Unavailable            repeat the request later
 │   ├── StageUnavailable
+│   │   └── StageLoading
 │   └── RanksLost
 ├── DeadlineExceeded
 ├── Cancelled
@@ -176,6 +177,12 @@ class StageUnavailable(Unavailable):
     """A stage is down, unreachable, or draining."""
 
     reason = "STAGE_UNAVAILABLE"
+
+
+class StageLoading(StageUnavailable):
+    """A stage is starting: it loads its model, or has not answered yet."""
+
+    reason = "STAGE_LOADING"
 
 
 class RanksLost(Unavailable):

@@ -201,9 +201,23 @@ class Component:
     dtype: ElementType
 
 
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a part of a model is, told in a few digits: a file of weights, or configurations."""
+
+    part: str
+    digest: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model as one replica holds it: only the components of its own stage."""
+    """A model as one replica holds it: only the components of its own stage.
+
+    Attributes:
+        fingerprints: of the parts of the model that the replica sees, its own stage's or others';
+            replicas of one model have the same for those that both see.
+    """
 
     model: ModelInfo
     components: tuple[Component, ...]
+    fingerprints: tuple[Fingerprint, ...] = ()

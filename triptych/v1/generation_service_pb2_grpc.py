@@ -149,7 +149,7 @@ class GenerationServiceServicer:
 
     def ListModels(self, request, context):
         """Lists the models that a request may name now.
-        Errors: none of its own.
+        Errors: UNAVAILABLE (none is served yet, or any more; the message says what every stage lacks).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -157,7 +157,7 @@ class GenerationServiceServicer:
 
     def GetModel(self, request, context):
         """Reads one model's capabilities, limits and defaults.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND, UNAVAILABLE (no model is served yet, or any more).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

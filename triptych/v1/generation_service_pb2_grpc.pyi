@@ -65,11 +65,11 @@ class GenerationServiceStub:
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_generation_service_pb2.ListModelsRequest, _generation_service_pb2.ListModelsResponse]
     """Lists the models that a request may name now.
-    Errors: none of its own.
+    Errors: UNAVAILABLE (none is served yet, or any more; the message says what every stage lacks).
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_generation_service_pb2.GetModelRequest, _generation_service_pb2.GetModelResponse]
     """Reads one model's capabilities, limits and defaults.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND, UNAVAILABLE (no model is served yet, or any more).
     """
     DownloadArtifact: _grpc.UnaryStreamMultiCallable[_generation_service_pb2.DownloadArtifactRequest, _generation_service_pb2.DownloadArtifactResponse]
     """Streams an artifact's bytes from an offset.
@@ -117,11 +117,11 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.ListModelsRequest, _generation_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models that a request may name now.
-    Errors: none of its own.
+    Errors: UNAVAILABLE (none is served yet, or any more; the message says what every stage lacks).
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.GetModelRequest, _generation_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """Reads one model's capabilities, limits and defaults.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND, UNAVAILABLE (no model is served yet, or any more).
     """
     DownloadArtifact: _aio.UnaryStreamMultiCallable[_generation_service_pb2.DownloadArtifactRequest, _generation_service_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
     """Streams an artifact's bytes from an offset.
@@ -208,7 +208,7 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generation_service_pb2.ListModelsResponse, _abc.Awaitable[_generation_service_pb2.ListModelsResponse]]:
         """Lists the models that a request may name now.
-        Errors: none of its own.
+        Errors: UNAVAILABLE (none is served yet, or any more; the message says what every stage lacks).
         """
 
     @_abc_1.abstractmethod
@@ -218,7 +218,7 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generation_service_pb2.GetModelResponse, _abc.Awaitable[_generation_service_pb2.GetModelResponse]]:
         """Reads one model's capabilities, limits and defaults.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND, UNAVAILABLE (no model is served yet, or any more).
         """
 
     @_abc_1.abstractmethod

@@ -5,11 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.domain.stages import Capacity
-from services.gateway.routing import choose_model, common_store, least_busy, served_models
+from services.gateway.agreement import agreeing
+from services.gateway.routing import (
+    choose_model,
+    common_store,
+    incompatible_replicas,
+    least_busy,
+    ready_replicas,
+    served_models,
+)
 from tests.unit.domain.examples import STORE, capacity
 from triptych.domain.acceleration import CacheMethod, CacheSupport, TeaCache
-from triptych.domain.errors import ConfigurationError, ModelNotFound, StageUnavailable
-from triptych.domain.model import Stage
+from triptych.domain.errors import ConfigurationError, ModelNotFound, StageLoading, StageUnavailable
+from triptych.domain.model import Fingerprint, Stage
 
 OTHER_STORE = f"shm:{'6' * 32}"
 
@@ -18,6 +26,7 @@ OTHER_STORE = f"shm:{'6' * 32}"
 class Known:
     last_capacity: Capacity | None
     assigned: int = 0
+    answered: bool = True
 
 
 DOWN = Known(None)
@@ -91,9 +100,57 @@ def test_what_a_model_caches_is_the_denoisers_to_say() -> None:
     assert choose_model("a", pools).capabilities.defaults.cache == TeaCache(rel_l1_thresh=0.2)
 
 
-def test_denoisers_with_different_cache_profiles_are_a_configuration_error() -> None:
-    pools = _everywhere("a") | {Stage.DENOISER: [_caching(_up("a"), 0.2), _caching(_up("a"), 0.3)]}
+def test_of_denoisers_with_different_cache_profiles_the_most_alike_are_served() -> None:
+    few, many = _caching(_up("a"), 0.2), [_caching(_up("a"), 0.3), _caching(_up("a"), 0.3)]
+    pools = _everywhere("a") | {Stage.DENOISER: [few, *many]}
+    assert choose_model("a", pools).capabilities.defaults.cache == TeaCache(rel_l1_thresh=0.3)
+    agreed = agreeing("a", pools)
+    assert agreed is not None
+    assert agreed[Stage.DENOISER] == many
+    counted = [ready_replicas, incompatible_replicas]
+    assert [count(Stage.DENOISER, "a", pools) for count in counted] == [2, 1]
+
+
+def _weighed(known: Known, **fingerprints: str) -> Known:
+    """As it would be with such weights."""
+    assert known.last_capacity is not None
+    (held,) = known.last_capacity.models
+    known = tuple(Fingerprint(part, digest) for part, digest in fingerprints.items())
+    changed = replace(held, fingerprints=known)
+    return Known(replace(known.last_capacity, models=(changed,)))
+
+
+def test_replicas_with_other_weights_under_one_name_are_never_combined() -> None:
+    base = {stage: [_weighed(_up("a"), transformer="base")] for stage in Stage}
+    fine = {stage: [_weighed(_up("a"), transformer="fine")] for stage in Stage}
+    pools = {stage: [*base[stage], *fine[stage]] for stage in Stage}
+    agreed = agreeing("a", pools)
+    assert agreed == base
+    pools[Stage.VAE] = [*pools[Stage.VAE], *fine[Stage.VAE]]
+    agreed = agreeing("a", pools)
+    assert agreed is not None
+    assert [each[0] for each in agreed.values()] == [each[0] for each in fine.values()]
+
+
+def test_stages_that_hold_different_weights_alone_serve_nothing() -> None:
+    pools = _everywhere("a") | {Stage.DENOISER: [_weighed(_up("a"), vae="fine")]}
+    assert served_models(pools).keys() == {"a"}, "what no two of them see is not compared"
+    pools[Stage.VAE] = [_weighed(_up("a"), vae="base")]
+    assert served_models(pools) == {}
     with pytest.raises(ConfigurationError, match="disagree on what a is"):
+        choose_model("a", pools)
+
+
+@pytest.mark.parametrize(
+    ("replica", "said"),
+    [
+        (Known(None, answered=False), "has not answered yet"),
+        (Known(capacity(Stage.VAE, loading=True)), "is loading its model"),
+    ],
+)
+def test_a_stage_that_starts_is_told_apart_from_one_that_is_down(replica: Known, said: str) -> None:
+    pools = _everywhere("a") | {Stage.VAE: [DOWN, replica]}
+    with pytest.raises(StageLoading, match=f"the vae {said}"):
         choose_model("a", pools)
 
 
