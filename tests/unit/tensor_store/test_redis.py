@@ -28,7 +28,8 @@ SCOPE = {"tenant": TENANT, "request_id": REQUEST}
 # As docs/operations.md has it.
 RIGHTS = (
     "resetchannels ~triptych:* -@all +hset +hget +hgetall +hkeys +hdel +del +exists +pexpire"
-    " +scan +info +ping +multi +exec +watch +unwatch +set +zadd +zrange +zrem"
+    " +scan +info +ping +multi +exec +eval +get +set +hlen +hexists"
+    " +zadd +zcard +zpopmin +zrange +zrem +zscore"
 )
 
 
