@@ -115,8 +115,8 @@ def _weighed(known: Known, **fingerprints: str) -> Known:
     """As it would be with such weights."""
     assert known.last_capacity is not None
     (held,) = known.last_capacity.models
-    known = tuple(Fingerprint(part, digest) for part, digest in fingerprints.items())
-    changed = replace(held, fingerprints=known)
+    told = tuple(Fingerprint(part, digest) for part, digest in fingerprints.items())
+    changed = replace(held, fingerprints=told)
     return Known(replace(known.last_capacity, models=(changed,)))
 
 
