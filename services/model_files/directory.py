@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.model_files.model_name import model_name
-from services.model_files.weights import check_weight_file, check_weights
+from services.model_files.weights import check_fetched, check_weight_file, check_weights
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.model import GenerationDefaults
 
@@ -141,7 +141,12 @@ class ModelDirectory:
             self.config(subfolder)
             self._check_vocabulary(subfolder)
         for subfolder in weights:
-            self.config(subfolder)
+            if quantised := self.config(subfolder).get("quantization_config"):
+                file = self.path / subfolder / "config.json"
+                raise ConfigurationError(
+                    f"{file}: quantization_config is {quantised!r}; quantised weights are not"
+                    " served, fetch the full ones"
+                )
             library, _ = self._component(subfolder)
             check_weights(self.path / subfolder, library)
 
@@ -166,17 +171,21 @@ class ModelDirectory:
             if name == "tokenizer_config.json":
                 self._check_vocabulary(".")
 
-    def check_class(self, subfolder: str, expected: str) -> None:
+    def check_class(self, subfolder: str, *allowed: str) -> None:
         """Checks which class model_index.json names for a component.
+
+        Args:
+            subfolder: the component's.
+            allowed: the classes it may name, the published one first.
 
         Raises:
             ConfigurationError: another class, or none.
         """
         _, named = self._component(subfolder)
-        if named != expected:
+        if named not in allowed:
             raise ConfigurationError(
                 f"{self.index_path}: {subfolder} is a {named}; {self.pipeline_class} is served"
-                f" with {expected}"
+                f" with {allowed[0]}"
             )
 
     def refuse(self, subfolder: str, option: str, why: str) -> None:
@@ -228,6 +237,9 @@ class ModelDirectory:
         if not (folder / "tokenizer_config.json").is_file():
             return
         pair = (folder / "vocab.json", folder / "merges.txt")
+        for name in VOCABULARY:
+            if (folder / name).is_file():
+                check_fetched(folder / name)
         if not (folder / "tokenizer.json").is_file() and not all(each.is_file() for each in pair):
             raise ConfigurationError(
                 f"{folder}: has no vocabulary; needed is tokenizer.json,"
@@ -236,6 +248,8 @@ class ModelDirectory:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    if file.is_file():
+        check_fetched(file)
     try:
         value = json.loads(file.read_bytes())
     except FileNotFoundError as error:

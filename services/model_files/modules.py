@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from services.model_files.directory import ModelDirectory
+from services.model_files.directory import VOCABULARY, ModelDirectory
 from services.model_files.tensor_places import check_places
 from services.torch_setup.runtime import element_type
 from triptych.domain.errors import ConfigurationError
@@ -41,7 +41,9 @@ def load_part(
         ConfigurationError: files cannot be read, or do not fit the configuration.
     """
     folder = directory.path / subfolder
-    with reading(folder):
+    # Libraries say what is wrong with a vocabulary, but not in which of its files.
+    vocabulary = [name for name in VOCABULARY if (folder / name).is_file()]
+    with reading(folder / " or ".join(vocabulary) if vocabulary else folder):
         return kind.from_pretrained(folder, local_files_only=True, **options)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from triptych.domain.errors import ConfigurationError
 
 _STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
+_POINTER = b"version https://git-lfs.github.com/spec/"
 # They run code when they are read.
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
@@ -84,10 +85,31 @@ def _shards(index: Path) -> list[str]:
 
 def _what_is_missing(folder: Path, stem: str) -> str:
     wanted = f"{stem}.safetensors or {stem}.safetensors.index.json with its shards"
+    variants = sorted(file.name for file in folder.glob(f"{stem}*.safetensors"))
+    if variants:
+        return (
+            f"{folder}: holds {', '.join(variants)}, a variant, and not the usual weights; rename"
+            f" the variant's files to serve it: needed is {wanted}"
+        )
     pickles = sorted(each.name for each in folder.iterdir() if each.suffix in _PICKLES)
     if pickles:
         return f"{folder}: holds {', '.join(pickles)}; only safetensors are loaded: {wanted}"
     return f"{folder}: has no weights; needed is {wanted}"
+
+
+def check_fetched(file: Path) -> None:
+    """Checks that a file is not what git-lfs leaves in the place of one.
+
+    Raises:
+        ConfigurationError: it is, or cannot be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            beginning = opened.read(len(_POINTER))
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be read: {error}") from error
+    if beginning == _POINTER:
+        raise ConfigurationError(f"{file}: is a pointer of git-lfs, not the file; fetch it again")
 
 
 def check_weight_file(file: Path) -> None:

@@ -23,6 +23,15 @@ from triptych.domain.model import Capabilities, ModelInfo, Stage
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
+OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
+    "Qwen2Tokenizer": ("Qwen2TokenizerFast",),
+    "CLIPTokenizer": ("CLIPTokenizerFast",),
+    "T5TokenizerFast": ("T5Tokenizer",),
+    "Qwen2VLProcessor": ("Qwen2_5_VLProcessor",),
+}
+"""By class, what other versions of its library call it in model_index.json."""
+
+
 @dataclass(frozen=True, slots=True)
 class FamilySpec:
     """The torch-free face of a model family.
@@ -41,6 +50,8 @@ class FamilySpec:
             needs vae/config.json: it says which sizes can be drawn.
         files: by stage, the files it needs of a model that has no subfolders; None where
             components have theirs.
+        stand_ins: by component, other classes that a directory may name, which hold all of its
+            own and give the pipeline the same.
     """
 
     name: str
@@ -64,6 +75,7 @@ class FamilySpec:
         }
     )
     files: Mapping[Stage, tuple[str, ...]] | None = None
+    stand_ins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def patterns(self, stage: Stage) -> tuple[str, ...]:
         """What one stage reads of a model, as patterns of paths inside its directory.
@@ -122,7 +134,9 @@ class FamilySpec:
             return
         weights, configs = self.weights[stage], self.configs[stage]
         for subfolder in (*weights, *configs):
-            directory.check_class(subfolder, self.classes[subfolder])
+            published = self.classes[subfolder]
+            alike = (*OTHER_NAMES.get(published, ()), *self.stand_ins.get(subfolder, ()))
+            directory.check_class(subfolder, published, *alike)
         directory.check(weights=weights, configs=configs)
 
 
