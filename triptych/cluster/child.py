@@ -1,6 +1,7 @@
 """One life of one process."""
 
 import asyncio
+import errno
 import os
 import signal
 import time
@@ -14,8 +15,15 @@ from triptych.cluster.topology import ProcessSpec
 from triptych.launcher.launcher import Launcher
 from triptych.launcher.process import LaunchedProcess
 
+# What a machine may have again in a moment.
+_LACKING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+_KILL_SECONDS = 5.0
 _SHOWN_LINES = 5
 _SHOWN_BYTES = 16_384
+
+
+class LackingResources(Exception):
+    """A process cannot be started now, for want of memory, processes or descriptors."""
 
 
 class Child:
@@ -33,6 +41,7 @@ class Child:
         """Starts it, with all it writes appended to `log`.
 
         Raises:
+            LackingResources: it may be started in a moment.
             ClusterConfigurationError: there is no such program, or the log cannot be written.
         """
         try:
@@ -41,6 +50,8 @@ class Child:
                 log_offset = sink.tell()
                 process = await launcher.launch(spec.command(nothing, sink.fileno()))
         except OSError as error:
+            if error.errno in _LACKING:
+                raise LackingResources(error.strerror) from error
             raise ClusterConfigurationError(
                 f"cannot start the {spec.name}: {error.strerror}: {error.filename}"
             ) from error
@@ -62,8 +73,8 @@ class Child:
         self._end_group()
         return code
 
-    async def end(self, grace_seconds: float) -> None:
-        """Asks it to end, waits so long, then kills it; nothing of it runs afterwards."""
+    async def end(self, grace_seconds: float) -> bool:
+        """Asks it to end, waits so long, then kills it; returns whether nothing of it runs."""
         try:
             if self._process.poll() is None:
                 self._process.terminate()
@@ -72,7 +83,10 @@ class Child:
         finally:
             # Also when this is cancelled: a second Ctrl-C means now.
             self._end_group()
-            await asyncio.shield(self._process.wait())
+            collected = asyncio.create_task(self._process.wait())
+            # A process in an uninterruptible sleep is not waited for: it may never end.
+            ended, _ = await asyncio.wait([collected], timeout=_KILL_SECONDS)
+        return bool(ended)
 
     def last_lines(self, *, messages_only: bool = False) -> str:
         """The end of what this life wrote.

@@ -27,6 +27,28 @@ class ProcessDied:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessNotStarted:
+    """The machine lacked memory, processes or descriptors to start a process.
+
+    Attributes:
+        how: for example "Resource temporarily unavailable".
+        restart_in_seconds: until that is tried again.
+    """
+
+    name: str
+    how: str
+    restart_in_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStuck:
+    """A process did not end when it was killed, as when a driver hangs; it is left behind."""
+
+    name: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class ForkServerLost:
     """What processes are forked from ended or cannot be used; they start all the same.
 
@@ -37,4 +59,4 @@ class ForkServerLost:
     how: str
 
 
-ClusterEvent = ProcessStarted | ProcessDied | ForkServerLost
+ClusterEvent = ProcessStarted | ProcessDied | ProcessNotStarted | ProcessStuck | ForkServerLost

@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from triptych.cluster.backoff import Backoff
-from triptych.cluster.child import Child, describe_exit
+from triptych.cluster.child import Child, LackingResources, describe_exit
 from triptych.cluster.errors import ClusterConfigurationError, ClusterFailedError
-from triptych.cluster.events import ClusterEvent, ProcessDied, ProcessStarted
+from triptych.cluster.events import (
+    ClusterEvent,
+    ProcessDied,
+    ProcessNotStarted,
+    ProcessStarted,
+    ProcessStuck,
+)
 from triptych.cluster.topology import ProcessSpec
 from triptych.launcher.launcher import Launcher
 
@@ -38,7 +44,7 @@ class Supervisor:
             launcher: starts it.
             backoff: pauses between a death and the next life.
             start_attempts: deaths in a row that are forgiven less one, until `settled` is set.
-            on_event: told of every start and every death.
+            on_event: told of every start, of every death, and of what cannot be started or ended.
         """
         self.settled = False
         self._spec = spec
@@ -72,8 +78,8 @@ class Supervisor:
                 self._task.cancel()
                 await asyncio.gather(self._task, return_exceptions=True)
         finally:
-            if self._child is not None:
-                await self._child.end(grace_seconds)
+            if self._child is not None and not await self._child.end(grace_seconds):
+                self._on_event(ProcessStuck(self.name, self._child.pid))
 
     def last_lines(self) -> str:
         """The end of what the present life wrote."""
@@ -81,7 +87,7 @@ class Supervisor:
 
     async def _run(self) -> NoReturn:
         while True:
-            child = self._child = await Child.start(self._spec, self._log, self._launcher)
+            child = self._child = await self._started()
             self._on_event(ProcessStarted(self.name, child.pid))
             code = await child.wait()
             if code == CONFIGURATION_EXIT_CODE:
@@ -100,6 +106,19 @@ class Supervisor:
                     )
             self._on_event(ProcessDied(self.name, child.pid, how, pause_seconds))
             await asyncio.sleep(pause_seconds)
+
+    async def _started(self) -> Child:
+        while True:
+            try:
+                return await Child.start(self._spec, self._log, self._launcher)
+            except LackingResources as error:
+                pause_seconds = self._backoff.after(0.0)
+                if not self.settled and self._backoff.failures >= self._start_attempts:
+                    raise ClusterFailedError(
+                        f"the {self.name} cannot be started: {error}"
+                    ) from error
+                self._on_event(ProcessNotStarted(self.name, str(error), pause_seconds))
+                await asyncio.sleep(pause_seconds)
 
 
 def _advice(code: int) -> str:
