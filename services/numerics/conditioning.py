@@ -1,9 +1,11 @@
 """What the encoder hands to the denoiser, checked where it arrives."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import torch
 
+from services.model_ports.forwards import CONDITIONAL, UNCONDITIONAL
 from services.model_ports.stages import Tensors
 from triptych.domain.errors import InvalidRequest
 from triptych.domain.generation import GenerationParameters
@@ -12,10 +14,33 @@ Shape = tuple[int | None, ...]
 """Sizes of a tensor; None is however many tokens there are, at least one."""
 
 
-def prompt_shapes(parameters: GenerationParameters, shape: Shape) -> dict[str, Shape]:
-    """What one tensor for each prompt of a request is called, all of the same shape."""
-    names = ["prompt_embeds", "negative_prompt_embeds"] if parameters.guided else ["prompt_embeds"]
-    return dict.fromkeys(names, shape)
+_PREFIXES: Final = {CONDITIONAL: "", UNCONDITIONAL: "negative_"}
+
+
+def prompt_shapes(
+    parameters: GenerationParameters, shape: Shape, pooled: Shape | None = None
+) -> dict[str, Shape]:
+    """What the tensors of a request's prompts are called, with their shapes.
+
+    Args:
+        parameters: effective values.
+        shape: of an embedded prompt.
+        pooled: of its summary; None where a model reads none.
+    """
+    shapes = {"prompt_embeds": shape}
+    if pooled is not None:
+        shapes["pooled_prompt_embeds"] = pooled
+    prefixes = list(_PREFIXES.values())[: 2 if parameters.guided else 1]
+    return {prefix + name: size for prefix in prefixes for name, size in shapes.items()}
+
+
+def by_branch(conditioning: Tensors, name: str = "prompt_embeds") -> dict[str, torch.Tensor]:
+    """What each guidance branch reads, by its name."""
+    return {
+        branch: conditioning[prefix + name]
+        for branch, prefix in _PREFIXES.items()
+        if prefix + name in conditioning
+    }
 
 
 def take_conditioning(

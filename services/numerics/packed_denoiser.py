@@ -19,10 +19,10 @@ from services.model_ports.blocks import (
     adaptive_norm_signal,
     joint_rotary,
 )
-from services.model_ports.forwards import CONDITIONAL, UNCONDITIONAL, Rows
+from services.model_ports.forwards import Rows
 from services.model_ports.stages import Tensors
-from services.numerics.conditioning import Shape, prompt_shapes, take_conditioning
-from services.numerics.denoising import ScheduledState
+from services.numerics.conditioning import Shape, by_branch, prompt_shapes, take_conditioning
+from services.numerics.denoising import ScheduledState, classifier_free, extrapolated, guided_step
 from services.numerics.schedules import Schedule
 from triptych.domain.generation import GenerationParameters
 
@@ -57,13 +57,13 @@ class PackedState(ScheduledState):
 
     Attributes:
         picture_positions: of the latents' tokens [N, 3], and of input pictures' after them.
-        prompt: conditioning of the wanted branch [1, L, D].
+        prompts: conditioning of each guidance branch [1, L, D].
         prompt_positions: of the prompt's tokens [L, 3].
         size: width and height in pixels.
     """
 
     picture_positions: torch.Tensor
-    prompt: torch.Tensor
+    prompts: Mapping[str, torch.Tensor]
     prompt_positions: torch.Tensor
     size: tuple[int, int]
 
@@ -113,19 +113,12 @@ class GuidedPackedState(PackedState):
     """One request inside the loop.
 
     Attributes:
-        negative_prompt: conditioning of the unwanted branch [1, L, D]; None without guidance.
         images: packed latents of the input pictures [1, M, 4C], whose positions follow those of
             the picture; None without any.
     """
 
-    negative_prompt: torch.Tensor | None
     guidance_scale: float
     images: torch.Tensor | None
-
-    @property
-    def branch_count(self) -> int:
-        """How many guidance branches its steps have."""
-        return 1 if self.negative_prompt is None else 2
 
 
 class GuidedPackedDenoiser(ABC):
@@ -187,32 +180,25 @@ class GuidedPackedDenoiser(ABC):
             conditioning, self.shapes(parameters), self._transformer.dtype, self._device
         )
         latents, images, positions = self.lay_out(parameters, taken)
+        prompts = by_branch(taken)
         return GuidedPackedState(
             latents=latents,
             schedule=Schedule.shifted(
                 self._scheduler, parameters.steps, self._device, tokens=latents.shape[1]
             ),
+            branch_names=tuple(prompts),
             picture_positions=positions,
-            prompt=taken["prompt_embeds"],
+            prompts=prompts,
             prompt_positions=self.prompt_positions(taken["prompt_embeds"]),
             size=(parameters.width, parameters.height),
-            negative_prompt=taken.get("negative_prompt_embeds"),
             guidance_scale=parameters.guidance_scale,
             images=images,
         )
 
-    @torch.no_grad()
     def step(self, state: GuidedPackedState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        branches = {CONDITIONAL: partial(self._velocity, state, CONDITIONAL, state.prompt)}
-        if state.negative_prompt is not None:
-            branches[UNCONDITIONAL] = partial(
-                self._velocity, state, UNCONDITIONAL, state.negative_prompt
-            )
-        velocity, *others = state.branches.run(branches)
-        for unwanted in others:
-            velocity = self.guide(velocity, unwanted, state.guidance_scale)
-        state.latents = state.schedule.advance(velocity, state.latents)
+        guide = partial(self.guide, scale=state.guidance_scale)
+        guided_step(state, partial(self._velocity, state), classifier_free(guide))
 
     @torch.no_grad()
     def finish(self, state: GuidedPackedState) -> Tensors:
@@ -237,18 +223,16 @@ class GuidedPackedDenoiser(ABC):
 
     def guide(self, wanted: torch.Tensor, unwanted: torch.Tensor, scale: float) -> torch.Tensor:
         """One velocity [1, N, 4C] from those of the two branches."""
-        return unwanted + scale * (wanted - unwanted)
+        return extrapolated(wanted, unwanted, scale)
 
-    def _velocity(
-        self, state: GuidedPackedState, branch: str, prompt: torch.Tensor
-    ) -> torch.Tensor:
+    def _velocity(self, state: GuidedPackedState, branch: str) -> torch.Tensor:
         latents, images = state.latents, state.images
         (velocity,) = state.acceleration.run(
             self._transformer,
             branch,
             hidden_states=latents if images is None else torch.cat([latents, images], dim=1),
             timestep=state.schedule.timestep.expand(1).to(latents.dtype) / 1000,
-            encoder_hidden_states=prompt,
+            encoder_hidden_states=state.prompts[branch],
             txt_ids=state.prompt_positions,
             img_ids=state.picture_positions,
             return_dict=False,

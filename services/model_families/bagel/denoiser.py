@@ -18,7 +18,7 @@ from services.model_families.bagel.checkpoint import (
 )
 from services.model_families.bagel.context import Context
 from services.model_families.bagel.flow_transformer import FlowTransformer
-from services.model_families.bagel.guidance import Guidance
+from services.model_families.bagel.guidance import WITHOUT_IMAGE, WITHOUT_TEXT, Guidance
 from services.model_families.bagel.pictures import grid_positions, patches_of, picture_of_patches
 from services.model_families.bagel.spec import (
     LATENT_CHANNELS,
@@ -35,7 +35,7 @@ from services.model_ports.blocks import Arguments, Block, BlockLists, SequenceSp
 from services.model_ports.forwards import CONDITIONAL
 from services.model_ports.stages import Tensors, image_latents_name
 from services.numerics.conditioning import Shape, take_conditioning
-from services.numerics.denoising import ScheduledState
+from services.numerics.denoising import ScheduledState, guided_step
 from services.numerics.schedules import Schedule
 from triptych.domain.family_options import BagelOptions
 from triptych.domain.generation import GenerationParameters
@@ -43,8 +43,6 @@ from triptych.domain.input_image import ImageDescription
 
 # Published with the model: more of the steps where most is noise.
 _SHIFT = 3.0
-# Guidance branches beside the wanted one.
-_WITHOUT_TEXT, _WITHOUT_IMAGE = "without_text", "without_image"
 
 
 @dataclass(slots=True)
@@ -52,9 +50,8 @@ class BagelState(ScheduledState):
     """One request inside the loop; latents are patches [1, N, F], in float32 always.
 
     Attributes:
-        wanted: all that the request says, as it was read.
-        without_text: the same but the prompt.
-        without_image: the same but the image; without one, all of it.
+        contexts: what each guidance branch reads: all that the request says, the same but the
+            prompt, the same but the image.
         markers: embedded start and end of a picture [1, 2, D].
         positions: of the patches [N].
         grid: rows and columns of patches.
@@ -62,29 +59,12 @@ class BagelState(ScheduledState):
         interval: guidance is on above the first noise level, up to the second.
     """
 
-    wanted: Context
-    without_text: Context
-    without_image: Context
+    contexts: Mapping[str, Context]
     markers: torch.Tensor
     positions: torch.Tensor
     grid: tuple[int, int]
     guidance: Guidance
     interval: tuple[float, float]
-
-    @property
-    def contexts(self) -> Mapping[str, Context]:
-        """What each guidance branch reads."""
-        contexts = {CONDITIONAL: self.wanted}
-        if self.guidance.needs_without_text:
-            contexts[_WITHOUT_TEXT] = self.without_text
-        if self.guidance.needs_without_image:
-            contexts[_WITHOUT_IMAGE] = self.without_image
-        return contexts
-
-    @property
-    def branch_count(self) -> int:
-        """How many guidance branches its steps have at most."""
-        return len(self.contexts)
 
     @property
     def steps_by_component(self) -> Mapping[str, int]:
@@ -133,6 +113,11 @@ class BagelDenoiser:
         """
         options = parameters.options
         assert isinstance(options, BagelOptions)
+        guidance = Guidance(
+            text_scale=parameters.guidance_scale,
+            image_scale=_effective(options.image_guidance_scale),
+            editing=bool(parameters.images),
+        )
         taken = take_conditioning(
             conditioning, self._shapes(parameters), self._transformer.dtype, self._device
         )
@@ -143,7 +128,11 @@ class BagelDenoiser:
             latents = taken[image_latents_name(index)]
             torch.randn(latents.shape, generator=generator)
             without_text = self._read(without_text, markers, latents, taken["image_embeds"])
-        wanted = self._transformer.read_prompt(without_text, prompt)
+        contexts = {CONDITIONAL: self._transformer.read_prompt(without_text, prompt)}
+        if guidance.needs_without_text:
+            contexts[WITHOUT_TEXT] = without_text
+        if guidance.needs_without_image:
+            contexts[WITHOUT_IMAGE] = self._transformer.read_prompt(Context(), prompt)
         grid = _grid((parameters.width, parameters.height))
         noise = torch.randn(
             1, grid[0] * grid[1], self._transformer.patch_values, generator=generator
@@ -156,52 +145,39 @@ class BagelDenoiser:
                 self._device,
                 sigmas=torch.linspace(1, 0, parameters.steps + 1)[:-1].numpy(),
             ),
-            wanted=wanted,
-            without_text=without_text,
-            without_image=self._transformer.read_prompt(Context(), prompt)
-            if parameters.images
-            else wanted,
+            branch_names=tuple(contexts),
+            contexts=contexts,
             markers=markers,
             positions=self._positions(grid),
             grid=grid,
-            guidance=Guidance(
-                text_scale=parameters.guidance_scale,
-                image_scale=_effective(options.image_guidance_scale),
-                editing=bool(parameters.images),
-            ),
+            guidance=guidance,
             interval=(
                 _effective(options.guidance_interval_start),
                 _effective(options.guidance_interval_end),
             ),
         )
 
-    @torch.no_grad()
     def step(self, state: BagelState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
         start, end = state.interval
         guided = start < state.sigma <= end
-        contexts = state.contexts if guided else {CONDITIONAL: state.wanted}
-        velocities = state.branches.run(
-            {name: partial(self._velocity, state, name, each) for name, each in contexts.items()}
+        guided_step(
+            state,
+            partial(self._velocity, state),
+            state.guidance.combine,
+            names=None if guided else (CONDITIONAL,),
         )
-        found = dict(zip(contexts, velocities, strict=True))
-        velocity = found[CONDITIONAL]
-        if guided:
-            velocity = state.guidance.combine(
-                velocity, found.get(_WITHOUT_TEXT), found.get(_WITHOUT_IMAGE)
-            )
-        state.latents = state.schedule.advance(velocity, state.latents)
 
     @torch.no_grad()
     def finish(self, state: BagelState) -> Tensors:
         """Returns `latents` [1, C, H, W] in float32, normalised as the transformer sees them."""
         return {"latents": picture_of_patches(state.latents, *state.grid, LATENT_PATCH)}
 
-    def _velocity(self, state: BagelState, branch: str, context: Context) -> torch.Tensor:
+    def _velocity(self, state: BagelState, branch: str) -> torch.Tensor:
         velocity = state.acceleration.run(
             self._transformer,
             branch,
-            *(context, state.markers, state.latents, state.positions, state.sigma),
+            *(state.contexts[branch], state.markers, state.latents, state.positions, state.sigma),
         )
         assert isinstance(velocity, torch.Tensor)
         return velocity

@@ -3,9 +3,15 @@
 Velocities are [1, N, F]: N tokens of F values.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+
+from services.model_ports.forwards import CONDITIONAL
+
+WITHOUT_TEXT, WITHOUT_IMAGE = "without_text", "without_image"
+"""Guidance branches beside the wanted one."""
 
 # Published: keeps the quotient of lengths finite.
 _EPSILON = 1e-8
@@ -36,21 +42,12 @@ class Guidance:
         """Whether the velocity without the image is used and is another than the wanted one."""
         return self.editing and self.image_scale > 1
 
-    def combine(
-        self,
-        wanted: torch.Tensor,
-        without_text: torch.Tensor | None,
-        without_image: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """The velocity to follow.
-
-        Args:
-            wanted: with all that the request says.
-            without_text: None if it is not needed.
-            without_image: None if it is not needed.
-        """
+    def combine(self, velocities: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The velocity to follow, from those of the branches; the wanted one where it is alone."""
+        wanted = velocities[CONDITIONAL]
+        without_text = velocities.get(WITHOUT_TEXT)
         if self.editing:
-            return self._edited(wanted, without_text, without_image)
+            return self._edited(wanted, without_text, velocities.get(WITHOUT_IMAGE))
         return self._drawn(wanted, without_text)
 
     def _drawn(self, wanted: torch.Tensor, without_text: torch.Tensor | None) -> torch.Tensor:

@@ -21,9 +21,10 @@ from services.model_ports.blocks import (
     adaptive_norm_signal,
     joint_rotary,
 )
-from services.model_ports.forwards import CONDITIONAL, UNCONDITIONAL, Rows
+from services.model_ports.forwards import CONDITIONAL, Rows
 from services.model_ports.stages import Tensors
-from services.numerics.conditioning import take_conditioning
+from services.numerics.conditioning import by_branch, prompt_shapes, take_conditioning
+from services.numerics.denoising import classifier_free, extrapolated, guided_step
 from services.numerics.packed_denoiser import PackedLatents, PackedState
 from services.numerics.schedules import Schedule, load_flow_scheduler
 from triptych.domain.family_options import FluxOptions
@@ -35,21 +36,14 @@ class FluxState(PackedState):
     """One request inside the loop.
 
     Attributes:
-        summary: of the prompt [1, P].
-        negative: the negative prompt [1, L, D] and its summary [1, P]; None without true guidance.
+        summaries: of each guidance branch's prompt [1, P].
         guidance: the distilled scale [1] in float32; None if the transformer takes none.
         true_guidance_scale: by which the branches of the two prompts are combined.
     """
 
-    summary: torch.Tensor
-    negative: tuple[torch.Tensor, torch.Tensor] | None
+    summaries: Mapping[str, torch.Tensor]
     guidance: torch.Tensor | None
     true_guidance_scale: float
-
-    @property
-    def branch_count(self) -> int:
-        """How many guidance branches its steps have."""
-        return 1 if self.negative is None else 2
 
 
 class FluxDenoiser:
@@ -111,56 +105,47 @@ class FluxDenoiser:
         options = parameters.options
         assert isinstance(options, FluxOptions)
         assert options.true_guidance_scale is not None
-        shapes = {
-            "prompt_embeds": (1, PROMPT_TOKENS, config.joint_attention_dim),
-            "pooled_prompt_embeds": (1, config.pooled_projection_dim),
-        }
-        branches = ("", "negative_") if parameters.guided else ("",)
-        expected = {branch + name: shape for branch in branches for name, shape in shapes.items()}
-        taken = take_conditioning(conditioning, expected, dtype, self._device)
-        # Encodes nothing: given embeddings, it only lays out the positions of their tokens.
-        prompt, summary, prompt_positions = self._pipeline.encode_prompt(
-            prompt=None, device=self._device, **{name: taken[name] for name in shapes}
+        shapes = prompt_shapes(
+            parameters,
+            (1, PROMPT_TOKENS, config.joint_attention_dim),
+            pooled=(1, config.pooled_projection_dim),
         )
-        negative_prompt, negative_summary = (taken.get(f"negative_{name}") for name in shapes)
+        taken = take_conditioning(conditioning, shapes, dtype, self._device)
+        prompts, summaries = by_branch(taken), by_branch(taken, "pooled_prompt_embeds")
+        # Encodes nothing: given embeddings, it only lays out the positions of their tokens.
+        _, _, prompt_positions = self._pipeline.encode_prompt(
+            prompt=None,
+            device=self._device,
+            prompt_embeds=prompts[CONDITIONAL],
+            pooled_prompt_embeds=summaries[CONDITIONAL],
+        )
         latents, picture_positions = self._packed.draw(parameters)
         return FluxState(
             latents=latents,
             schedule=Schedule.shifted(
                 self._scheduler, parameters.steps, self._device, tokens=latents.shape[1]
             ),
+            branch_names=tuple(prompts),
             picture_positions=picture_positions,
-            prompt=prompt,
+            prompts=prompts,
             prompt_positions=prompt_positions,
             size=(parameters.width, parameters.height),
-            summary=summary,
-            negative=None
-            if negative_prompt is None or negative_summary is None
-            else (negative_prompt, negative_summary),
+            summaries=summaries,
             guidance=self._guidance(parameters.guidance_scale),
             true_guidance_scale=options.true_guidance_scale,
         )
 
-    @torch.no_grad()
     def step(self, state: FluxState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        wanted = (state.prompt, state.summary)
-        branches = {CONDITIONAL: partial(self._velocity, state, CONDITIONAL, *wanted)}
-        if state.negative is not None:
-            branches[UNCONDITIONAL] = partial(self._velocity, state, UNCONDITIONAL, *state.negative)
-        velocity, *others = state.branches.run(branches)
-        for unwanted in others:
-            velocity = unwanted + state.true_guidance_scale * (velocity - unwanted)
-        state.latents = state.schedule.advance(velocity, state.latents)
+        guide = partial(extrapolated, scale=state.true_guidance_scale)
+        guided_step(state, partial(self._velocity, state), classifier_free(guide))
 
     @torch.no_grad()
     def finish(self, state: FluxState) -> Tensors:
         """Returns `latents` [1, C, H, W], normalised as the transformer sees them."""
         return self._packed.unpack(state)
 
-    def _velocity(
-        self, state: FluxState, branch: str, prompt: torch.Tensor, summary: torch.Tensor
-    ) -> torch.Tensor:
+    def _velocity(self, state: FluxState, branch: str) -> torch.Tensor:
         latents = state.latents
         (velocity,) = state.acceleration.run(
             self._transformer,
@@ -168,8 +153,8 @@ class FluxDenoiser:
             hidden_states=latents,
             timestep=state.schedule.timestep.expand(1).to(latents.dtype) / 1000,
             guidance=state.guidance,
-            pooled_projections=summary,
-            encoder_hidden_states=prompt,
+            pooled_projections=state.summaries[branch],
+            encoder_hidden_states=state.prompts[branch],
             # The same for both prompts, which have as many tokens.
             txt_ids=state.prompt_positions,
             img_ids=state.picture_positions,

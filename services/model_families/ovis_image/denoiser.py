@@ -41,9 +41,6 @@ class OvisImageDenoiser(GuidedPackedDenoiser):
         assert isinstance(positions, torch.Tensor)
         return positions
 
-    def guide(self, wanted: torch.Tensor, unwanted: torch.Tensor, scale: float) -> torch.Tensor:
-        return unwanted + scale * (wanted - unwanted)
-
 
 def load(directory: ModelDirectory, dtype: torch.dtype, device: torch.device) -> OvisImageDenoiser:
     """Loads transformer and scheduler.

@@ -30,10 +30,10 @@ from services.model_families.qwen_image.spec import (
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module
 from services.model_ports.blocks import Arguments, Block, BlockLists, SequenceSplit, TokenShare
-from services.model_ports.forwards import CONDITIONAL, UNCONDITIONAL, Rows
+from services.model_ports.forwards import Rows
 from services.model_ports.stages import Tensors, image_latents_name
-from services.numerics.conditioning import prompt_shapes, take_conditioning
-from services.numerics.denoising import ScheduledState
+from services.numerics.conditioning import by_branch, prompt_shapes, take_conditioning
+from services.numerics.denoising import ScheduledState, classifier_free, extrapolated, guided_step
 from services.numerics.schedules import Schedule, load_flow_scheduler
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.image_fit import ImageFit
@@ -47,26 +47,19 @@ class QwenImageState(ScheduledState):
     """One request inside the loop; latents are packed [1, N, 4C].
 
     Attributes:
-        prompt: conditioning of the wanted branch [1, L, D].
-        negative_prompt: that of the unwanted branch [1, L', D]; None without guidance.
+        prompts: conditioning of each guidance branch [1, L, D], each of its own L.
         grids: of each frame that is drawn, then of each input picture.
         frames: how many are drawn.
         images: packed latents of the input pictures [1, M, 4C]; None without any.
         size: width and height in pixels.
     """
 
-    prompt: torch.Tensor
-    negative_prompt: torch.Tensor | None
+    prompts: Mapping[str, torch.Tensor]
     guidance_scale: float
     grids: list[Grid]
     frames: int
     images: torch.Tensor | None
     size: tuple[int, int]
-
-    @property
-    def branch_count(self) -> int:
-        """How many guidance branches its steps have."""
-        return 1 if self.negative_prompt is None else 2
 
 
 class QwenImageDenoiser:
@@ -136,15 +129,15 @@ class QwenImageDenoiser:
         taken = take_conditioning(
             conditioning, {**prompts, **pictures}, self._transformer.dtype, self._device
         )
-        latents = self.draw(parameters)
+        latents, conditioned = self.draw(parameters), by_branch(taken)
         images = [_packed(taken[name]) for name in pictures]
         packed = torch.cat(images, dim=1) if images else None
         size, frames = (parameters.width, parameters.height), self.frames(parameters)
         return QwenImageState(
             latents=latents,
             schedule=self.schedule(parameters, latents, packed),
-            prompt=taken["prompt_embeds"],
-            negative_prompt=taken.get("negative_prompt_embeds"),
+            branch_names=tuple(conditioned),
+            prompts=conditioned,
             guidance_scale=parameters.guidance_scale,
             grids=[self._grid(each) for each in [size] * frames + sizes],
             frames=frames,
@@ -152,18 +145,10 @@ class QwenImageDenoiser:
             size=size,
         )
 
-    @torch.no_grad()
     def step(self, state: QwenImageState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        branches = {CONDITIONAL: partial(self._velocity, state, CONDITIONAL, state.prompt)}
-        if state.negative_prompt is not None:
-            branches[UNCONDITIONAL] = partial(
-                self._velocity, state, UNCONDITIONAL, state.negative_prompt
-            )
-        velocity, *others = state.branches.run(branches)
-        for unwanted in others:
-            velocity = self.guide(velocity, unwanted, state.guidance_scale)
-        state.latents = state.schedule.advance(velocity, state.latents)
+        guide = partial(self.guide, scale=state.guidance_scale)
+        guided_step(state, partial(self._velocity, state), classifier_free(guide))
 
     @torch.no_grad()
     def finish(self, state: QwenImageState) -> Tensors:
@@ -216,7 +201,7 @@ class QwenImageDenoiser:
 
     def guide(self, wanted: torch.Tensor, unwanted: torch.Tensor, scale: float) -> torch.Tensor:
         """One velocity [1, N, 4C] from those of the two branches."""
-        combined = unwanted + scale * (wanted - unwanted)
+        combined = extrapolated(wanted, unwanted, scale)
         # Each token keeps the length it has without guidance.
         wanted_length = torch.norm(wanted, dim=-1, keepdim=True)
         combined_length = torch.norm(combined, dim=-1, keepdim=True)
@@ -227,14 +212,14 @@ class QwenImageDenoiser:
         """Further inputs of the transformer."""
         return {}
 
-    def _velocity(self, state: QwenImageState, branch: str, prompt: torch.Tensor) -> torch.Tensor:
+    def _velocity(self, state: QwenImageState, branch: str) -> torch.Tensor:
         latents, images = state.latents, state.images
         (velocity,) = state.acceleration.run(
             self._transformer,
             branch,
             hidden_states=latents if images is None else torch.cat([latents, images], dim=1),
             timestep=state.schedule.timestep.expand(1).to(latents.dtype) / 1000,
-            encoder_hidden_states=prompt,
+            encoder_hidden_states=state.prompts[branch],
             encoder_hidden_states_mask=None,
             img_shapes=[state.grids],
             return_dict=False,
@@ -338,7 +323,7 @@ class QwenImageLayeredDenoiser(QwenImageDenoiser):
         )
 
     def guide(self, wanted: torch.Tensor, unwanted: torch.Tensor, scale: float) -> torch.Tensor:
-        return unwanted + scale * (wanted - unwanted)
+        return extrapolated(wanted, unwanted, scale)
 
     def model_inputs(self) -> Mapping[str, Any]:
         # 0 for pictures with an alpha channel.

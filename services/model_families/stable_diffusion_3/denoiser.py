@@ -17,10 +17,10 @@ from services.model_files.configuration import image_scale_factor
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module
 from services.model_ports.blocks import BlockLists, SequenceSplit, adaptive_norm_signal
-from services.model_ports.forwards import CONDITIONAL, UNCONDITIONAL, Rows
+from services.model_ports.forwards import Rows
 from services.model_ports.stages import Tensors
-from services.numerics.conditioning import take_conditioning
-from services.numerics.denoising import ScheduledState
+from services.numerics.conditioning import by_branch, prompt_shapes, take_conditioning
+from services.numerics.denoising import ScheduledState, classifier_free, extrapolated, guided_step
 from services.numerics.schedules import Schedule, length_shift, load_flow_scheduler
 from triptych.domain.generation import GenerationParameters
 
@@ -37,16 +37,6 @@ class StableDiffusion3State(ScheduledState):
     prompts: torch.Tensor
     pooled_prompts: torch.Tensor
     guidance_scale: float
-
-    @property
-    def branch_count(self) -> int:
-        """How many guidance branches its steps have."""
-        return len(self.prompts)
-
-    @property
-    def branch_names(self) -> tuple[str, ...]:
-        """Those of `prompts`, in their order."""
-        return (UNCONDITIONAL, CONDITIONAL)[-self.branch_count :]
 
 
 class StableDiffusion3Denoiser:
@@ -99,22 +89,17 @@ class StableDiffusion3Denoiser:
             TriptychError: the conditioning does not go with the parameters or this model.
         """
         config, dtype = self._transformer.config, self._transformer.dtype
-        branches = ["negative_", ""] if parameters.guided else [""]
-        shapes = {
-            "prompt_embeds": (1, CONDITIONING_TOKENS, config.joint_attention_dim),
-            "pooled_prompt_embeds": (1, config.pooled_projection_dim),
-        }
-        taken = take_conditioning(
-            conditioning,
-            {branch + name: shape for branch in branches for name, shape in shapes.items()},
-            dtype,
-            self._device,
+        shapes = prompt_shapes(
+            parameters,
+            (1, CONDITIONING_TOKENS, config.joint_attention_dim),
+            pooled=(1, config.pooled_projection_dim),
         )
+        taken = take_conditioning(conditioning, shapes, dtype, self._device)
+        prompts, pooled = by_branch(taken), by_branch(taken, "pooled_prompt_embeds")
+        # As published, the unwanted branch is the first row.
+        names = tuple(reversed(prompts))
         rows = parameters.height // self._scale_factor
         columns = parameters.width // self._scale_factor
-        prompts, pooled_prompts = (
-            torch.cat([taken[branch + name] for branch in branches]) for name in shapes
-        )
         return StableDiffusion3State(
             latents=randn_tensor(
                 (1, config.in_channels, rows, columns),
@@ -123,47 +108,44 @@ class StableDiffusion3Denoiser:
                 dtype=dtype,
             ),
             schedule=self._schedule(parameters.steps, rows, columns),
-            prompts=prompts,
-            pooled_prompts=pooled_prompts,
+            branch_names=names,
+            prompts=torch.cat([prompts[name] for name in names]),
+            pooled_prompts=torch.cat([pooled[name] for name in names]),
             guidance_scale=parameters.guidance_scale,
         )
 
-    @torch.no_grad()
     def step(self, state: StableDiffusion3State) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        if state.branch_count == 1 or state.branches.share_forwards:
-            velocities = list(torch.split(self._velocities(state, slice(None)), 1))
-        else:
-            velocities = state.branches.run(
-                {
-                    name: partial(self._velocities, state, slice(row, row + 1))
-                    for row, name in enumerate(state.branch_names)
-                }
-            )
-        *unwanted, velocity = velocities
-        if unwanted:
-            velocity = unwanted[0] + state.guidance_scale * (velocity - unwanted[0])
-        state.latents = state.schedule.advance(velocity, state.latents)
+        guide = partial(extrapolated, scale=state.guidance_scale)
+        guided_step(
+            state,
+            lambda name: self._velocities(state, (name,))[0],
+            classifier_free(guide),
+            together=partial(self._velocities, state),
+        )
 
     @torch.no_grad()
     def finish(self, state: StableDiffusion3State) -> Tensors:
         """Returns `latents` [1, C, H, W], normalised as the transformer sees them."""
         return {"latents": state.latents}
 
-    def _velocities(self, state: StableDiffusion3State, rows: slice) -> torch.Tensor:
-        """Those of some branches [rows, C, H, W], from one forward."""
-        names, prompts = state.branch_names[rows], state.prompts[rows]
+    def _velocities(
+        self, state: StableDiffusion3State, names: tuple[str, ...]
+    ) -> tuple[torch.Tensor, ...]:
+        """One [1, C, H, W] for each of the branches, or for one of them, from one forward."""
+        first = state.branch_names.index(names[0])
+        rows = slice(first, first + len(names))
         (velocities,) = state.acceleration.run(
             self._transformer,
             names if len(names) > 1 else names[0],
             hidden_states=torch.cat([state.latents] * len(names)),
             timestep=state.schedule.timestep.expand(len(names)),
-            encoder_hidden_states=prompts,
+            encoder_hidden_states=state.prompts[rows],
             pooled_projections=state.pooled_prompts[rows],
             return_dict=False,
         )
         assert isinstance(velocities, torch.Tensor)
-        return velocities
+        return torch.split(velocities, 1)
 
     def _schedule(self, steps: int, rows: int, columns: int) -> Schedule:
         # The scheduler chooses the noise levels; what was published shifts them evenly.

@@ -21,10 +21,10 @@ from services.model_families.wan.spec import (
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module, load_part
 from services.model_ports.blocks import Arguments, Block, BlockLists, SequenceSplit, TokenShare
-from services.model_ports.forwards import CONDITIONAL, UNCONDITIONAL, Rows
+from services.model_ports.forwards import Rows
 from services.model_ports.stages import Tensors
-from services.numerics.conditioning import prompt_shapes, take_conditioning
-from services.numerics.denoising import ScheduledState
+from services.numerics.conditioning import by_branch, prompt_shapes, take_conditioning
+from services.numerics.denoising import ScheduledState, classifier_free, extrapolated, guided_step
 from services.numerics.schedules import Schedule, check_schedule
 from triptych.domain.generation import GenerationParameters
 
@@ -42,22 +42,15 @@ class WanState(ScheduledState):
     """One request inside the loop; latents are float32 [1, C, T, H, W].
 
     Attributes:
-        prompt: conditioning of the wanted branch [1, L, D].
-        negative_prompt: that of the unwanted branch [1, L, D]; None without guidance.
+        prompts: conditioning of each guidance branch [1, L, D].
         high_noise, low_noise: the experts as this request uses them.
         boundary: the timestep from which on the one for high noise works.
     """
 
-    prompt: torch.Tensor
-    negative_prompt: torch.Tensor | None
+    prompts: Mapping[str, torch.Tensor]
     high_noise: Expert
     low_noise: Expert
     boundary: float
-
-    @property
-    def branch_count(self) -> int:
-        """How many guidance branches its steps have."""
-        return 1 if self.negative_prompt is None else 2
 
     @property
     def noisy_steps(self) -> int:
@@ -141,30 +134,23 @@ class WanDenoiser:
             self._device,
             torch.Generator("cpu").manual_seed(parameters.seed),
         )
+        prompts = by_branch(taken)
         return WanState(
             latents=latents,
             schedule=Schedule(self._scheduler, parameters.steps, self._device),
-            prompt=taken["prompt_embeds"],
-            negative_prompt=taken.get("negative_prompt_embeds"),
+            branch_names=tuple(prompts),
+            prompts=prompts,
             high_noise=Expert(transformer, parameters.guidance_scale),
             low_noise=Expert(self._pipeline.transformer_2, video.low_noise_guidance_scale),
             boundary=self._boundary,
         )
 
-    @torch.no_grad()
     def step(self, state: WanState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
         noisy = state.schedule.timestep >= state.boundary
         expert = state.high_noise if noisy else state.low_noise
-        branches = {CONDITIONAL: partial(_velocity, expert, state, CONDITIONAL, state.prompt)}
-        if state.negative_prompt is not None:
-            branches[UNCONDITIONAL] = partial(
-                _velocity, expert, state, UNCONDITIONAL, state.negative_prompt
-            )
-        velocity, *others = state.branches.run(branches)
-        for unwanted in others:
-            velocity = unwanted + expert.guidance_scale * (velocity - unwanted)
-        state.latents = state.schedule.advance(velocity, state.latents)
+        guide = partial(extrapolated, scale=expert.guidance_scale)
+        guided_step(state, partial(_velocity, expert, state), classifier_free(guide))
 
     @torch.no_grad()
     def finish(self, state: WanState) -> Tensors:
@@ -184,13 +170,13 @@ def _shared(arguments: Arguments, share: TokenShare) -> Mapping[str, Any]:
     return {"rotary_emb": tuple(share.of(each, 1) for each in arguments["rotary_emb"])}
 
 
-def _velocity(expert: Expert, state: WanState, branch: str, prompt: torch.Tensor) -> torch.Tensor:
+def _velocity(expert: Expert, state: WanState, branch: str) -> torch.Tensor:
     (velocity,) = state.acceleration.run(
         expert.transformer,
         branch,
         hidden_states=state.latents.to(expert.transformer.dtype),
         timestep=state.schedule.timestep.expand(1),
-        encoder_hidden_states=prompt,
+        encoder_hidden_states=state.prompts[branch],
         return_dict=False,
     )
     assert isinstance(velocity, torch.Tensor)

@@ -17,10 +17,10 @@ from services.model_files.configuration import image_scale_factor
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module
 from services.model_ports.blocks import Arguments, Block, BlockLists, SequenceSplit, TokenShare
-from services.model_ports.forwards import CONDITIONAL, UNCONDITIONAL, Rows
+from services.model_ports.forwards import Rows
 from services.model_ports.stages import Tensors
-from services.numerics.conditioning import prompt_shapes, take_conditioning
-from services.numerics.denoising import ScheduledState
+from services.numerics.conditioning import by_branch, prompt_shapes, take_conditioning
+from services.numerics.denoising import ScheduledState, classifier_free, guided_step
 from services.numerics.schedules import Schedule, length_shift, load_flow_scheduler
 from triptych.domain.generation import GenerationParameters
 
@@ -30,21 +30,11 @@ class ZImageState(ScheduledState):
     """One request inside the loop; latents are [1, C, H, W], in float32 always.
 
     Attributes:
-        prompts: conditioning [L, D] of the wanted branch and, with guidance, of the unwanted one.
+        prompts: conditioning [L, D] of each guidance branch.
     """
 
-    prompts: list[torch.Tensor]
+    prompts: Mapping[str, torch.Tensor]
     guidance_scale: float
-
-    @property
-    def branch_count(self) -> int:
-        """How many guidance branches its steps have."""
-        return len(self.prompts)
-
-    @property
-    def branch_names(self) -> tuple[str, ...]:
-        """Those of `prompts`, in their order."""
-        return (CONDITIONAL, UNCONDITIONAL)[: self.branch_count]
 
 
 class ZImageDenoiser:
@@ -101,6 +91,7 @@ class ZImageDenoiser:
         taken = take_conditioning(conditioning, shapes, dtype, self._device)
         rows = parameters.height // self._scale_factor
         columns = parameters.width // self._scale_factor
+        prompts = {name: prompt.squeeze(0) for name, prompt in by_branch(taken).items()}
         return ZImageState(
             latents=randn_tensor(
                 (1, config.in_channels, rows, columns),
@@ -115,50 +106,42 @@ class ZImageDenoiser:
                 sigmas=get_default_z_image_sigmas(parameters.steps),
                 mu=length_shift(self._scheduler, (rows // 2) * (columns // 2)),
             ),
-            prompts=[taken[name].squeeze(0) for name in shapes],
+            branch_names=tuple(prompts),
+            prompts=prompts,
             guidance_scale=parameters.guidance_scale,
         )
 
-    @torch.no_grad()
     def step(self, state: ZImageState) -> None:
         """Advances the request by one step, and returns when the device has done it."""
-        if state.branch_count == 1 or state.branches.share_forwards:
-            velocities = self._velocities(state, slice(None))
-        else:
-            velocities = state.branches.run(
-                {
-                    name: partial(self._velocity, state, row)
-                    for row, name in enumerate(state.branch_names)
-                }
-            )
-        velocity, *unwanted = velocities
-        if unwanted:
-            velocity = velocity + state.guidance_scale * (velocity - unwanted[0])
-        # The transformer's points from noise to picture, the scheduler's the other way.
-        state.latents = state.schedule.advance(-velocity, state.latents)
+
+        def guide(wanted: torch.Tensor, unwanted: torch.Tensor) -> torch.Tensor:
+            return wanted + state.guidance_scale * (wanted - unwanted)
+
+        combine = classifier_free(guide)
+        guided_step(
+            state,
+            lambda name: self._velocities(state, (name,))[0],
+            # The transformer's points from noise to picture, the scheduler's the other way.
+            lambda velocities: -combine(velocities),
+            together=partial(self._velocities, state),
+        )
 
     @torch.no_grad()
     def finish(self, state: ZImageState) -> Tensors:
         """Returns `latents` [1, C, H, W] in float32, normalised as the transformer sees them."""
         return {"latents": state.latents}
 
-    def _velocity(self, state: ZImageState, row: int) -> torch.Tensor:
-        """That of one branch [1, C, H, W] in float32."""
-        (velocity,) = self._velocities(state, slice(row, row + 1))
-        return velocity
-
-    def _velocities(self, state: ZImageState, rows: slice) -> list[torch.Tensor]:
+    def _velocities(self, state: ZImageState, names: tuple[str, ...]) -> list[torch.Tensor]:
         """One [1, C, H, W] in float32 for each of some branches, all from one forward."""
         # The transformer reads and gives frames [C, 1, H, W].
         latents = state.latents.to(self._transformer.dtype).transpose(0, 1)
-        names = state.branch_names[rows]
         timestep = (1000 - state.schedule.timestep.expand(len(names))) / 1000
         (velocities,) = state.acceleration.run(
             self._transformer,
             names if len(names) > 1 else names[0],
             [latents] * len(names),
             timestep,
-            state.prompts[rows],
+            [state.prompts[name] for name in names],
             return_dict=False,
         )
         return [velocity.float().transpose(0, 1) for velocity in velocities]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import Qwen2Config, Qwen3Config, Qwen3Model, SiglipVisionConfig, SiglipVisionModel
 
+from services.model_families.bagel import guidance as guiding
 from services.model_families.bagel.context import Context
 from services.model_families.bagel.encoder import VisionTower
 from services.model_families.bagel.flow_transformer import TimeEmbedding
@@ -23,6 +24,7 @@ from services.model_families.bagel.pictures import (
     vision_pixels,
 )
 from services.model_families.bagel.spec import VAE_FIT, VISION_FIT
+from services.model_ports.forwards import CONDITIONAL
 from tests.checkpoints.directory import draw_weights
 from triptych.domain.image_fit import ImageFit
 
@@ -210,6 +212,22 @@ def test_noise_levels_are_embedded_as_cosines_and_sines() -> None:
         assert_close([embedding(0.6)], [expected[None, None]])
 
 
+def combined(
+    guidance: Guidance,
+    wanted: torch.Tensor,
+    without_text: torch.Tensor | None,
+    without_image: torch.Tensor | None,
+) -> torch.Tensor:
+    branches = {
+        CONDITIONAL: wanted,
+        guiding.WITHOUT_TEXT: without_text,
+        guiding.WITHOUT_IMAGE: without_image,
+    }
+    return guidance.combine(
+        {name: velocity for name, velocity in branches.items() if velocity is not None}
+    )
+
+
 WANTED, WITHOUT_TEXT, WITHOUT_IMAGE = (
     torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(3)
 )
@@ -219,7 +237,7 @@ def test_drawing_goes_from_the_velocity_without_the_prompt_and_keeps_the_length(
     guidance = Guidance(text_scale=4.0, image_scale=1.5, editing=False)
     assert guidance.needs_without_text
     assert not guidance.needs_without_image
-    guided = guidance.combine(WANTED, WITHOUT_TEXT, None)
+    guided = combined(guidance, WANTED, WITHOUT_TEXT, None)
     # 4 in the difference, and 1.5 times what that adds: 1 + 3 * 1.5.
     direction = WITHOUT_TEXT + 5.5 * (WANTED - WITHOUT_TEXT)
     assert_close([guided], [direction * WANTED.norm() / direction.norm()])
@@ -227,7 +245,7 @@ def test_drawing_goes_from_the_velocity_without_the_prompt_and_keeps_the_length(
 
 def test_guidance_never_lengthens_and_shortens_only_what_is_longer() -> None:
     guidance = Guidance(text_scale=2.0, image_scale=1.0, editing=False)
-    guided = guidance.combine(WANTED, 1.5 * WANTED, None)
+    guided = combined(guidance, WANTED, 1.5 * WANTED, None)
     assert_close([guided], [0.5 * WANTED])
 
 
@@ -235,7 +253,7 @@ def test_editing_keeps_the_length_of_each_token_before_the_image_has_its_say() -
     guidance = Guidance(text_scale=4.0, image_scale=1.5, editing=True)
     assert guidance.needs_without_text
     assert guidance.needs_without_image
-    guided = guidance.combine(WANTED, WITHOUT_TEXT, WITHOUT_IMAGE)
+    guided = combined(guidance, WANTED, WITHOUT_TEXT, WITHOUT_IMAGE)
     direction = WITHOUT_TEXT + 4.0 * (WANTED - WITHOUT_TEXT)
     lengths = WANTED.norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True)
     text = direction * lengths.clamp(max=1)
@@ -248,12 +266,12 @@ def test_a_scale_of_one_leaves_its_branch_out(editing: bool) -> None:
     guidance = Guidance(text_scale=1.0, image_scale=1.0, editing=editing)
     assert not guidance.needs_without_text
     assert not guidance.needs_without_image
-    assert guidance.combine(WANTED, None, None) is WANTED
+    assert combined(guidance, WANTED, None, None) is WANTED
 
 
 def test_the_images_scale_counts_also_where_the_prompts_is_off() -> None:
     guidance = Guidance(text_scale=1.0, image_scale=2.0, editing=True)
-    guided = guidance.combine(WANTED, None, WITHOUT_IMAGE)
+    guided = combined(guidance, WANTED, None, WITHOUT_IMAGE)
     assert_close([guided], [2.0 * WANTED - WITHOUT_IMAGE])
 
 
