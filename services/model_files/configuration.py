@@ -1,7 +1,12 @@
 """Sizes that a model's configurations name, read without torch."""
 
+from typing import Final
+
 from services.model_files.directory import ModelDirectory
 from triptych.domain.errors import ConfigurationError
+
+TRANSFORMER_CONFIG: Final = "transformer/config.json"
+VAE_CONFIG: Final = "vae/config.json"
 
 
 def image_scale_factor(directory: ModelDirectory) -> int:
@@ -45,5 +50,5 @@ def inner_width(directory: ModelDirectory) -> int:
     Raises:
         ConfigurationError: its configuration does not say.
     """
-    heads = configured_size(directory, "transformer/config.json", "num_attention_heads")
-    return heads * configured_size(directory, "transformer/config.json", "attention_head_dim")
+    heads = configured_size(directory, TRANSFORMER_CONFIG, "num_attention_heads")
+    return heads * configured_size(directory, TRANSFORMER_CONFIG, "attention_head_dim")

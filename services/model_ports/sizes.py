@@ -1,11 +1,9 @@
 """How many bytes a request takes between the stages and in the denoiser, told without torch."""
 
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 from services.domain.stages import DenoiseRequest
-from services.model_files.configuration import configured_size, image_scale_factor, inner_width
-from services.model_files.directory import ModelDirectory
 from triptych.domain.element_type import ElementType
 from triptych.domain.generation import GenerationParameters
 
@@ -40,16 +38,6 @@ class LatentSpace:
     channels: int
     scale_factor: int
 
-    @classmethod
-    def of_image_vae(cls, directory: ModelDirectory) -> Self:
-        """That of an AutoencoderKL.
-
-        Raises:
-            ConfigurationError: its configuration does not say.
-        """
-        channels = configured_size(directory, "vae/config.json", "latent_channels")
-        return cls(channels, image_scale_factor(directory))
-
     def size_bytes(self, width: int, height: int, dtype: ElementType, pictures: int = 1) -> int:
         """Bytes of the latents of one or more pictures of a width and a height in pixels."""
         rows, columns = height // self.scale_factor, width // self.scale_factor
@@ -69,15 +57,14 @@ def prompt_bytes(parameters: GenerationParameters, tokens: int, width: int, pool
     return branches * (tokens * width + pooled) * parameters.dtype.size_bytes
 
 
-def pixels_bytes(parameters: GenerationParameters, pictures: int = 1, channels: int = 3) -> int:
-    """Bytes of what a request draws, at a byte per channel."""
-    return pictures * channels * parameters.width * parameters.height
+def pixels_bytes(parameters: GenerationParameters, channels: int = 3) -> int:
+    """Bytes of all that a request draws, at a byte per channel."""
+    return parameters.pictures * channels * parameters.width * parameters.height
 
 
 SCHEDULE_BYTES: Final = 64 * 1024
 """Of a request's own scheduler: noise levels, and what it knows of each of 1000 time steps."""
 
-_TRANSFORMER: Final = "transformer/config.json"
 # Three coordinates of a token, in float64 at most.
 _POSITION_BYTES: Final = 3 * 8
 
@@ -129,31 +116,3 @@ def prompt_tokens(request: DenoiseRequest, name: str = "prompt_embeds") -> int:
     """Of the longest of the conditioning's tensors whose names end like this, [1, tokens, D]."""
     shapes = [each.shape for each in request.conditioning.tensors if each.name.endswith(name)]
     return max((shape[1] for shape in shapes if len(shape) > 2), default=0)
-
-
-def packed_residency(
-    directory: ModelDirectory, request: DenoiseRequest, latents_bytes: int, *, lists: int = 1
-) -> Residency:
-    """Of a loop over packed latents, with input pictures' after them, a branch at a time.
-
-    Args:
-        directory: the model.
-        request: whose.
-        latents_bytes: of what is drawn.
-        lists: of blocks that Cache-DiT counts by themselves.
-
-    Raises:
-        ConfigurationError: the transformer's configuration does not say how wide tokens are.
-    """
-    element, width = request.parameters.dtype.size_bytes, inner_width(directory)
-    token_bytes = configured_size(directory, _TRANSFORMER, "in_channels") * element
-    drawn = (latents_bytes + pictures_bytes(request)) // token_bytes
-    prompt = prompt_tokens(request)
-    return Residency(
-        state_bytes=state_bytes(request, latents_bytes, drawn + prompt),
-        hidden_bytes=drawn * width * element,
-        encoder_bytes=prompt * width * element,
-        signal_bytes=drawn * width * element,
-        forwards=2 if request.parameters.guided else 1,
-        lists=lists,
-    )

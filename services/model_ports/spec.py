@@ -1,6 +1,7 @@
 """What a family says about itself without loading torch."""
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from triptych.domain.model import Capabilities, ModelInfo, Stage
 
 # Of a subfolder's configurations, vocabularies and templates.
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+# How the names of components with weights begin.
+_WEIGHTED = {"text_encoder": Stage.ENCODER, "transformer": Stage.DENOISER, "vae": Stage.VAE}
 
 
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -32,8 +35,8 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
 """By class, what other versions of its library call it in model_index.json."""
 
 
-@dataclass(frozen=True, slots=True)
-class FamilySpec:
+@dataclass(frozen=True, kw_only=True)
+class FamilySpec(ABC):
     """The torch-free face of a model family.
 
     Attributes:
@@ -41,13 +44,6 @@ class FamilySpec:
         pipeline_classes: what directories of this family name as their pipeline class.
         classes: by component, its class; where components have subfolders, model_index.json must
             name the same.
-        capabilities: reads a directory's configuration (never its weights).
-        crossings: what crosses between the stages for a request; reads the configurations of all
-            of them.
-        residency: what a rank keeps of a request; reads what the denoiser's stage needs.
-        weights: by stage, the components whose weights it loads, each from its own subfolder.
-        configs: by stage, further subfolders of which it needs only the configuration. Every stage
-            needs vae/config.json: it says which sizes can be drawn.
         files: by stage, the files it needs of a model that has no subfolders; None where
             components have theirs.
         stand_ins: by component, other classes that a directory may name, which hold all of its
@@ -57,25 +53,41 @@ class FamilySpec:
     name: str
     pipeline_classes: frozenset[str]
     classes: Mapping[str, str]
-    capabilities: Callable[[ModelDirectory], Capabilities]
-    crossings: Callable[[ModelDirectory, GenerationParameters], Crossings]
-    residency: Callable[[ModelDirectory, DenoiseRequest], Residency]
-    weights: Mapping[Stage, tuple[str, ...]] = field(
-        default_factory=lambda: {
-            Stage.ENCODER: ("text_encoder",),
-            Stage.DENOISER: ("transformer",),
-            Stage.VAE: ("vae",),
+    files: Mapping[Stage, tuple[str, ...]] | None = None
+    stand_ins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @abstractmethod
+    def capabilities(self, directory: ModelDirectory) -> Capabilities:
+        """What a model accepts, by its configuration (never its weights)."""
+
+    @abstractmethod
+    def crossings(self, directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
+        """What crosses between the stages for a request, by the configurations of all of them."""
+
+    @abstractmethod
+    def residency(self, directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+        """What a rank keeps of a request, by what the denoiser's stage needs."""
+
+    @property
+    def weights(self) -> Mapping[Stage, tuple[str, ...]]:
+        """By stage, the components whose weights it loads, each from its own subfolder."""
+        return {
+            stage: tuple(name for name in self.classes if name.startswith(kind))
+            for kind, stage in _WEIGHTED.items()
         }
-    )
-    configs: Mapping[Stage, tuple[str, ...]] = field(
-        default_factory=lambda: {
-            Stage.ENCODER: ("tokenizer", "transformer", "vae"),
+
+    @property
+    def configs(self) -> Mapping[Stage, tuple[str, ...]]:
+        """By stage, further subfolders of which it needs only the configuration.
+
+        Every stage needs those of the VAE and the transformer: they say what can be drawn.
+        """
+        read = [name for name in self.classes if name.endswith("processor") or "tokenizer" in name]
+        return {
+            Stage.ENCODER: (*read, "transformer", "vae"),
             Stage.DENOISER: ("scheduler", "vae"),
             Stage.VAE: ("transformer",),
         }
-    )
-    files: Mapping[Stage, tuple[str, ...]] | None = None
-    stand_ins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def patterns(self, stage: Stage) -> tuple[str, ...]:
         """What one stage reads of a model, as patterns of paths inside its directory.

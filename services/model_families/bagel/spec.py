@@ -5,6 +5,8 @@ levels at both ends, is 49 steps.
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from services.domain.stages import DenoiseRequest
@@ -98,82 +100,6 @@ _OPTIONS = (
 )
 
 
-def _capabilities(directory: ModelDirectory) -> Capabilities:
-    if directory.setting("interpolate_pos"):
-        raise ConfigurationError(
-            f"{directory.index_path}: interpolate_pos is true; served are models that count"
-            " positions patch by patch"
-        )
-    limits = picture_limits(_MULTIPLE)
-    limits["max_side"] = _MAX_EDGE
-    limits["max_pixels"] = _MAX_EDGE**2
-    return Capabilities(
-        **limits,
-        max_prompt_tokens=MAX_PROMPT_TOKENS,
-        min_steps=1,
-        supports_guidance=True,
-        supports_negative_prompt=False,
-        min_guidance_scale=1.0,
-        max_guidance_scale=20.0,
-        supports_previews=True,
-        max_images=1,
-        image_fit=VAE_FIT,
-        cache_support=CacheSupport(
-            methods=(CacheMethod.NONE, CacheMethod.TEA_CACHE, CacheMethod.CACHE_DIT),
-            blocks=(configured_size(directory, "llm_config.json", "num_hidden_layers"),),
-            tea_cache_coefficients=BAGEL_COEFFICIENTS,
-        ),
-        options=_OPTIONS,
-        parallel_support=parallel_support(
-            directory, "num_key_value_heads", guidance_branches=3, config="llm_config.json"
-        ),
-        defaults=directory.defaults(_DEFAULTS),
-    )
-
-
-def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
-    space = LatentSpace(LATENT_CHANNELS, VAE_SCALE_FACTOR)
-    width = configured_size(directory, "llm_config.json", "hidden_size")
-    # Two markers stand around a picture; every branch of guidance reads from the same tensors.
-    tokens = MAX_PROMPT_TOKENS + 2
-    image_latents = 0
-    for image in parameters.images:
-        seen = vision_size(image.width, image.height)
-        tokens += math.prod(side // VISION_FIT.multiple for side in seen)
-        encoded = vae_size(image.width, image.height)
-        image_latents += space.size_bytes(*encoded, parameters.dtype)
-    return Crossings(
-        conditioning_bytes=prompt_bytes(parameters, tokens, width),
-        image_latents_bytes=image_latents,
-        latents_bytes=space.size_bytes(parameters.width, parameters.height, ElementType.FLOAT32),
-        pixels_bytes=pixels_bytes(parameters),
-    )
-
-
-def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
-    parameters = request.parameters
-    element = parameters.dtype.size_bytes
-    width = configured_size(directory, "llm_config.json", "hidden_size")
-    latents_bytes = _crossings(directory, parameters).latents_bytes
-    patch_bytes = LATENT_CHANNELS * LATENT_PATCH**2
-    patches = latents_bytes // (patch_bytes * ElementType.FLOAT32.size_bytes)
-    # A picture is read as the VAE and as the vision tower sees it, each time between two markers;
-    # the prompt once after it and once without it.
-    pictures = pictures_bytes(request) // (patch_bytes * element)
-    read = prompt_tokens(request) * (2 if parameters.images else 1)
-    if parameters.images:
-        read += pictures + prompt_tokens(request, "image_embeds") + 4
-    hidden = (patches + 2) * width * element
-    return Residency(
-        state_bytes=state_bytes(request, latents_bytes, patches)
-        + read * _keys_and_values(directory) * element,
-        hidden_bytes=hidden,
-        encoder_bytes=0,
-        signal_bytes=hidden,
-        forwards=3 if parameters.images else 2,
-    )
-
-
 def _keys_and_values(directory: ModelDirectory) -> int:
     """Values that all layers keep of one token."""
     layers, heads, key_heads, width = (
@@ -186,9 +112,101 @@ def _keys_and_values(directory: ModelDirectory) -> int:
     return layers * 2 * key_heads * (width // heads)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _BagelSpec(FamilySpec):
+    """A model of few files, without subfolders."""
+
+    @property
+    def weights(self) -> Mapping[Stage, tuple[str, ...]]:
+        return {
+            Stage.ENCODER: ("embed_tokens", "vit_model"),
+            Stage.DENOISER: ("language_model",),
+            Stage.VAE: ("vae",),
+        }
+
+    @property
+    def configs(self) -> Mapping[Stage, tuple[str, ...]]:
+        return dict.fromkeys(Stage, ())
+
+    def capabilities(self, directory: ModelDirectory) -> Capabilities:
+        if directory.setting("interpolate_pos"):
+            raise ConfigurationError(
+                f"{directory.index_path}: interpolate_pos is true; served are models that count"
+                " positions patch by patch"
+            )
+        limits = picture_limits(_MULTIPLE)
+        limits["max_side"] = _MAX_EDGE
+        limits["max_pixels"] = _MAX_EDGE**2
+        return Capabilities(
+            **limits,
+            max_prompt_tokens=MAX_PROMPT_TOKENS,
+            min_steps=1,
+            supports_guidance=True,
+            supports_negative_prompt=False,
+            min_guidance_scale=1.0,
+            max_guidance_scale=20.0,
+            supports_previews=True,
+            max_images=1,
+            image_fit=VAE_FIT,
+            cache_support=CacheSupport(
+                methods=(CacheMethod.NONE, CacheMethod.TEA_CACHE, CacheMethod.CACHE_DIT),
+                blocks=(configured_size(directory, "llm_config.json", "num_hidden_layers"),),
+                tea_cache_coefficients=BAGEL_COEFFICIENTS,
+            ),
+            options=_OPTIONS,
+            parallel_support=parallel_support(
+                directory, "num_key_value_heads", guidance_branches=3, config="llm_config.json"
+            ),
+            defaults=directory.defaults(_DEFAULTS),
+        )
+
+    def crossings(self, directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
+        space = LatentSpace(LATENT_CHANNELS, VAE_SCALE_FACTOR)
+        width = configured_size(directory, "llm_config.json", "hidden_size")
+        # Two markers stand around a picture; every branch of guidance reads from the same tensors.
+        tokens = MAX_PROMPT_TOKENS + 2
+        image_latents = 0
+        for image in parameters.images:
+            seen = vision_size(image.width, image.height)
+            tokens += math.prod(side // VISION_FIT.multiple for side in seen)
+            encoded = vae_size(image.width, image.height)
+            image_latents += space.size_bytes(*encoded, parameters.dtype)
+        return Crossings(
+            conditioning_bytes=prompt_bytes(parameters, tokens, width),
+            image_latents_bytes=image_latents,
+            latents_bytes=space.size_bytes(
+                parameters.width, parameters.height, ElementType.FLOAT32
+            ),
+            pixels_bytes=pixels_bytes(parameters),
+        )
+
+    def residency(self, directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+        parameters = request.parameters
+        element = parameters.dtype.size_bytes
+        width = configured_size(directory, "llm_config.json", "hidden_size")
+        latents_bytes = self.crossings(directory, parameters).latents_bytes
+        patch_bytes = LATENT_CHANNELS * LATENT_PATCH**2
+        patches = latents_bytes // (patch_bytes * ElementType.FLOAT32.size_bytes)
+        # A picture is read as the VAE and as the vision tower sees it, each time between two
+        # markers; the prompt once after it and once without it.
+        pictures = pictures_bytes(request) // (patch_bytes * element)
+        read = prompt_tokens(request) * (2 if parameters.images else 1)
+        if parameters.images:
+            read += pictures + prompt_tokens(request, "image_embeds") + 4
+        hidden = (patches + 2) * width * element
+        return Residency(
+            state_bytes=state_bytes(request, latents_bytes, patches)
+            + read * _keys_and_values(directory) * element,
+            hidden_bytes=hidden,
+            encoder_bytes=0,
+            signal_bytes=hidden,
+            forwards=3 if parameters.images else 2,
+        )
+
+
 # The encoder embeds the prompt's tokens, so that the denoiser needs neither tokenizer nor table.
 SPECS = (
-    FamilySpec(
+    _BagelSpec(
         name="bagel",
         pipeline_classes=frozenset({"BagelForConditionalGeneration"}),
         classes={
@@ -197,15 +215,6 @@ SPECS = (
             "language_model": "Qwen2ForCausalLM",
             "vae": "AutoEncoder",
         },
-        capabilities=_capabilities,
-        crossings=_crossings,
-        residency=_residency,
-        weights={
-            Stage.ENCODER: ("embed_tokens", "vit_model"),
-            Stage.DENOISER: ("language_model",),
-            Stage.VAE: ("vae",),
-        },
-        configs=dict.fromkeys(Stage, ()),
         files={
             Stage.ENCODER: (
                 "config.json",

@@ -23,7 +23,6 @@ from services.model_families.qwen_image.spec import (
     NO_PICTURE,
     PATCH_SIZE,
     PICTURE_FIT,
-    layers,
     picture_fit,
     vae_scale_factor,
 )
@@ -297,11 +296,11 @@ class QwenImageLayeredDenoiser(QwenImageDenoiser):
         return [fit.size(each.width, each.height) for each in parameters.images]
 
     def frames(self, parameters: GenerationParameters) -> int:
-        return layers(parameters) + 1
+        return parameters.pictures + 1
 
     def draw(self, parameters: GenerationParameters) -> torch.Tensor:
         noise, _ = self._layered.prepare_latents(
-            image=None, layers=layers(parameters), **self.noise(parameters)
+            image=None, layers=parameters.pictures, **self.noise(parameters)
         )
         assert isinstance(noise, torch.Tensor)
         return noise

@@ -31,7 +31,6 @@ from services.model_ports.stages import Images
 from services.numerics.prompts import PromptEncoder, check_placeholders, counted_prompts, seeded
 from services.numerics.still_image_processor import load_processor
 from triptych.domain.errors import TriptychError
-from triptych.domain.family_options import LayeredOptions
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.image_fit import ImageFit
 
@@ -171,8 +170,7 @@ class QwenImageLayeredEncoder(QwenImageEncoder):
 
 
 def _captioned(parameters: GenerationParameters) -> bool:
-    options = parameters.options
-    return isinstance(options, LayeredOptions) and bool(options.caption_image)
+    return parameters.options is not None and parameters.options.prompt_written_by is not None
 
 
 def load(

@@ -14,7 +14,6 @@ from services.model_families.qwen_image.spec import (
     PATCH_SIZE,
     PICTURE_FIT,
     SEVERAL_PICTURES,
-    layers,
     picture_fit,
     vae_scale_factor,
 )
@@ -130,7 +129,7 @@ class QwenImageLayeredVae(QwenImageVae):
         Raises:
             TriptychError: latents of another shape, or a layer that is not finite.
         """
-        shape = self.latent_shape(parameters, frames=layers(parameters))
+        shape = self.latent_shape(parameters, frames=parameters.pictures)
         taken = take_latents(latents, shape)
         # As items of a batch: frames of a video would see one another.
         frames = taken.permute(0, 2, 1, 3, 4).reshape(-1, shape[1], 1, *shape[3:])

@@ -1,27 +1,29 @@
-"""What Wan accepts, read from a directory's configuration."""
+"""What Wan accepts."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Self
 
 from services.domain.stages import DenoiseRequest
-from services.model_files.configuration import configured_size, inner_width
+from services.model_files.configuration import (
+    TRANSFORMER_CONFIG,
+    VAE_CONFIG,
+    configured_size,
+    inner_width,
+)
 from services.model_files.directory import ModelDirectory
-from services.model_ports.capabilities import cache_support, parallel_support, picture_limits
-from services.model_ports.sizes import Crossings, Residency, pixels_bytes, prompt_bytes, state_bytes
-from services.model_ports.spec import FamilySpec
+from services.model_ports.capabilities import PictureLimits, picture_limits
+from services.model_ports.picture_spec import PictureSpec
+from services.model_ports.sizes import Residency, state_bytes
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError, TriptychError
 from triptych.domain.family_options import OptionKind, OptionLimits, VideoOptions
 from triptych.domain.generation import GenerationParameters
-from triptych.domain.model import Capabilities, GenerationDefaults, MediaFormat, Stage
+from triptych.domain.model import Capabilities, GenerationDefaults, MediaFormat
 
 PROMPT_TOKENS = 512
 """What UMT5 reads of a prompt; shorter ones are padded to it."""
 
-# The 14B card's values; the pipeline's own are for an earlier model.
-_DEFAULTS = GenerationDefaults(
-    width=1280, height=720, steps=40, guidance_scale=4.0, negative_prompt=""
-)
 _LOW_NOISE_GUIDANCE_SCALE = 3.0
 _MAX_GUIDANCE_SCALE = 20.0
 _NUM_FRAMES = 81
@@ -113,34 +115,6 @@ def boundary_ratio(directory: ModelDirectory) -> float:
     return ratio
 
 
-def _capabilities(directory: ModelDirectory) -> Capabilities:
-    boundary_ratio(directory)
-    patch = directory.config("transformer").get("patch_size")
-    if not isinstance(patch, list) or len(patch) != 3 or patch[0] != 1 or patch[1] != patch[2]:
-        raise ConfigurationError(
-            f"{directory.path / 'transformer' / 'config.json'}: patch_size is {patch!r}; served is"
-            " one frame by a square"
-        )
-    grid = LatentGrid.of(directory)
-    limits = picture_limits(grid.pixels * patch[1])
-    limits["max_pixels"] = _MAX_PIXELS
-    return Capabilities(
-        **limits,
-        max_prompt_tokens=PROMPT_TOKENS,
-        min_steps=1,
-        supports_guidance=True,
-        min_guidance_scale=1.0,
-        max_guidance_scale=_MAX_GUIDANCE_SCALE,
-        supports_previews=True,
-        media_formats=(MediaFormat.MP4, MediaFormat.PNG_ARCHIVE),
-        options=_options(grid),
-        cache_support=cache_support(directory, ("num_layers",), None),
-        supports_step_batching=True,
-        parallel_support=parallel_support(directory, "num_attention_heads"),
-        defaults=directory.defaults(_DEFAULTS),
-    )
-
-
 def _options(grid: LatentGrid) -> tuple[OptionLimits, ...]:
     return (
         OptionLimits(
@@ -169,42 +143,53 @@ def _options(grid: LatentGrid) -> tuple[OptionLimits, ...]:
     )
 
 
-def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
-    grid, frames = LatentGrid.of(directory), video_options(parameters).num_frames
-    latent_frames, rows, columns = grid.shape(parameters, frames)
-    channels = configured_size(directory, "vae/config.json", "z_dim")
-    width = configured_size(directory, "transformer/config.json", "text_dim")
-    return Crossings(
-        conditioning_bytes=prompt_bytes(parameters, PROMPT_TOKENS, width),
-        image_latents_bytes=0,
-        # In float32 always: the solver's small steps add up.
-        latents_bytes=channels * latent_frames * rows * columns * ElementType.FLOAT32.size_bytes,
-        pixels_bytes=pixels_bytes(parameters, pictures=frames),
-    )
+@dataclass(frozen=True, kw_only=True)
+class _WanSpec(PictureSpec):
+    """A video's latents are fewer than its frames, and two experts take turns."""
 
+    def limits(self, directory: ModelDirectory) -> PictureLimits:
+        patch = directory.config("transformer").get("patch_size")
+        if not isinstance(patch, list) or len(patch) != 3 or patch[0] != 1 or patch[1] != patch[2]:
+            raise ConfigurationError(
+                f"{directory.path / 'transformer' / 'config.json'}: patch_size is {patch!r}; served"
+                " is one frame by a square"
+            )
+        limits = picture_limits(LatentGrid.of(directory).pixels * patch[1])
+        limits["max_pixels"] = _MAX_PIXELS
+        return limits
 
-def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
-    parameters = request.parameters
-    latents_bytes = _crossings(directory, parameters).latents_bytes
-    rows, columns = directory.config("transformer")["patch_size"][1:]
-    channels = configured_size(directory, "transformer/config.json", "in_channels")
-    tokens = latents_bytes // (channels * rows * columns * ElementType.FLOAT32.size_bytes)
-    width, element = inner_width(directory), parameters.dtype.size_bytes
-    values = tokens * width
-    return Residency(
-        # The solver keeps its last input and the last results of both of its orders.
-        state_bytes=state_bytes(request, 4 * latents_bytes, tokens=0),
-        hidden_bytes=values * element,
-        encoder_bytes=0,
-        # Compared in float32 always.
-        signal_bytes=values * ElementType.FLOAT32.size_bytes,
-        # A cache keeps what it has of one expert while the other works.
-        forwards=4 if parameters.guided else 2,
-    )
+    def capabilities(self, directory: ModelDirectory) -> Capabilities:
+        boundary_ratio(directory)
+        spec = replace(self, options=_options(LatentGrid.of(directory)))
+        return PictureSpec.capabilities(spec, directory)
+
+    def latents_bytes(self, directory: ModelDirectory, parameters: GenerationParameters) -> int:
+        frames = video_options(parameters).num_frames
+        shape = LatentGrid.of(directory).shape(parameters, frames)
+        channels = configured_size(directory, VAE_CONFIG, self.latent_channels)
+        return channels * math.prod(shape) * ElementType.FLOAT32.size_bytes
+
+    def residency(self, directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+        parameters = request.parameters
+        latents_bytes = self.latents_bytes(directory, parameters)
+        rows, columns = directory.config("transformer")["patch_size"][1:]
+        channels = configured_size(directory, TRANSFORMER_CONFIG, "in_channels")
+        tokens = latents_bytes // (channels * rows * columns * ElementType.FLOAT32.size_bytes)
+        values = tokens * inner_width(directory)
+        return Residency(
+            # The solver keeps its last input and the last results of both of its orders.
+            state_bytes=state_bytes(request, 4 * latents_bytes, tokens=0),
+            hidden_bytes=values * parameters.dtype.size_bytes,
+            encoder_bytes=0,
+            # Compared in float32 always.
+            signal_bytes=values * ElementType.FLOAT32.size_bytes,
+            # A cache keeps what it has of one expert while the other works.
+            forwards=4 if parameters.guided else 2,
+        )
 
 
 SPECS = (
-    FamilySpec(
+    _WanSpec(
         name="wan",
         pipeline_classes=frozenset({"WanPipeline"}),
         classes={
@@ -215,18 +200,16 @@ SPECS = (
             "scheduler": "UniPCMultistepScheduler",
             "vae": "AutoencoderKLWan",
         },
-        capabilities=_capabilities,
-        crossings=_crossings,
-        residency=_residency,
-        weights={
-            Stage.ENCODER: ("text_encoder",),
-            Stage.DENOISER: ("transformer", "transformer_2"),
-            Stage.VAE: ("vae",),
-        },
-        configs={
-            Stage.ENCODER: ("tokenizer", "vae", "transformer"),
-            Stage.DENOISER: ("scheduler", "vae"),
-            Stage.VAE: ("transformer",),
-        },
+        prompt_tokens=PROMPT_TOKENS,
+        prompt_width="text_dim",
+        latent_channels="z_dim",
+        # The solver's small steps add up.
+        latents_dtype=ElementType.FLOAT32,
+        max_guidance_scale=_MAX_GUIDANCE_SCALE,
+        media_formats=(MediaFormat.MP4, MediaFormat.PNG_ARCHIVE),
+        # The 14B card's values; the pipeline's own are for an earlier model.
+        defaults=GenerationDefaults(
+            width=1280, height=720, steps=40, guidance_scale=4.0, negative_prompt=""
+        ),
     ),
 )

@@ -1,88 +1,45 @@
-"""What Z-Image accepts, read from a directory's configuration."""
+"""What Z-Image accepts."""
 
 import math
+from dataclasses import dataclass
 
 from services.domain.stages import DenoiseRequest
-from services.model_files.configuration import configured_size, image_scale_factor
+from services.model_files.configuration import TRANSFORMER_CONFIG, configured_size
 from services.model_files.directory import ModelDirectory
-from services.model_ports.capabilities import (
-    QWEN_IMAGE_COEFFICIENTS,
-    cache_support,
-    parallel_support,
-    picture_limits,
-)
-from services.model_ports.sizes import (
-    Crossings,
-    LatentSpace,
-    Residency,
-    pixels_bytes,
-    prompt_bytes,
-    prompt_tokens,
-    state_bytes,
-)
-from services.model_ports.spec import FamilySpec
+from services.model_ports.capabilities import QWEN_IMAGE_COEFFICIENTS
+from services.model_ports.picture_spec import PictureSpec
+from services.model_ports.sizes import Residency, prompt_tokens, state_bytes
 from triptych.domain.element_type import ElementType
-from triptych.domain.generation import GenerationParameters
-from triptych.domain.model import Capabilities, GenerationDefaults
+from triptych.domain.model import GenerationDefaults
 
 MAX_PROMPT_TOKENS = 512
 """What the published pipeline reads of a prompt inside its chat template."""
 
-_PATCH_SIZE = 2
 _TOKENS_MULTIPLE = 32
-_DEFAULTS = GenerationDefaults(
-    width=1024, height=1024, steps=50, guidance_scale=5.0, negative_prompt=""
-)
 
 
-def _capabilities(directory: ModelDirectory) -> Capabilities:
-    size_multiple = image_scale_factor(directory) * _PATCH_SIZE
-    return Capabilities(
-        **picture_limits(size_multiple),
-        max_prompt_tokens=MAX_PROMPT_TOKENS,
-        min_steps=1,
-        supports_guidance=True,
-        min_guidance_scale=0.0,
-        max_guidance_scale=20.0,
-        supports_previews=True,
-        # The published form adds the scaled difference to the wanted branch.
-        guidance_off_scale=0.0,
-        cache_support=cache_support(directory, ("n_layers",), QWEN_IMAGE_COEFFICIENTS),
-        supports_step_batching=True,
-        parallel_support=parallel_support(directory, "n_heads"),
-        defaults=directory.defaults(_DEFAULTS),
-    )
+@dataclass(frozen=True, kw_only=True)
+class _ZImageSpec(PictureSpec):
+    """The prompt's tokens follow those of the picture, and branches are rows of one forward."""
 
-
-def _crossings(directory: ModelDirectory, parameters: GenerationParameters) -> Crossings:
-    space = LatentSpace.of_image_vae(directory)
-    width = configured_size(directory, "transformer/config.json", "cap_feat_dim")
-    return Crossings(
-        conditioning_bytes=prompt_bytes(parameters, MAX_PROMPT_TOKENS, width),
-        image_latents_bytes=0,
-        # In float32 always: the noise is drawn and denoised in it.
-        latents_bytes=space.size_bytes(parameters.width, parameters.height, ElementType.FLOAT32),
-        pixels_bytes=pixels_bytes(parameters),
-    )
-
-
-def _residency(directory: ModelDirectory, request: DenoiseRequest) -> Residency:
-    parameters = request.parameters
-    latents_bytes = _crossings(directory, parameters).latents_bytes
-    channels = configured_size(directory, "transformer/config.json", "in_channels")
-    drawn = latents_bytes // (channels * _PATCH_SIZE**2 * ElementType.FLOAT32.size_bytes)
-    tokens = _padded(drawn) + _padded(prompt_tokens(request))
-    width = configured_size(directory, "transformer/config.json", "dim")
-    # Both branches are rows of one forward; the prompt's tokens follow those of the picture.
-    rows = 2 if parameters.guided else 1
-    hidden = rows * tokens * width * parameters.dtype.size_bytes
-    return Residency(
-        state_bytes=state_bytes(request, latents_bytes, tokens=0),
-        hidden_bytes=hidden,
-        encoder_bytes=0,
-        signal_bytes=hidden,
-        forwards=1,
-    )
+    def residency(self, directory: ModelDirectory, request: DenoiseRequest) -> Residency:
+        parameters = request.parameters
+        latents_bytes = self.latents_bytes(directory, parameters)
+        channels, width = (
+            configured_size(directory, TRANSFORMER_CONFIG, entry)
+            for entry in ("in_channels", "dim")
+        )
+        token_bytes = channels * self.patch_size**2 * ElementType.FLOAT32.size_bytes
+        tokens = _padded(latents_bytes // token_bytes) + _padded(prompt_tokens(request))
+        rows = 2 if parameters.guided else 1
+        hidden = rows * tokens * width * parameters.dtype.size_bytes
+        return Residency(
+            state_bytes=state_bytes(request, latents_bytes, tokens=0),
+            hidden_bytes=hidden,
+            encoder_bytes=0,
+            signal_bytes=hidden,
+            forwards=1,
+        )
 
 
 def _padded(tokens: int) -> int:
@@ -91,7 +48,7 @@ def _padded(tokens: int) -> int:
 
 
 SPECS = (
-    FamilySpec(
+    _ZImageSpec(
         name="z-image",
         pipeline_classes=frozenset({"ZImagePipeline"}),
         classes={
@@ -101,10 +58,20 @@ SPECS = (
             "scheduler": "FlowMatchEulerDiscreteScheduler",
             "vae": "AutoencoderKL",
         },
-        capabilities=_capabilities,
-        crossings=_crossings,
-        residency=_residency,
         # The pipeline reads a layer inside, which a head on top does not change.
         stand_ins={"text_encoder": ("Qwen3ForCausalLM",)},
+        prompt_tokens=MAX_PROMPT_TOKENS,
+        prompt_width="cap_feat_dim",
+        layer_counts=("n_layers",),
+        heads="n_heads",
+        tea_cache_coefficients=QWEN_IMAGE_COEFFICIENTS,
+        # The noise is drawn and denoised in it.
+        latents_dtype=ElementType.FLOAT32,
+        min_guidance_scale=0.0,
+        # The published form adds the scaled difference to the wanted branch.
+        guidance_off_scale=0.0,
+        defaults=GenerationDefaults(
+            width=1024, height=1024, steps=50, guidance_scale=5.0, negative_prompt=""
+        ),
     ),
 )
