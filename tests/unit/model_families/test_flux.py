@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_a_transformer_without_guidance_draws_in_four_steps_and_takes_no_scale(
 
 def test_a_transformer_without_guidance_refuses_every_scale_but_none(whole: Path) -> None:
     directory = ModelDirectory(whole)
-    capabilities = SPEC.capabilities(directory).model_copy(update={"supports_guidance": False})
+    capabilities = replace(SPEC.capabilities(directory), supports_guidance=False)
     model = ModelInfo(
         name="schnell", family="flux", capabilities=capabilities, dtype=ElementType.FLOAT32
     )
