@@ -13,6 +13,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from io import TextIOWrapper
 from select import select
@@ -21,6 +22,7 @@ from typing import Final, TypeVar
 
 from triptych.launcher.command import Command
 from triptych.launcher.fork_launcher import ForkLauncher
+from triptych.launcher.fork_server_link import ForkServerLink
 from triptych.launcher.launcher import ExecLauncher, Launcher
 from triptych.launcher.process import LaunchedProcess
 
@@ -33,16 +35,28 @@ MODULES: Final = (
 )
 """What tests start; what is imported for it is imported once."""
 
-_NOT_TOLD: Final = "PYTEST_CURRENT_TEST"
+_NOT_TOLD: Final = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
+"""What pytest and torch themselves set in a process of tests."""
 
 
-class TestsLauncher:
+class SharedLauncher:
     """Forks from this process's server; that one stays for the next test."""
 
     def __init__(self) -> None:
         self._forking = ForkLauncher(MODULES)
         self._imported_with = _environment()
-        self.begin = self._forking.begin
+
+    async def ready(self) -> None:
+        """Starts the server, and waits until it has imported what tests start."""
+        nothing = Command(module="this", stdout=os.open(os.devnull, os.O_WRONLY), heavy=True)
+        await (await self._forking.launch(nothing)).wait()
+        os.close(nothing.standard[1])
+        assert self.server is not None, "the server is of no use"
+
+    @property
+    def server(self) -> ForkServerLink | None:
+        """What all are forked from."""
+        return self._forking._server
 
     async def launch(self, command: Command) -> LaunchedProcess:
         """See Launcher."""
@@ -51,26 +65,17 @@ class TestsLauncher:
             return await EXEC.launch(command)
         new = {name: now[name] for name, _ in now.items() - self._imported_with.items()}
         variables = {**new, **command.variables}
-        return await self._forking.launch(
-            Command(
-                **{
-                    name: getattr(command, name)
-                    for name in command.__dataclass_fields__
-                    if name != "variables"
-                },
-                variables=variables,
-            )
-        )
+        return await self._forking.launch(replace(command, variables=variables))
 
     async def close(self) -> None:
         """For whoever owns its launcher; this one is the tests'."""
 
 
 @cache
-def tests_launcher() -> TestsLauncher:
-    """This process's; its server is started with it."""
-    launcher = TestsLauncher()
-    _in_loop(_begun(launcher))
+def shared_launcher() -> SharedLauncher:
+    """This process's; its server is ready, so that no test's bound has to allow for that."""
+    launcher = SharedLauncher()
+    _in_loop(launcher.ready())
     return launcher
 
 
@@ -144,7 +149,7 @@ def start(
         children=tuple(children),
     )
     try:
-        launched = _in_loop((launcher or tests_launcher()).launch(command))
+        launched = _in_loop((launcher or shared_launcher()).launch(command))
     finally:
         for descriptor in (nothing, writing):
             if descriptor is not None:
@@ -185,7 +190,7 @@ def run(
             heavy=True,
             children=tuple(children),
         )
-        process = Process(_in_loop((launcher or tests_launcher()).launch(command)), None)
+        process = Process(_in_loop((launcher or shared_launcher()).launch(command)), None)
         try:
             code = process.wait(seconds)
         finally:
@@ -199,11 +204,7 @@ def run(
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != _NOT_TOLD}
-
-
-async def _begun(launcher: TestsLauncher) -> None:
-    launcher.begin()
+    return {name: value for name, value in os.environ.items() if name not in _NOT_TOLD}
 
 
 def _in_loop(work: Awaitable[T]) -> T:

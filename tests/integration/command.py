@@ -6,6 +6,8 @@ from asyncio.subprocess import PIPE
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import processes
+
 
 @dataclass
 class Ended:
@@ -28,4 +30,7 @@ async def end(process: asyncio.subprocess.Process) -> Ended:
 
 
 async def run(*arguments: str, directory: Path | None = None) -> Ended:
-    return await end(await start(*arguments, directory=directory))
+    if directory is not None:
+        return await end(await start(*arguments, directory=directory))
+    ended = await asyncio.to_thread(processes.run, "triptych", *arguments)
+    return Ended(ended.returncode, ended.stdout, ended.stderr)

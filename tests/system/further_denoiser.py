@@ -1,7 +1,6 @@
 """A denoiser beside a running cluster's own, and a gateway before it."""
 
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.processes import start
 from tests.system.running_cluster import MODEL, RunningCluster
 from triptych import Client
 
@@ -62,8 +62,12 @@ def further_denoiser(
         f"--start-patience-seconds={_SECONDS}",
     ]
     with ExitStack() as exits:
-        for module, flags in (("denoiser_service", denoiser), ("services.gateway", gateway)):
-            exits.enter_context(started([sys.executable, "-m", module, *flags]))
+        for process in (
+            start("denoiser_service", *denoiser, children=["denoiser_service.rank"]),
+            start("services.gateway", *gateway),
+        ):
+            exits.callback(process.wait, 60)
+            exits.callback(process.terminate)
         wait_serving(target)
         yield exits.enter_context(Client(target, timeout=_SECONDS))
 

@@ -1,8 +1,6 @@
 """A real encoder in a process of its own, asked without a gateway."""
 
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.domain.stages import Encoded, EncodeRequest
 from services.rpc.stage_clients import RemoteEncoder
+from tests.processes import Process, start
 from tests.system.running_cluster import MODEL, READY_SECONDS
 from triptych.domain.call_seal import CallSeal
 from triptych.domain.deadline import Deadline
@@ -21,7 +20,7 @@ from triptych.domain.generation import GenerationRequest, resolve
 class LoneEncoder:
     """What answers at an address."""
 
-    def __init__(self, process: subprocess.Popen[bytes], client: RemoteEncoder) -> None:
+    def __init__(self, process: Process, client: RemoteEncoder) -> None:
         self.process = process
         self._client = client
 
@@ -53,12 +52,10 @@ async def lone_encoder(folder: Path, store: str, *flags: str) -> AsyncIterator[L
     if not secret.exists():
         secret.write_text("s" * 64)
     address = f"unix:{folder}/{len(list(folder.iterdir()))}.sock"
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "encoder_service", "--listen", address, "--store", store),
-            *("--model", str(MODEL), "--cluster-secret-file", str(secret)),
-            *("--exit-with-parent", str(os.getpid()), *flags),
-        ]
+    process = start(
+        *("encoder_service", "--listen", address, "--store", store),
+        *("--model", str(MODEL), "--cluster-secret-file", str(secret)),
+        *("--exit-with-parent", str(os.getpid()), *flags),
     )
     try:
         await _serving(address)

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.processes import MODULES, Process, start
 from triptych import Client
+from triptych.launcher.launcher import Launcher
 
 MODEL = Path(__file__).parents[2] / "models" / "demo"
 TRIPTYCH = Path(sys.executable).parent / "triptych"
@@ -169,7 +170,10 @@ def until(condition: Callable[[], bool], seconds: float = 30, pausing: float = 0
 
 @contextmanager
 def running_cluster(
-    *options: str, model: Path = MODEL, environment: Mapping[str, str] = MappingProxyType({})
+    *options: str,
+    model: Path = MODEL,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    launcher: Launcher | None = None,
 ) -> Iterator[RunningCluster]:
     """A cluster that serves the demo model on a free port.
 
@@ -177,12 +181,14 @@ def running_cluster(
         options: further ones of `triptych up`.
         model: another model's directory.
         environment: further variables for all of its processes.
+        launcher: EXEC for an interpreter of its own.
     """
     process = start(
         *("triptych", "up", "--model", str(model), "--listen", "127.0.0.1:0", *options),
         environment=environment,
         piped=True,
         children=MODULES,
+        launcher=launcher,
     )
     cluster = RunningCluster(process)
     try:

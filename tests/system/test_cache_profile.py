@@ -1,8 +1,5 @@
 """A cluster whose model has a cache profile: what requests get that name no cache."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +7,7 @@ import pytest
 from services.loaded_models.cache_profile import profiled_model
 from services.model_families import find_family
 from services.model_files.directory import ModelDirectory
+from tests.processes import run
 from tests.system.running_cluster import MODEL, RunningCluster, running_cluster
 from tests.unit.loaded_models.profiles import COEFFICIENTS, profile
 from triptych import Client
@@ -71,13 +69,8 @@ def test_a_requests_own_cache_wins_and_gets_the_models_coefficients(client: Clie
 
 
 def test_the_cluster_says_what_its_default_is(cluster: RunningCluster) -> None:
-    said = subprocess.run(
-        [sys.executable, "-m", "triptych", "models", "triptych-demo", "--target", cluster.target],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "COLUMNS": "300"},
-    ).stdout
+    shown = ("triptych", "models", "triptych-demo", "--target", cluster.target)
+    said = run(*shown, environment={"COLUMNS": "300"}).stdout
     assert "tea_cache (calibrated coefficients)" in said
     assert "cache_dit=0.24,fn_compute_blocks=1," in said
     assert "from 10 steps on" in said

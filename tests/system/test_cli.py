@@ -7,17 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.system.running_cluster import MODEL, TRIPTYCH, RunningCluster
+from tests.processes import MODULES, run
+from tests.system.running_cluster import MODEL, RunningCluster
 
 
 def triptych(*arguments: object, seconds: float = 100) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [TRIPTYCH, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
+    children = () if "--target" in arguments else MODULES
+    return run("triptych", *arguments, seconds=seconds, children=children)
 
 
 @pytest.mark.parametrize("topology", ["split", "fused"])

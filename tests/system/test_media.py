@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 from tests.checkpoints import checkpoint
-from tests.system.running_cluster import TRIPTYCH, RunningCluster, running_cluster
+from tests.processes import run
+from tests.system.running_cluster import RunningCluster, running_cluster
 from tests.unit.pictures.drawn import header_of
 
 MODELS = ("flux.1-dev", "qwen-image-edit", "qwen-image-layered", "wan2.2-t2v-a14b")
@@ -43,10 +44,8 @@ def photograph(tmp_path: Path) -> Path:
 
 
 def generate(cluster: RunningCluster, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [TRIPTYCH, "generate", *arguments, "--target", cluster.target, "--json"]
-    return subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, timeout=200, check=False
-    )
+    asked = ("generate", *arguments, "--target", cluster.target, "--json")
+    return run("triptych", *asked, seconds=200)
 
 
 def generated(cluster: RunningCluster, *arguments: str | Path) -> dict[str, Any]:

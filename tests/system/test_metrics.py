@@ -2,8 +2,6 @@
 
 import re
 import socket
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.observability.metrics import METRICS
-from tests.system.running_cluster import MODEL, TRIPTYCH, RunningCluster, running_cluster, until
+from tests.processes import run
+from tests.system.running_cluster import MODEL, RunningCluster, running_cluster, until
 from triptych import CacheDit, CacheStatistics, InvalidRequestError, Preview
 
 PROMPT = "a confidential circle"
@@ -220,15 +219,9 @@ def test_a_metrics_address_that_is_taken_ends_the_start_with_a_sentence(tmp_path
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         stages = [f"--{stage}=unix:/nowhere" for stage in ("encoder", "denoiser", "vae")]
-        ended = subprocess.run(
-            [
-                *(sys.executable, "-m", "services.gateway", f"--listen=unix:{tmp_path}/socket"),
-                *(*stages, f"--metrics-listen={address}", f"--cluster-secret-file={__file__}"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
+        ended = run(
+            *("services.gateway", f"--listen=unix:{tmp_path}/socket"),
+            *(*stages, f"--metrics-listen={address}", f"--cluster-secret-file={__file__}"),
         )
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
@@ -237,12 +230,6 @@ def test_a_metrics_address_that_is_taken_ends_the_start_with_a_sentence(tmp_path
 
 
 def test_a_metrics_address_that_is_none_is_refused() -> None:
-    ended = subprocess.run(
-        [TRIPTYCH, "up", "--model", MODEL, "--metrics", "nowhere"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    ended = run("triptych", "up", "--model", MODEL, "--metrics", "nowhere")
     assert ended.returncode == 2
     assert "metrics: 'nowhere' is not an address" in ended.stderr

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.running_cluster import MODEL, TRIPTYCH, running_cluster
+from tests.processes import MODULES, run
+from tests.system.running_cluster import MODEL, running_cluster
 
 pytestmark = pytest.mark.timeout(200)
 
 
 def triptych(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [TRIPTYCH, *arguments], capture_output=True, text=True, check=False, timeout=100
-    )
+    return run("triptych", *arguments, children=MODULES if "up" in arguments else ())
 
 
 MANIFEST = MODEL.with_suffix(".sha256")

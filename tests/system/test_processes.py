@@ -9,7 +9,8 @@ import pytest
 
 from services.domain.stages import Capacity
 from services.rpc.stage_clients import RemoteDenoiser, RemoteEncoder, RemoteReplica, RemoteVae
-from tests.system.running_cluster import MODEL, RunningCluster
+from tests.processes import EXEC
+from tests.system.running_cluster import MODEL, RunningCluster, running_cluster
 from triptych.domain.deadline import Deadline
 
 
@@ -62,12 +63,21 @@ def mapped_libraries(pid: int) -> str:
     return Path(f"/proc/{pid}/maps").read_text()
 
 
-def test_the_gateway_and_the_denoisers_supervisor_have_not_loaded_torch(
+def test_executed_processes_draw_the_same_and_load_torch_only_where_it_computes(
     split_cluster: RunningCluster,
 ) -> None:
-    assert "libtorch" in mapped_libraries(split_cluster.pid("rank"))
-    assert "libtorch" not in mapped_libraries(split_cluster.pid("gateway"))
-    assert "libtorch" not in mapped_libraries(split_cluster.pid("denoiser"))
+    pictures = []
+    with running_cluster("--launcher", "exec", launcher=EXEC) as executed:
+        for cluster in (executed, split_cluster):
+            with cluster.client() as client:
+                pictures.append(client.generate("a red circle", steps=3, seed=7).data)
+        with_torch = {
+            name
+            for name in ("gateway", "encoder", "denoiser", "vae", "rank")
+            if "libtorch" in mapped_libraries(executed.pid(name))
+        }
+    assert pictures[0] == pictures[1]
+    assert with_torch == {"encoder", "vae", "rank"}
 
 
 def test_every_stage_is_a_process_of_its_own(split_cluster: RunningCluster) -> None:
@@ -75,6 +85,19 @@ def test_every_stage_is_a_process_of_its_own(split_cluster: RunningCluster) -> N
 
     assert len(pids) == 5
     assert all(psutil.pid_exists(pid) for pid in pids)
+    assert {psutil.Process(pid).ppid() for pid in pids} == {
+        *(split_cluster.process.pid, split_cluster.pid("denoiser")),
+    }
+
+
+def test_a_cluster_and_its_denoiser_have_fork_servers_that_could_be_used(
+    split_cluster: RunningCluster,
+) -> None:
+    for starter in (split_cluster.process.pid, split_cluster.pid("denoiser")):
+        children = psutil.Process(starter).children()
+        assert sum("fork server" in " ".join(each.cmdline()) for each in children) == 1
+    assert "fork server is lost" not in split_cluster.output
+    assert "fork server lost" not in (split_cluster.logs / "denoiser.log").read_text()
 
 
 def test_files_in_the_store_are_private(split_cluster: RunningCluster) -> None:

@@ -4,8 +4,6 @@ import json
 import os
 import secrets
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,8 +15,9 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.processes import Process, run, start
 from tests.system.otlp_receiver import Receiver, receiving
-from tests.system.running_cluster import MODEL, TRIPTYCH, until
+from tests.system.running_cluster import MODEL, until
 from tests.valkey_server import KeyValueServer, key_value_server
 from triptych import (
     Client,
@@ -76,7 +75,7 @@ class SecureCluster:
     api_key: str
     secret: str
     store_password: str
-    processes: dict[str, subprocess.Popen[bytes]]
+    processes: dict[str, Process]
     logs: Path
     collector: Receiver
 
@@ -103,7 +102,8 @@ def serving(target: str, credentials: grpc.ChannelCredentials) -> bool:
 
 
 def new_key(tenant: str) -> tuple[str, dict[str, object]]:
-    made = subprocess.run([TRIPTYCH, "new-key", tenant], capture_output=True, text=True, check=True)
+    made = run("triptych", "new-key", tenant)
+    assert made.returncode == 0, made.stderr
     return made.stderr.strip(), json.loads(made.stdout)
 
 
@@ -147,14 +147,14 @@ def cluster(
     with receiving() as collector, ExitStack() as exits:
         for name, target in targets.items():
             module = "services.gateway" if name == "gateway" else f"{name}_service"
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", module, "--listen", target, *ours.server_flags()),
-                    *("--exit-with-parent", str(os.getpid()), "--drain-seconds", "0"),
-                    *("--log-level", "debug", "--otlp-endpoint", collector.endpoint),
-                    *(gateway_flags if name == "gateway" else stage_flags),
-                ],
-                stderr=exits.enter_context((directory / f"{name}.log").open("wb")),
+            log = exits.enter_context((directory / f"{name}.log").open("wb"))
+            process = start(
+                *(module, "--listen", target, *ours.server_flags()),
+                *("--exit-with-parent", str(os.getpid()), "--drain-seconds", "0"),
+                *("--log-level", "debug", "--otlp-endpoint", collector.endpoint),
+                *(gateway_flags if name == "gateway" else stage_flags),
+                stderr=log.fileno(),
+                children=["denoiser_service.rank"] if name == "denoiser" else (),
             )
             processes[name] = process
             exits.callback(process.wait)
@@ -176,12 +176,7 @@ def test_whoever_has_a_key_draws(cluster: SecureCluster, tmp_path: Path) -> None
         ("generate", "a red circle", "--steps", "2", "-o", tmp_path / "circle.png"),
         ("models",),
     ):
-        ran = subprocess.run(
-            [TRIPTYCH, *command, "--target", cluster.targets["gateway"], *connection],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        ran = run("triptych", *command, "--target", cluster.targets["gateway"], *connection)
         assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "circle.png").read_bytes().startswith(b"\x89PNG")
 
@@ -257,16 +252,8 @@ def test_a_password_inside_a_stores_url_is_refused_and_not_repeated(
     stage: str, tmp_path: Path
 ) -> None:
     def said(code: int, *flags: str) -> str:
-        ended = subprocess.run(
-            [sys.executable, "-m", f"{stage}_service", *flags],
-            env={
-                **os.environ,
-                f"TRIPTYCH_{stage.upper()}_STORE": "redis://stage:hunter2@127.0.0.1",
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        given = {f"TRIPTYCH_{stage.upper()}_STORE": "redis://stage:hunter2@127.0.0.1"}
+        ended = run(f"{stage}_service", *flags, environment=given)
         assert ended.returncode == code, ended.stderr
         assert "hunter2" not in ended.stdout + ended.stderr
         return ended.stderr

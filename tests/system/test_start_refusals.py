@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,8 @@ import pytest
 from services.loaded_models.cache_profile import profiled_model
 from services.model_families import find_family
 from services.model_files.directory import CACHE_PROFILE, ModelDirectory
-from tests.system.running_cluster import MODEL, TRIPTYCH
+from tests.processes import MODULES, run
+from tests.system.running_cluster import MODEL
 from tests.unit.loaded_models.profiles import profile
 
 
@@ -38,18 +38,11 @@ def start_denoiser(
     listen: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Runs the denoiser's service: it checks the model directory but loads nothing."""
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "denoiser_service"),
-            *("--listen", listen or f"unix:{tmp_path}/d.sock"),
-            *("--model", str(model), "--cluster-secret-file", str(secret)),
-            *("--store", store or f"shm://{tmp_path}/store"),
-            *options,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    return run(
+        *("denoiser_service", "--listen", listen or f"unix:{tmp_path}/d.sock"),
+        *("--model", model, "--cluster-secret-file", secret),
+        *("--store", store or f"shm://{tmp_path}/store"),
+        *options,
     )
 
 
@@ -137,13 +130,7 @@ def test_a_port_in_use_is_refused(tmp_path: Path, secret: Path) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         said = refusal(start_denoiser(tmp_path, secret, MODEL, listen=address))
 
-        up = subprocess.run(
-            [TRIPTYCH, "up", "--model", MODEL, "--listen", address],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        up = run("triptych", "up", "--model", MODEL, "--listen", address)
     assert address in said
     assert up.returncode == 2
     assert address in up.stderr
@@ -194,12 +181,9 @@ def test_up_passes_on_why_a_stage_cannot_start(tmp_path: Path, model: Path) -> N
     weights = model / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
 
-    up = subprocess.run(
-        [TRIPTYCH, "up", "--model", model, "--listen", "127.0.0.1:0", "--log-dir", tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
+    up = run(
+        *("triptych", "up", "--model", model, "--listen", "127.0.0.1:0", "--log-dir", tmp_path),
+        children=MODULES,
     )
     assert up.returncode == 2
     assert "vae" in up.stderr

@@ -1,8 +1,6 @@
 """A VAE that works in tiles draws what the stock pipeline draws in tiles, and says so."""
 
 import io
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from diffusers import QwenImagePipeline
 from PIL import Image
 
+from tests.processes import run
 from tests.system.running_cluster import MODEL, RunningCluster, running_cluster
 from triptych.generation import Generation
 
@@ -67,17 +66,11 @@ def test_pictures_no_larger_than_a_tile_are_the_same_bytes(
 def test_a_vae_whose_tiles_would_leave_gaps_does_not_start(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("s" * 64)
-    run = subprocess.run(
-        [
-            *(sys.executable, "-m", "vae_service", f"--listen=unix:{tmp_path}/v.sock"),
-            *(f"--model={MODEL}", f"--cluster-secret-file={secret}"),
-            *(f"--store=shm://{tmp_path}/store", "--tiling=true", "--tile-size=100"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
+    ended = run(
+        *("vae_service", f"--listen=unix:{tmp_path}/v.sock"),
+        *(f"--model={MODEL}", f"--cluster-secret-file={secret}"),
+        *(f"--store=shm://{tmp_path}/store", "--tiling=true", "--tile-size=100"),
     )
-    assert run.returncode == 2, run
-    assert "Traceback" not in run.stderr
-    assert "tile_size: is 100; " in run.stderr.strip().splitlines()[-1]
+    assert ended.returncode == 2, ended
+    assert "Traceback" not in ended.stderr
+    assert "tile_size: is 100; " in ended.stderr.strip().splitlines()[-1]

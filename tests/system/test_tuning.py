@@ -13,6 +13,7 @@ from services.loaded_models.cache_profile import find_profile, read_profile
 from services.model_families import find_family
 from services.model_files.directory import ModelDirectory
 from services.tuning.polynomial import MIN_R_SQUARED
+from tests import processes
 from tests.checkpoints import checkpoint
 from tests.integration.command import Ended
 from tests.system.running_cluster import MODEL
@@ -50,7 +51,11 @@ async def end(process: asyncio.subprocess.Process) -> Ended:
 
 
 async def run(*arguments: str) -> Ended:
-    return await end(await start(*arguments))
+    children = ("services.tuning.calibrate", "services.tuning.tune")
+    ended = await asyncio.to_thread(
+        processes.run, "triptych", *arguments, seconds=SECONDS, children=children
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
 
 
 def refusal(ended: Ended) -> str:

@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import sys
-from asyncio.subprocess import DEVNULL
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +11,8 @@ from triptych.cli.exit_codes import ExitCode
 from triptych.cli.failure import reported_failures
 from triptych.cli.interruptible import run
 from triptych.cli.local_cluster import check_stages_installed
+from triptych.launcher.command import Command
+from triptych.launcher.fork_launcher import ForkLauncher
 
 _LOG_FLAGS = ("--log-format", "console", "--log-level", "warning")
 
@@ -40,15 +40,18 @@ def measure(module: str, values: Mapping[str, object], images: Sequence[Path] | 
 
 async def _run(module: str, *flags: str) -> int:
     ends = ("--exit-with-parent", str(os.getpid()))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, *flags, *ends, *_LOG_FLAGS),
-        stdin=DEVNULL,
-        # Ctrl-C reaches only this process, which passes it on in its own way.
-        start_new_session=True,
-    )
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    launcher = ForkLauncher([module])
     try:
-        return await process.wait()
-    except asyncio.CancelledError:
-        process.terminate()
-        await process.wait()
-        raise
+        # Light: it is the only one, and a server of its own would gain nothing.
+        command = Command(module=module, arguments=(*flags, *ends, *_LOG_FLAGS), stdin=nothing)
+        process = await launcher.launch(command)
+        try:
+            return await process.wait()
+        except asyncio.CancelledError:
+            process.terminate()
+            await process.wait()
+            raise
+    finally:
+        os.close(nothing)
+        await launcher.close()

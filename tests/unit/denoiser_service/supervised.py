@@ -11,9 +11,10 @@ from denoiser_service.rank.commands import Command, Reply, Step
 from denoiser_service.rank_group.generation import RankBounds, RankGeneration
 from denoiser_service.rank_group.local_ranks import LocalRanks
 from denoiser_service.rank_group.supervisor import RankSupervisor
+from tests.processes import shared_launcher
 from triptych.domain.errors import RanksLost
 from triptych.domain.parallel import ParallelDegrees
-from triptych.launcher.launcher import ExecLauncher
+from triptych.launcher.launcher import Launcher
 
 MODULE = "tests.unit.denoiser_service.scripted_rank"
 STEP = Step(request_id="a")
@@ -22,8 +23,8 @@ STEP = Step(request_id="a")
 class Supervised:
     """A rank group, and what it said about itself."""
 
-    def __init__(self, mode: str, ranks: int, bounds: RankBounds) -> None:
-        source = LocalRanks([mode], ranks, bounds.beat, ExecLauncher(), MODULE)
+    def __init__(self, mode: str, ranks: int, bounds: RankBounds, launcher: Launcher) -> None:
+        source = LocalRanks([mode], ranks, bounds.beat, launcher, MODULE)
         self.ranks = RankSupervisor(source, degrees=ParallelDegrees(ulysses=ranks), bounds=bounds)
         self.changes: asyncio.Queue[bool] = asyncio.Queue()
         self.running = asyncio.create_task(self.ranks.run(self.changes.put))
@@ -50,10 +51,12 @@ async def supervised(
     command_seconds: float = 60,
     silence_seconds: float = 60,
     patience_seconds: float = 40,
+    launcher: Launcher | None = None,
 ) -> AsyncIterator[Supervised]:
+    launcher = launcher or shared_launcher()
     before = set(psutil.Process().children(recursive=True))
     bounds = RankBounds(start_seconds, command_seconds, silence_seconds)
-    group = Supervised(mode, ranks, bounds)
+    group = Supervised(mode, ranks, bounds, launcher)
     try:
         async with asyncio.timeout(patience_seconds):
             yield group
@@ -87,9 +90,10 @@ async def collected(rank: psutil.Process) -> None:
 
 def running_ranks() -> list[psutil.Process]:
     """This process's ranks by number."""
-    numbers = {}
-    for each in psutil.Process().children():
+    ranks = []
+    for process in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):
-            if MODULE in " ".join(each.cmdline()):
-                numbers[int(each.environ()["RANK"])] = each
-    return [numbers[number] for number in sorted(numbers)]
+            if MODULE in " ".join(process.cmdline()):
+                ranks.append(process)
+    # They are started one after another.
+    return sorted(ranks, key=lambda rank: (rank.create_time(), rank.pid))

@@ -18,6 +18,7 @@ from denoiser_service.rank.commands import (
     Step,
     Stepped,
 )
+from tests.processes import EXEC
 from tests.unit.denoiser_service.fakes import TENANT
 from tests.unit.denoiser_service.supervised import (
     STEP,
@@ -50,7 +51,8 @@ async def _rebuilt(group: Supervised, before: list[psutil.Process]) -> None:
 
 
 async def test_every_rank_is_told_what_torchrun_would_tell_it() -> None:
-    async with supervised(ranks=3) as group:
+    # The kernel shows the environment that a process was executed with.
+    async with supervised(ranks=3, launcher=EXEC) as group:
         ranks = await rank_processes(3)
         assert await group.ready_pid() == ranks[0].pid
         told = [each.environ() for each in ranks]

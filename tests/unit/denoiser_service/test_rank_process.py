@@ -2,7 +2,6 @@ import asyncio
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, closing
@@ -17,6 +16,7 @@ from denoiser_service.rank.channel import encode_frame, read_frame
 from denoiser_service.rank.commands import (
     Abort,
     Aborted,
+    Alive,
     Command,
     Failed,
     Finish,
@@ -32,10 +32,13 @@ from denoiser_service.rank.commands import (
 from services.domain.tensor_ref import Seal
 from services.loaded_models.loading import load_denoiser
 from services.tensor_store.tensor_store import TensorStore, open_store
+from tests.processes import shared_launcher
 from tests.unit.denoiser_service.fakes import ONE, TENANT, TWO
 from triptych.domain.element_type import ElementType
 from triptych.domain.generation import GenerationRequest, resolve
 from triptych.domain.model import ModelInfo
+from triptych.launcher import command as launching
+from triptych.launcher.process import LaunchedProcess
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "models" / "demo"
@@ -47,13 +50,17 @@ SECONDS = 100.0
 class Rank:
     """A started rank and the supervisor's end of its channel."""
 
-    process: asyncio.subprocess.Process
+    process: LaunchedProcess
+    log: Path
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
     async def receive(self) -> Reply:
         async with asyncio.timeout(SECONDS):
-            return decode_reply(await read_frame(self.reader))
+            # A slow machine's step may outlast a beat.
+            while isinstance(reply := decode_reply(await read_frame(self.reader)), Alive):
+                pass
+            return reply
 
     async def execute(self, command: Command) -> Reply:
         self.writer.write(encode_frame(command))
@@ -65,8 +72,7 @@ class Rank:
 
     async def aclose(self) -> None:
         self.writer.close()
-        if self.process.returncode is None:
-            self.process.kill()
+        self.process.kill()
         await self.process.wait()
 
 
@@ -96,17 +102,18 @@ async def started(folder: Path, *options: str, model: Path = DEMO) -> AsyncItera
         "cluster-secret-file": str(folder / "secret"),
     }
     with theirs:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "denoiser_service.rank"),
-            *(f"--{name}={value}" for name, value in flags.items()),
-            *options,
-            cwd=ROOT,
-            pass_fds=[theirs.fileno()],
-            stderr=asyncio.subprocess.PIPE,
-        )
+        log = folder / "log"
+        with log.open("wb") as sink:
+            command = launching.Command(
+                module="denoiser_service.rank",
+                arguments=(*(f"--{name}={value}" for name, value in flags.items()), *options),
+                descriptors=(theirs.fileno(),),
+                stderr=sink.fileno(),
+                heavy=True,
+            )
+            process = await shared_launcher().launch(command)
     reader, writer = await asyncio.open_connection(sock=ours)
-    async with aclosing(Rank(process, reader, writer)) as rank:
+    async with aclosing(Rank(process, log, reader, writer)) as rank:
         yield rank
 
 
@@ -199,8 +206,7 @@ async def test_a_rank_that_cannot_start_says_why_and_exits_with_2(
         with pytest.raises(asyncio.IncompleteReadError):
             await rank.receive()
         # Whoever sees the channel's end must not take a refusal for a crash.
-        assert rank.process.stderr is not None
-        said = (await rank.process.stderr.read()).decode()
         assert await rank.exit_code() == 2
+        said = rank.log.read_text()
         assert f"rank: {says}" in said
         assert "Traceback" not in said
