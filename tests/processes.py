@@ -83,12 +83,19 @@ class Process:
     """A process that a test started, to be used as one of `subprocess`.
 
     Attributes:
+        stdin: what it reads, if that was asked for.
         stdout: what it writes, if that was asked for.
     """
 
-    def __init__(self, launched: LaunchedProcess, stdout: TextIOWrapper | None) -> None:
+    def __init__(
+        self,
+        launched: LaunchedProcess,
+        stdin: TextIOWrapper | None = None,
+        stdout: TextIOWrapper | None = None,
+    ) -> None:
         self._launched = launched
         self.pid = launched.pid
+        self.stdin = stdin
         self.stdout = stdout
 
     @property
@@ -120,6 +127,7 @@ def start(
     module: str,
     *arguments: str,
     environment: Mapping[str, str] = MappingProxyType({}),
+    fed: bool = False,
     piped: bool = False,
     stderr: int | None = None,
     children: Sequence[str] = (),
@@ -131,31 +139,36 @@ def start(
         module: what it runs.
         arguments: what it is told.
         environment: further variables.
+        fed: whether its input is to be written.
         piped: whether its output is to be read.
-        stderr: descriptor of its standard error; by default its output's if that is piped.
+        stderr: descriptor of its standard error; by default its output's if that is piped, and the
+            tests' own if it is fed as well.
         children: modules that it starts itself.
         launcher: EXEC for an interpreter of its own.
     """
     reading, writing = os.pipe() if piped else (None, None)
-    nothing = os.open(os.devnull, os.O_RDONLY)
+    stdin, feeding = os.pipe() if fed else (os.open(os.devnull, os.O_RDONLY), None)
     command = Command(
         module=module,
         arguments=arguments,
         variables=environment,
-        stdin=nothing,
+        stdin=stdin,
         stdout=writing,
-        stderr=writing if stderr is None else stderr,
+        stderr=writing if stderr is None and not fed else stderr,
         heavy=True,
         children=tuple(children),
     )
     try:
         launched = _in_loop((launcher or shared_launcher()).launch(command))
     finally:
-        for descriptor in (nothing, writing):
+        for descriptor in (stdin, writing):
             if descriptor is not None:
                 os.close(descriptor)
-    stdout = None if reading is None else os.fdopen(reading, buffering=1)
-    return Process(launched, stdout)
+    return Process(
+        launched,
+        None if feeding is None else os.fdopen(feeding, "w"),
+        None if reading is None else os.fdopen(reading, buffering=1),
+    )
 
 
 def run(
@@ -190,7 +203,7 @@ def run(
             heavy=True,
             children=tuple(children),
         )
-        process = Process(_in_loop((launcher or shared_launcher()).launch(command)), None)
+        process = Process(_in_loop((launcher or shared_launcher()).launch(command)))
         try:
             code = process.wait(seconds)
         finally:

@@ -1,7 +1,5 @@
 """Groups of real rank processes, started once, that denoise one request after another."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from tests.conformance.rank_process import TIMEOUT, Report, Task
+from tests.processes import start
 from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.parallel import ParallelDegrees
@@ -47,14 +46,10 @@ class Ranks:
         self._folder = folder
         self._meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=TIMEOUT)
         self._processes = [
-            subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "tests.conformance.rank_process"),
-                    *(str(number), str(self._meeting.port)),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
+            start(
+                *("tests.conformance.rank_process", str(number), str(self._meeting.port)),
+                fed=True,
+                piped=True,
             )
             for number in range(MOST)
         ]
@@ -113,7 +108,10 @@ class Ranks:
     def close(self) -> None:
         for each in self._processes:
             each.kill()
-            each.communicate()
+            each.wait()
+            for stream in (each.stdin, each.stdout):
+                assert stream is not None
+                stream.close()
 
 
 @contextmanager

@@ -17,6 +17,8 @@ FETCH_PATIENCE_SECONDS: Final = 24 * 3600.0
 STAGES: Final = ("encoder", "denoiser", "vae")
 RANK: Final = "denoiser_service.rank"
 """What a denoiser starts itself."""
+SPLIT_MODULES: Final = (*(f"{stage}_service" for stage in STAGES), RANK, "services.gateway")
+"""All that is run by a split cluster of ours."""
 
 
 @dataclass(frozen=True, slots=True)

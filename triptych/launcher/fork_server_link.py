@@ -74,8 +74,13 @@ class ForkServerLink:
 
     @classmethod
     def inherit(cls, server: "ForkServerLink") -> None:
-        """Keeps a server that this process was born with for its first launcher."""
+        """Keeps a server that this process was born with, or began with, for its first launcher."""
         ForkServerLink._inherited = server
+
+    @classmethod
+    def is_inherited(cls) -> bool:
+        """Whether there is one that no launcher has taken."""
+        return ForkServerLink._inherited is not None
 
     @classmethod
     def take_inherited(cls) -> "ForkServerLink | None":
