@@ -1,10 +1,9 @@
 """Processes of ours, as tests start them: forks of one server, which each process of tests has.
 
-A few start by exec, as the product's users see it; they say so by `EXEC`:
-tests/unit/launcher (both ways, compared), tests/system/test_processes.py,
-test_a_rank_ends_with_a_supervisor_that_is_killed, tests/integration/test_hub_models.py (its
-variables are read by libraries when they are imported), tests/unit/rpc/test_process.py and
-tests/architecture.
+A few start by exec: tests/unit/launcher (both ways, compared); a whole cluster in
+tests/system/test_processes.py; ranks whose environment is read, in test_rank_group.py; a
+supervisor that is killed, in test_supervisor.py; tests/integration/test_hub_models.py, whose
+variables are read by libraries when they are imported; tests/unit/rpc/test_process.py; and tests/architecture.
 """
 
 import asyncio

@@ -63,6 +63,7 @@ def mapped_libraries(pid: int) -> str:
     return Path(f"/proc/{pid}/maps").read_text()
 
 
+@pytest.mark.timeout(300)
 def test_executed_processes_draw_the_same_and_load_torch_only_where_it_computes(
     split_cluster: RunningCluster,
 ) -> None:
