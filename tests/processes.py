@@ -3,7 +3,8 @@
 A few start by exec: tests/unit/launcher (both ways, compared); a whole cluster in
 tests/system/test_processes.py; ranks whose environment is read, in test_rank_group.py; a
 supervisor that is killed, in test_supervisor.py; tests/integration/test_hub_models.py, whose
-variables are read by libraries when they are imported; tests/unit/rpc/test_process.py; and tests/architecture.
+variables are read by libraries when they are imported; tests/unit/rpc/test_process.py; and
+tests/architecture.
 """
 
 import asyncio
