@@ -2,11 +2,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Two at once, a file each; torch gets one thread, or they would wait for one another's. Processes are
-# started by the hundred: what was compiled for the first is kept, whatever the environment says.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 2 --dist loadfile
+# Two at once, a file or a model each; torch gets one thread, or they would wait for one another's. Processes
+# are started by the hundred: what was compiled for the first is kept, whatever the environment says.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 2 --dist loadgroup
 
-.PHONY: help setup demo test test-all fuzz deploy-check test-docker check format protos up bench
+.PHONY: help setup demo test test-fast test-all fuzz deploy-check test-docker check format protos up bench
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -26,6 +26,15 @@ up: setup ## Start a local cluster with the demo model.
 
 test: setup check ## Check and test everything.
 	$(PYTEST)
+
+# The checks beside the tests: most of both is waited for by nobody else.
+test-fast: setup ## Check everything, and run the tests that need no cluster and draw little.
+	$(MAKE) --jobs 2 --output-sync=target check test-quick
+
+.PHONY: test-quick
+test-quick: setup
+	$(PYTEST) -m "not exhaustive and not deploy and not docker and not slow" \
+	  tests/architecture tests/unit tests/integration
 
 test-all: setup check ## Check everything, and test every combination.
 	$(PYTEST) -m "not deploy and not docker"

@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 from services.observability.logs import configure
@@ -10,3 +13,25 @@ settings.load_profile("triptych")
 # As the services' processes log. Without it structlog renders every local variable of a traceback,
 # tensors included: most of the time of tests that let something fail.
 configure("tests", "info", "json")
+
+TESTS = Path(__file__).parent
+SHARED_CLUSTERS = {"split_cluster", "fused_cluster"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Says which tests go to the same process of several: what they share is made there once."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    fixtures = set(getattr(item, "fixturenames", ()))
+    callspec = getattr(item, "callspec", None)
+    given = {} if callspec is None else callspec.params
+    if fixtures & SHARED_CLUSTERS or SHARED_CLUSTERS & {str(value) for value in given.values()}:
+        return "the shared clusters"
+    file = item.path.relative_to(TESTS)
+    # A model is built, loaded and drawn with once, whichever files its tests are in.
+    if file.parts[0] == "conformance" and "reference" in given and "ranks" not in fixtures:
+        return f"conformance {given['reference'].model}"
+    return str(file)

@@ -3,7 +3,7 @@
 import io
 import uuid
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -47,6 +47,7 @@ class Split:
     denoiser: StageModel[DenoiserModel]
     vae: StageModel[VaeModel]
     store: TensorStore
+    _drawings: dict[str, Drawn] = field(default_factory=dict)
 
     def parameters(self, **asked: object) -> GenerationParameters:
         """Effective values for the fields of a case; `images` is which pictures it carries."""
@@ -99,6 +100,13 @@ class Split:
         for _ in range(stage.prepare(request).total_steps):
             stage.step(request.request_id)
         return self.decoded(parameters, stage.finish(request.request_id))
+
+    def drawn_once(self, parameters: GenerationParameters) -> Drawn:
+        """What a request gives by itself, drawn for the first test that asks."""
+        key = repr(parameters)
+        if key not in self._drawings:
+            self._drawings[key] = self.draw(parameters)
+        return self._drawings[key]
 
     def denoise(self, parameters: GenerationParameters, conditioning: Tensors) -> Tensors:
         state = self.denoiser.model.prepare(parameters, conditioning)

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from denoiser_service.rank import stage as denoise_stage
 from denoiser_service.rank.acceleration.session import Session, open_session
-from denoiser_service.rank.process import stage as denoise_stage
 from denoiser_service.rank.stage import DenoiseStage
 from services.model_ports.forwards import Branches, each_branch
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Reference, guidance, references
+from tests.conformance.sampling import every_model_with
 from tests.conformance.split_stages import Split
 from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.element_type import ElementType
@@ -132,7 +133,7 @@ def guided(split: Split, reference: Reference, scale: float, **asked: Any) -> Ge
     return split.parameters(**fields)
 
 
-@pytest.mark.parametrize("name", CACHES)
+@every_model_with("name", {name: name for name in CACHES}, always=("tea_cache", "cache_dit"))
 def test_a_branch_decides_alike_without_guidance_beside_the_others_and_on_a_rank_of_its_own(
     split: Split, reference: Reference, name: str
 ) -> None:

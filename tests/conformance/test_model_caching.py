@@ -13,6 +13,7 @@ from denoiser_service.rank.acceleration.tea_cache import TeaCacheSession
 from denoiser_service.rank.stage import DenoiseStage
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import Drawn, Reference, guidance, references
+from tests.conformance.sampling import every_model_with
 from tests.conformance.split_stages import Split
 from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.element_type import ElementType
@@ -75,24 +76,28 @@ def drawn(
     return split.decoded(parameters, stage.finish(request.request_id)), decisions
 
 
-@pytest.mark.parametrize(
+def test_a_request_without_a_cache_decides_nothing(split: Split, reference: Reference) -> None:
+    _, decisions = drawn(split, asked(split, reference))
+    assert not any(decisions)
+
+
+@every_model_with(
     "cache",
-    [
-        {**TEA_CACHE, "rel_l1_thresh": 0.0},
-        {**CACHE_DIT, "max_warmup_steps": STEPS},
-        {**CACHE_DIT, "residual_diff_threshold": 0.0},
-        {**CACHE_DIT, "max_cached_steps": 0, "taylorseer_order": 2},
-    ],
-    ids=["tea_cache at 0", "warm-up to the end", "cache_dit at 0", "nothing may be cached"],
+    {
+        "tea_cache at 0": {**TEA_CACHE, "rel_l1_thresh": 0.0},
+        "warm-up to the end": {**CACHE_DIT, "max_warmup_steps": STEPS},
+        "cache_dit at 0": {**CACHE_DIT, "residual_diff_threshold": 0.0},
+        "nothing may be cached": {**CACHE_DIT, "max_cached_steps": 0, "taylorseer_order": 2},
+    },
+    always=("tea_cache at 0", "cache_dit at 0"),
 )
 def test_a_cache_that_may_reuse_nothing_changes_no_bit(
     split: Split, reference: Reference, cache: dict[str, Any]
 ) -> None:
-    plain, nothing = drawn(split, asked(split, reference))
+    plain = split.drawn_once(asked(split, reference))
     cached, decisions = drawn(split, asked(split, reference, cache=cache))
     assert torch.equal(plain.latents, cached.latents)
     assert plain.pixels == cached.pixels
-    assert not any(nothing)
     assert all(step for step in decisions)
     assert not any(each.reused for step in decisions for each in step)
 
@@ -101,7 +106,7 @@ def test_a_cache_that_may_reuse_nothing_changes_no_bit(
 def test_a_cache_that_reuses_steps_changes_the_latents(
     split: Split, reference: Reference, name: str
 ) -> None:
-    plain, _ = drawn(split, asked(split, reference))
+    plain = split.drawn_once(asked(split, reference))
     cached, decisions = drawn(split, asked(split, reference, cache=CACHES[name]))
     reused = [any(each.reused for each in step) for step in decisions]
     assert any(reused)
@@ -135,7 +140,7 @@ def test_requests_that_take_turns_cache_as_they_would_alone(
         assert together[number] == decisions
 
 
-@pytest.mark.parametrize("threshold", [0.05, 0.4, 1.5])
+@every_model_with("threshold", {"low": 0.05, "middle": 0.4, "high": 1.5}, always=("middle",))
 def test_tea_cache_decides_by_the_published_formula(
     split: Split,
     reference: Reference,

@@ -12,6 +12,7 @@ from services.model_ports.stages import Tensors, image_latents_name
 from tests.conformance.gallery import Gallery
 from tests.conformance.pictures import pictures_of
 from tests.conformance.references import Reference, guidance, references
+from tests.conformance.sampling import IN_BOTH_TYPES
 from tests.conformance.split_stages import Split
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import InvalidRequest
@@ -24,7 +25,7 @@ def reference(request: pytest.FixtureRequest) -> Reference:
     return request.param
 
 
-@pytest.fixture(params=[ElementType.FLOAT32, ElementType.BFLOAT16])
+@pytest.fixture(params=IN_BOTH_TYPES)
 def split(gallery: Gallery, reference: Reference, request: pytest.FixtureRequest) -> Split:
     return gallery.split(reference, ElementType(request.param))
 

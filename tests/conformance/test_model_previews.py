@@ -71,7 +71,7 @@ def seen(parameters: GenerationParameters, latents: torch.Tensor) -> torch.Tenso
     [
         (ElementType.FLOAT32, {"kind": "none"}),
         (ElementType.FLOAT32, TEA_CACHE),
-        (ElementType.BFLOAT16, {"kind": "none"}),
+        pytest.param(ElementType.BFLOAT16, {"kind": "none"}, marks=pytest.mark.exhaustive),
     ],
     ids=["float32", "cached", "bfloat16"],
 )

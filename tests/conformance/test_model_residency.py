@@ -62,7 +62,7 @@ def kept(
     ("dtype", "name"),
     [
         (ElementType.BFLOAT16, "none"),
-        (ElementType.BFLOAT16, "tea_cache"),
+        pytest.param(ElementType.BFLOAT16, "tea_cache", marks=pytest.mark.exhaustive),
         *((ElementType.FLOAT32, name) for name in CACHES),
     ],
 )

@@ -145,6 +145,7 @@ def test_every_component_decides_the_picture(name: str, directory: Path, usual: 
     assert np.array_equal(draw(name, pipeline), usual)
 
 
+@pytest.mark.exhaustive  # Minutes on a processor, and of the libraries' code alone.
 def test_bfloat16_draws_much_the_same(name: str, directory: Path, usual: np.ndarray) -> None:
     rounded = draw(name, stock_pipeline(directory, torch.bfloat16))
     assert np.isfinite(rounded).all()
