@@ -94,7 +94,7 @@ def _check_configurations(
     checksums = read_checksums(settings.model_manifest)
     if checksums is not None:
         files = spec.loaded_files(directory, Stage.DENOISER)
-        checksums.check(directory.path, [each for each in files if not is_weights(each)])
+        checksums.check(directory.path, [file for file in files if not is_weights(file)])
 
 
 def _ranks_of(

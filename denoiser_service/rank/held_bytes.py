@@ -22,13 +22,13 @@ def held_bytes(*roots: object) -> int:
     seen: set[int] = set()
     waiting: list[Any] = list(roots)
     while waiting:
-        each = waiting.pop()
-        if isinstance(each, torch.Tensor):
-            storage = each.untyped_storage()
+        part = waiting.pop()
+        if isinstance(part, torch.Tensor):
+            storage = part.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
-        elif not isinstance(each, _LEAVES) and id(each) not in seen:
-            seen.add(id(each))
-            waiting.extend(_parts(each))
+        elif not isinstance(part, _LEAVES) and id(part) not in seen:
+            seen.add(id(part))
+            waiting.extend(_parts(part))
     return sum(storages.values())
 
 

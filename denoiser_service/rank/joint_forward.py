@@ -106,19 +106,21 @@ def run_together(forwards: Sequence[Forward], rows: Rows) -> list[tuple[Any, ...
         rows: of their transformer.
     """
     first = forwards[0]
-    counts = [_row_count(each, rows) for each in forwards]
-    args = [_joined(values) for values in zip(*(each.args for each in forwards), strict=True)]
+    counts = [_row_count(forward, rows) for forward in forwards]
+    args = [_joined(values) for values in zip(*(forward.args for forward in forwards), strict=True)]
     inputs = {
-        name: value if name in rows.shared else _joined([each.inputs[name] for each in forwards])
+        name: value
+        if name in rows.shared
+        else _joined([forward.inputs[name] for forward in forwards])
         for name, value in first.inputs.items()
         if name not in rows.padded
     }
     for name, mask in rows.padded.items():
-        tensors = [each.inputs[name] for each in forwards]
-        if len({each.shape[1] for each in tensors}) > 1:
+        tensors = [forward.inputs[name] for forward in forwards]
+        if len({tensor.shape[1] for tensor in tensors}) > 1:
             tensors, inputs[mask] = _padded(tensors)
         inputs[name] = _joined(tensors)
-    outputs = [_split(each, counts) for each in first.transformer(*args, **inputs)]
+    outputs = [_split(output, counts) for output in first.transformer(*args, **inputs)]
     return list(zip(*outputs, strict=True))
 
 
@@ -131,14 +133,14 @@ def _kind(value: Any, *, padded: bool = False) -> Hashable:  # noqa: ANN401 — 
     if isinstance(value, list):
         # A transformer that takes tensors in a list takes them in different sizes.
         return tuple(
-            str(each.dtype) if isinstance(each, torch.Tensor) else repr(each) for each in value
+            str(entry.dtype) if isinstance(entry, torch.Tensor) else repr(entry) for entry in value
         )
     return repr(value)
 
 
 def _row_count(forward: Forward, rows: Rows) -> int:
     named = (value for name, value in forward.inputs.items() if name not in rows.shared)
-    return next(len(each) for each in (*forward.args, *named) if isinstance(each, _IN_ROWS))
+    return next(len(value) for value in (*forward.args, *named) if isinstance(value, _IN_ROWS))
 
 
 _IN_ROWS = (torch.Tensor, list)
@@ -148,18 +150,18 @@ def _joined(values: Sequence[Any]) -> Any:  # noqa: ANN401 — as above
     if isinstance(values[0], torch.Tensor):
         return torch.cat(list(values))
     if isinstance(values[0], list):
-        return [each for value in values for each in value]
+        return [entry for value in values for entry in value]
     return values[0]
 
 
 def _padded(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Tensors [rows, tokens, ...] with zeros up to the longest, and which tokens are their own."""
-    longest = max(each.shape[1] for each in tensors)
+    longest = max(tensor.shape[1] for tensor in tensors)
     padded, masks = [], []
-    for each in tensors:
-        count, tokens, *rest = each.shape
-        padded.append(torch.cat([each, each.new_zeros(count, longest - tokens, *rest)], dim=1))
-        own = torch.arange(longest, device=each.device) < tokens
+    for tensor in tensors:
+        count, tokens, *rest = tensor.shape
+        padded.append(torch.cat([tensor, tensor.new_zeros(count, longest - tokens, *rest)], dim=1))
+        own = torch.arange(longest, device=tensor.device) < tokens
         masks.append(own.expand(count, longest))
     return padded, torch.cat(masks)
 

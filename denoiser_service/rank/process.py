@@ -143,9 +143,9 @@ def _loaded_stage(
 ) -> tuple[LoadedModel, DenoiseStage]:
     set_up_torch(settings.threads)
     device = own_device(settings.device, environment)
-    told = (settings.model, settings.model_name, settings.dtype, device)
+    source = (settings.model, settings.model_name, settings.dtype, device)
     checksums = read_checksums(settings.model_manifest)
-    model = load_denoiser(*told, settings.cache_profile, checksums=checksums)
+    model = load_denoiser(*source, settings.cache_profile, checksums=checksums)
     set_kernels(
         model.model.components, settings.attention_backend, compiled=settings.compile_blocks
     )

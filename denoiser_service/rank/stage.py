@@ -49,7 +49,7 @@ class _Running:
 
     def count(self, decisions: Sequence[BranchDecision] = ()) -> int:
         """Counts what is held now; what a step reused altogether, it did not add to."""
-        if not decisions or not all(each.reused for each in decisions):
+        if not decisions or not all(decision.reused for decision in decisions):
             self.held_bytes = held_bytes(self.state, self.session)
         return self.held_bytes
 
@@ -184,7 +184,7 @@ class DenoiseStage:
         began = time.perf_counter()
         self._model.step(state)
         seconds = time.perf_counter() - began
-        decisions = _taken(session)
+        decisions = _decisions_of(session)
         stepped = Stepped(
             request_id=request_id,
             step=state.completed_steps,
@@ -251,7 +251,7 @@ class DenoiseStage:
                 " steps"
             )
         began = time.perf_counter()
-        latents = {name: each.cpu() for name, each in self._model.finish(state).items()}
+        latents = {name: tensor.cpu() for name, tensor in self._model.finish(state).items()}
         _check_finite(request_id, latents)
         checksum = _checksum(latents)
         ran = time.perf_counter()
@@ -296,12 +296,12 @@ def _going_through(answers: Answers, state: DenoiserState) -> Iterator[None]:
         asking.acceleration = own
 
 
-def _taken(session: Session | None) -> tuple[BranchDecision, ...]:
+def _decisions_of(session: Session | None) -> tuple[BranchDecision, ...]:
     """What was decided in the step just made; asked once."""
     if session is None:
         return ()
-    taken, session.decisions = session.decisions, []
-    return tuple(taken)
+    decisions, session.decisions = session.decisions, []
+    return tuple(decisions)
 
 
 def _check_finite(request_id: str, latents: Tensors) -> None:

@@ -55,7 +55,7 @@ def step_batch(
         waiting = {request_id: waiting[request_id] for request_id in forwards}
         if failed := _answer(command, waiting, forwards, rows, attempt):
             return failed
-    return SteppedBatch(replies=tuple(replies[each] for each in command.request_ids))
+    return SteppedBatch(replies=tuple(replies[request_id] for request_id in command.request_ids))
 
 
 def _answer(
@@ -73,15 +73,15 @@ def _answer(
         # Comparing takes memory, too; none of them need be compared to go alone.
         groups = [[request_id] for request_id in forwards]
     for group in groups:
-        together = partial(run_together, [forwards[each] for each in group], rows)
+        together = partial(run_together, [forwards[request_id] for request_id in group], rows)
         outputs = attempt(command, together) if len(group) > 1 else None
         if isinstance(outputs, Failed) and outputs.fatal:
             return outputs
         if outputs is None or isinstance(outputs, Failed):
             # Whatever they could not do together, memory for example, each may do alone.
-            for each in group:
-                waiting[each].go_alone()
+            for request_id in group:
+                waiting[request_id].go_alone()
         else:
-            for each, output in zip(group, outputs, strict=True):
-                waiting[each].add(output)
+            for request_id, output in zip(group, outputs, strict=True):
+                waiting[request_id].add(output)
     return None

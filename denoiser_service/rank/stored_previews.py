@@ -61,7 +61,9 @@ class StoredPreviews:
     def _put(self, state: DenoiserState, store: TensorStore) -> TensorRef:
         if len(self._kept) == _KEPT:
             store.release(self._kept.popleft())
-        latents = {name: each.cpu() for name, each in self._model.finish(state.foreseen()).items()}
+        latents = {
+            name: tensor.cpu() for name, tensor in self._model.finish(state.foreseen()).items()
+        }
         ref = store.put(latents, tenant=self._tenant, request_id=self._id)
         self._kept.append(ref)
         return ref

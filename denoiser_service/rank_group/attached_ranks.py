@@ -96,7 +96,7 @@ class AttachedRanks:
         """Takes no more in, and lets those go that wait."""
         if self._server is not None:
             self._server.close()
-        waiting = [each for group in self._waiting.values() for each in group.values()]
+        waiting = [rank for group in self._waiting.values() for rank in group.values()]
         while not self._groups.empty():
             waiting += self._groups.get_nowait()
         for rank in waiting:
@@ -140,7 +140,7 @@ class AttachedRanks:
         if len(members) == self._count:
             del self._waiting[group]
             # The others were started before these, and can reach only one another.
-            for stale in [each for left in self._waiting.values() for each in left.values()]:
+            for stale in [rank for left in self._waiting.values() for rank in left.values()]:
                 stale.link.close()
             self._waiting.clear()
             self._groups.put_nowait([members[number] for number in range(self._count)])

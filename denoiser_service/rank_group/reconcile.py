@@ -33,7 +33,7 @@ def reconcile(command: Command, replies: Sequence[Reply]) -> Reply:
     Raises:
         RanksDisagree: they do not answer the same; the message says where.
     """
-    failures = [each for each in replies if isinstance(each, Failed)]
+    failures = [reply for reply in replies if isinstance(reply, Failed)]
     if failures:
         # Each takes a request in, and stores its latents, for itself, and may fail at that alone.
         # Steps are made together, and who holds a request is the same everywhere.
@@ -44,10 +44,10 @@ def reconcile(command: Command, replies: Sequence[Reply]) -> Reply:
     first = replies[0]
     if isinstance(first, Prepared | Stepped):
         # Ranks with different branches may keep different caches; room is needed for the largest.
-        kept = max(each.held_bytes for each in replies if isinstance(each, Prepared | Stepped))
+        kept = max(reply.held_bytes for reply in replies if isinstance(reply, Prepared | Stepped))
         first = first.model_copy(update={"held_bytes": kept})
     if isinstance(first, Stepped):
-        decisions = _united([each.decisions for each in replies if isinstance(each, Stepped)])
+        decisions = _united([reply.decisions for reply in replies if isinstance(reply, Stepped)])
         return first.model_copy(update={"decisions": decisions})
     return first
 
@@ -55,9 +55,9 @@ def reconcile(command: Command, replies: Sequence[Reply]) -> Reply:
 def check_alike(replies: Sequence[Reply]) -> None:
     """Raises RanksDisagree unless every rank said the same."""
     first = replies[0]
-    for number, each in enumerate(replies[1:], start=1):
-        if _agreed(each) != _agreed(first):
-            raise RanksDisagree(f"rank {number} said {each!r}; rank 0 said {first!r}")
+    for number, reply in enumerate(replies[1:], start=1):
+        if _agreed(reply) != _agreed(first):
+            raise RanksDisagree(f"rank {number} said {reply!r}; rank 0 said {first!r}")
 
 
 def _agreed(reply: Reply) -> Reply:
@@ -83,11 +83,11 @@ def _united(
 ) -> tuple[BranchDecision, ...]:
     """Every branch's decision once: ranks that share a branch share its decision."""
     united: dict[str, BranchDecision] = {}
-    for number, taken in enumerate(decisions):
-        for each in taken:
-            known = united.setdefault(each.branch, each)
-            if known.reused != each.reused:
+    for number, of_rank in enumerate(decisions):
+        for decision in of_rank:
+            known = united.setdefault(decision.branch, decision)
+            if known.reused != decision.reused:
                 raise RanksDisagree(
-                    f"rank {number} decided {each!r}; another rank decided {known!r}"
+                    f"rank {number} decided {decision!r}; another rank decided {known!r}"
                 )
     return tuple(united.values())

@@ -23,13 +23,13 @@ def cache_statistics(steps: Sequence[StepCompleted], always_computed: float) -> 
     """
     branches: dict[str, list[bool]] = {}
     for step in steps:
-        for each in step.decisions:
-            branches.setdefault(each.branch, []).append(each.reused)
+        for decision in step.decisions:
+            branches.setdefault(decision.branch, []).append(decision.reused)
     counted = tuple(
         BranchStatistics(branch, reused.count(False), reused.count(True))
         for branch, reused in branches.items()
     )
-    decided = [each.reused for step in steps for each in step.decisions]
+    decided = [decision.reused for step in steps for decision in step.decisions]
     share = sum(decided) / len(decided) if decided else 0.0
     return CacheStatistics(
         branches=counted,
@@ -52,6 +52,8 @@ def always_computed_share(cache: Cache, support: CacheSupport) -> float:
 
 def _realised_speedup(steps: Sequence[StepCompleted]) -> float | None:
     """None if every step reused something: then nothing tells what a whole one takes."""
-    whole = [step.seconds for step in steps if not any(each.reused for each in step.decisions)]
+    whole = [
+        step.seconds for step in steps if not any(decision.reused for decision in step.decisions)
+    ]
     total = sum(step.seconds for step in steps)
     return statistics.median(whole) * len(steps) / total if whole and total else None

@@ -46,15 +46,15 @@ class DenoiseRecorder:
                 "triptych.step.decision": decision,
             },
         )
-        for each in step.decisions:
-            decision = "reused" if each.reused else "computed"
-            FORWARDS.add(1, **self._labels, branch=each.branch, decision=decision)
+        for forward in step.decisions:
+            done = "reused" if forward.reused else "computed"
+            FORWARDS.add(1, **self._labels, branch=forward.branch, decision=done)
 
     def _denoised(self, denoised: Denoised) -> None:
         request = self._request
         self._tracked.time(denoised.timing)
         self._tracked.read(
-            sum(each.size_bytes for each in (request.conditioning, *request.image_latents))
+            sum(ref.size_bytes for ref in (request.conditioning, *request.image_latents))
         )
         self._tracked.wrote(denoised.latents.size_bytes)
         if denoised.cache_statistics is not None:
@@ -65,7 +65,7 @@ class DenoiseRecorder:
 
 
 def _decision(decisions: Sequence[BranchDecision]) -> str:
-    reused = {each.reused for each in decisions}
+    reused = {decision.reused for decision in decisions}
     if len(reused) > 1:
         return "mixed"
     return "reused" if True in reused else "computed"

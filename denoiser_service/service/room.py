@@ -61,9 +61,9 @@ class Room:
             key=lambda candidate: candidate.arrival,
         )
         held = sum(candidate.size_bytes for candidate in residents)
-        taken = accumulate((candidate.size_bytes for candidate in waiting), initial=held)
-        next(taken)
-        places = zip(waiting[: max(0, self.requests - len(residents))], taken, strict=False)
+        held_then = accumulate((candidate.size_bytes for candidate in waiting), initial=held)
+        next(held_then)
+        places = zip(waiting[: max(0, self.requests - len(residents))], held_then, strict=False)
         limit = self.size_bytes
         fits = takewhile(lambda place: limit is None or place[1] <= limit, places)
         return [candidate for candidate, _ in fits]

@@ -34,12 +34,12 @@ class DenoiserServicer(denoiser_service_pb2_grpc.DenoiserServiceServicer):
     ) -> AsyncIterator[denoiser_service_pb2.DenoiseResponse]:
         """Denoises and streams one event per step."""
         given = {field.name for field, _ in request.ListFields()}
-        if unserved := [each for each in _UNSERVED if each in given]:
-            raise InvalidRequest([FieldViolation(each, "is not served") for each in unserved])
+        if unserved := [field for field in _UNSERVED if field in given]:
+            raise InvalidRequest([FieldViolation(field, "is not served") for field in unserved])
         checked_identity(request.request_id, request.tenant)
-        asked = DENOISE_REQUESTS.read(request)
+        wanted = DENOISE_REQUESTS.read(request)
         deadline = deadline_of(context, _DEFAULT_SECONDS)
-        async with aclosing(self._denoiser.denoise(asked, deadline)) as events:
+        async with aclosing(self._denoiser.denoise(wanted, deadline)) as events:
             async for event in events:
                 yield _to_proto(event)
 

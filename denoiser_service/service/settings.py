@@ -1,4 +1,4 @@
-"""What the denoiser service is told."""
+"""The denoiser service's settings."""
 
 from typing import Annotated, Self
 
@@ -72,8 +72,8 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
             ConfigurationError: naming every degree that is not allowed, and those that are.
         """
         problems = [
-            f"{each.field}: {each.description}"
-            for each in self.degrees.violations(capabilities.parallel_support)
+            f"{violation.field}: {violation.description}"
+            for violation in self.degrees.violations(capabilities.parallel_support)
         ]
         if self.degrees.ranks > 1 and self.max_step_batch > 1:
             problems.append(
@@ -87,13 +87,13 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
             raise ConfigurationError("; ".join(problems))
 
     def rank_flags(self, directory: ModelDirectory) -> list[str]:
-        """What a rank is told: the part of this that concerns the model and the store.
+        """The flags of every rank: the settings that concern the model and the store.
 
         Args:
             directory: the model; one from the hub is a directory by now, of the commit that every
                 rank is to load.
         """
-        told = {
+        flags = {
             "model": directory.path,
             "model-name": self.model_name or directory.name,
             "store": self.store,
@@ -112,11 +112,11 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
             "log-format": self.log_format,
         }
         if self.model_manifest is not None:
-            told["model-manifest"] = self.model_manifest
+            flags["model-manifest"] = self.model_manifest
         if self.cache_profile is not None:
-            told["cache-profile"] = self.cache_profile
+            flags["cache-profile"] = self.cache_profile
         if self.otlp_endpoint is not None:
-            told["otlp-endpoint"] = self.otlp_endpoint
+            flags["otlp-endpoint"] = self.otlp_endpoint
         if self.attention_backend is not None:
-            told["attention-backend"] = self.attention_backend
-        return [f"--{flag}={value}" for flag, value in told.items()]
+            flags["attention-backend"] = self.attention_backend
+        return [f"--{flag}={value}" for flag, value in flags.items()]

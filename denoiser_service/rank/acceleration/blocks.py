@@ -160,7 +160,7 @@ class AllHere:
 
     def means(self, *magnitudes: torch.Tensor) -> list[torch.Tensor]:
         """Their means."""
-        return [each.float().mean() for each in magnitudes]
+        return [magnitude.float().mean() for magnitude in magnitudes]
 
 
 ALL_HERE: Final = AllHere()

@@ -140,7 +140,7 @@ class CacheDitSession:
         managers = [self._managers_of(transformer, name) for name in names]
 
         def run(name: str, blocks: Sequence[nn.Module], call: BlockCall) -> None:
-            self._run_list([each[name] for each in managers], blocks, call)
+            self._run_list([caches[name] for caches in managers], blocks, call)
 
         joined = self.lists.joined
         spread = self.tokens.spread(run, self.lists, joined=joined)
@@ -205,8 +205,8 @@ def _keep(manager: Any, before: States, after: States) -> None:  # noqa: ANN401 
 
 def _decision(branch: str, managers: Managers) -> BranchDecision:
     """Of the forward that was just made: reused is what all of its lists reused."""
-    first, *_ = contexts = [each.get_context() for each in managers.values()]
+    first, *_ = contexts = [manager.get_context() for manager in managers.values()]
     step = first.get_current_step()
-    reused = all(step in each.get_cached_steps() for each in contexts)
+    reused = all(step in context.get_cached_steps() for context in contexts)
     signal = first.get_residual_diffs().get(str(step))
     return BranchDecision(branch, reused, None if signal is None or signal < 0 else float(signal))

@@ -119,7 +119,7 @@ class SequenceAttention(TorchFunctionMode):
         queries, keys = _rows(mesh, lengths.queries), _rows(mesh, lengths.keys)
         here = mesh.ring.index
         query = tokens_for_heads(query, mesh.ulysses, queries[here])
-        key, value = (tokens_for_heads(each, mesh.ulysses, keys[here]) for each in (key, value))
+        key, value = (tokens_for_heads(tensor, mesh.ulysses, keys[here]) for tensor in (key, value))
         if mesh.ring.group is None:
             attended = functional.scaled_dot_product_attention(
                 query, key, value, scale=scale, enable_gqa=enable_gqa
@@ -165,7 +165,7 @@ def attention_with_weight(
     """
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
-        key, value = (each.repeat_interleave(repeats, dim=1) for each in (key, value))
+        key, value = (tensor.repeat_interleave(repeats, dim=1) for tensor in (key, value))
     aten = torch.ops.aten
     if query.device.type == "cpu":
         attended, weight = aten._scaled_dot_product_flash_attention_for_cpu(  # noqa: SLF001 — PyTorch gives the sums by no public name

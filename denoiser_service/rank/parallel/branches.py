@@ -44,15 +44,17 @@ class SpreadBranches:
         shares = torch.stack([*own, *[blank] * (rounds - len(own))])
         gathered = [torch.empty_like(shares) for _ in axis.ranks]
         dist.all_gather(gathered, shares, group=axis.group)
-        return [each[number] for number in range(rounds) for each in gathered][: len(names)]
+        return [velocities[number] for number in range(rounds) for velocities in gathered][
+            : len(names)
+        ]
 
     def _blank(self, blank: torch.Tensor | None) -> torch.Tensor:
         """Zeros of the shape that the first rank's velocity has; it always has a branch."""
-        told = torch.zeros(_MAX_DIMENSIONS + 2, dtype=torch.int64)
+        header = torch.zeros(_MAX_DIMENSIONS + 2, dtype=torch.int64)
         if blank is not None:
-            told[:2] = torch.tensor([_DTYPES.index(blank.dtype), blank.dim()])
-            told[2 : 2 + blank.dim()] = torch.tensor(blank.shape)
-        told = told.to(self._device)
-        dist.broadcast(told, src=self._axis.ranks[0], group=self._axis.group)
-        kind, dimensions, *shape = told.tolist()
+            header[:2] = torch.tensor([_DTYPES.index(blank.dtype), blank.dim()])
+            header[2 : 2 + blank.dim()] = torch.tensor(blank.shape)
+        header = header.to(self._device)
+        dist.broadcast(header, src=self._axis.ranks[0], group=self._axis.group)
+        kind, dimensions, *shape = header.tolist()
         return torch.zeros(shape[:dimensions], dtype=_DTYPES[kind], device=self._device)

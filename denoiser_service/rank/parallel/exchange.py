@@ -80,8 +80,8 @@ def round_the_ring(
             ]
             underway = dist.batch_isend_irecv(moves) if moves else []
         yield held[0], held[1]
-        for each in underway:
-            each.wait()
+        for transfer in underway:
+            transfer.wait()
         held = following
 
 

@@ -32,7 +32,9 @@ class ParallelModel:
         denoiser, support = model.model, model.loaded.model.capabilities.parallel_support
         violations = list(mesh.degrees.violations(support))
         if violations or not isinstance(denoiser, CachingDenoiserModel):
-            problems = "; ".join(f"{each.field} {each.description}" for each in violations)
+            problems = "; ".join(
+                f"{violation.field} {violation.description}" for violation in violations
+            )
             raise ConfigurationError(f"ranks of {model.loaded.model.name}: {problems}")
         if DIFFUSERS_ATTN_BACKEND != _ATTENTION:
             raise ConfigurationError(

@@ -48,8 +48,8 @@ class SharedSequence:
 
     def means(self, *magnitudes: torch.Tensor) -> list[torch.Tensor]:
         """The mean over all ranks of each tensor, of which a rank has its share."""
-        sums = torch.stack([each.float().sum() for each in magnitudes])
-        counts = sums.new_tensor([each.numel() for each in magnitudes])
+        sums = torch.stack([magnitude.float().sum() for magnitude in magnitudes])
+        counts = sums.new_tensor([magnitude.numel() for magnitude in magnitudes])
         everywhere = total(torch.cat([sums, counts]), self._mesh.sequence)
         return list(everywhere[: len(magnitudes)] / everywhere[len(magnitudes) :])
 
