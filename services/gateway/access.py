@@ -3,12 +3,15 @@
 import hashlib
 import hmac
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from services.observability.logs import get_logger
 from services.rpc.guard import Call, Metadata
 from triptych.domain.errors import ConfigurationError, Unauthenticated
+
+_log = get_logger(__name__)
 
 _HEADER: Final = "authorization"
 _SCHEME: Final = "bearer "
@@ -113,21 +116,19 @@ class AccessList(BaseModel):
 class Access:
     """The gateway's doorkeeper.
 
+    Reads its file again whenever that was changed: who is no longer in it gets in no more.
+
     Args:
-        listed: who may ask; None for anybody.
+        path: the access file; None for anybody.
+
+    Raises:
+        ConfigurationError: see AccessList.read.
     """
 
-    def __init__(self, listed: AccessList | None) -> None:
-        self._listed = listed
-
-    @classmethod
-    def of(cls, path: Path | None) -> Self:
-        """That of an access file, or of none.
-
-        Raises:
-            ConfigurationError: see AccessList.read.
-        """
-        return cls(None if path is None else AccessList.read(path))
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._seen = _Stamp.of(path)
+        self._listed = None if path is None else AccessList.read(path)
 
     def admit(self, call: Call) -> str:
         """The guard of the gateway's server: the name of the tenant; raises as `tenant_of` does."""
@@ -139,4 +140,34 @@ class Access:
         Raises:
             Unauthenticated: see AccessList.
         """
+        self._read_again()
         return ANYBODY if self._listed is None else self._listed.tenant_of(metadata)
+
+    def _read_again(self) -> None:
+        if self._path is None or (now := _Stamp.of(self._path)) == self._seen:
+            return
+        self._seen = now
+        try:
+            self._listed = AccessList.read(self._path)
+        except ConfigurationError as error:
+            # Whoever changes it again will get it right; nobody is shut out, or let in, by a slip.
+            _log.error("access file not read again", cause=str(error))
+        else:
+            _log.info("access file read again", tenants=len(self._listed.tenants))
+
+
+class _Stamp(NamedTuple):
+    """What changes with a file."""
+
+    inode: int
+    modified: int
+    size: int
+
+    @classmethod
+    def of(cls, path: Path | None) -> Self | None:
+        """None if there is no file."""
+        try:
+            status = None if path is None else path.stat()
+        except OSError:
+            return None
+        return status and cls(status.st_ino, status.st_mtime_ns, status.st_size)

@@ -34,7 +34,7 @@ class GatewayApp:
         denoisers: Sequence[Denoiser],
         vaes: Sequence[Vae],
     ) -> None:
-        access = Access.of(settings.access_file)
+        access = Access(settings.access_file)
         self.server = ServiceServer(GATEWAY, settings, (GENERATION_SERVICE,), guard=access.admit)
         self._pools = ReplicaPools(
             encoders,

@@ -109,7 +109,9 @@ def _resource(process: str) -> "Resource":
 @contextmanager
 def _served(listen: str) -> Iterator["MetricReader"]:
     from opentelemetry.exporter.prometheus import PrometheusMetricReader
-    from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+    from prometheus_client import CollectorRegistry, ProcessCollector
+
+    from services.observability.metrics_server import MetricsServer
 
     host, _, port = listen.rpartition(":")
     registry = CollectorRegistry()
@@ -117,18 +119,17 @@ def _served(listen: str) -> Iterator["MetricReader"]:
     ProcessCollector(registry=registry)
     reader = PrometheusMetricReader(scope_info_enabled=False, registry=registry)
     try:
-        server, _ = start_http_server(int(port), host.strip("[]"), registry)
+        server = MetricsServer(host.strip("[]"), int(port), registry)
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigurationError(
             f"metrics_listen: cannot listen on {listen}: {error}; another process may use it, or"
             " it is not host:port"
         ) from error
-    _log.info("metrics", address=f"http://{host}:{server.server_port}/metrics")
+    _log.info("metrics", address=f"http://{host}:{server.port}/metrics")
     try:
         yield reader
     finally:
-        server.shutdown()
-        server.server_close()
+        server.close()
 
 
 def _pushing(endpoint: str) -> "MetricReader":

@@ -1,8 +1,11 @@
 """`triptych generate`."""
 
+import asyncio
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import typer
 
@@ -32,7 +35,12 @@ from triptych.cluster.cluster import ClusterSpec, LocalCluster
 from triptych.cluster.topology import ModelOptions
 from triptych.domain.family_options import FluxOptions, LayeredOptions, LongCatOptions, VideoOptions
 from triptych.domain.generation import RequestOptions
+from triptych.errors import UnavailableError
 from triptych.generation import Generation
+
+DEFAULT_WAIT_SECONDS: Final = 120.0
+_PAUSE_SECONDS: Final = 0.5
+_STARTING: Final = "STAGE_LOADING"
 
 
 @connecting
@@ -51,6 +59,7 @@ def generate(
     seed: options.Seed = None,
     dtype: options.DType = None,
     timeout: options.Timeout = DEFAULT_TIMEOUT_SECONDS,
+    wait: options.Wait = DEFAULT_WAIT_SECONDS,
     topology: options.Topology = None,
     offline: Offline = False,
     media_format: options.Format = None,
@@ -92,7 +101,7 @@ def generate(
         "cache": read_cache(cache),
         "preview_every_steps": preview_every,
     }
-    order = _Order(prompt, asked, timeout, output, connected)
+    order = _Order(prompt, asked, timeout, wait, output, connected)
     with reported_failures(), _display(preview_every, preview_dir, wanted=not json) as display:
         generation = _drawn(order, display, target, model, topology, dtype, offline=offline)
     _report(generation, output, as_json=json)
@@ -131,6 +140,7 @@ class _Order:
     prompt: str
     options: RequestOptions
     timeout: float
+    wait: float
     output: Path
     connection: Connection
 
@@ -179,9 +189,22 @@ async def _generate(
                 api_key=order.connection.api_key,
             )
         )
-        generation = await client.generate(
-            order.prompt, timeout=order.timeout, on_event=display.on_event, **order.options
-        )
+        generation = await _patiently(client, order, display)
         generation.save(order.output)
         display.say("ending")
     return generation
+
+
+async def _patiently(client: AsyncClient, order: _Order, display: ProgressDisplay) -> Generation:
+    """Asks again while the cluster says that it is starting: nothing has begun then."""
+    until = time.monotonic() + order.wait
+    while True:
+        try:
+            return await client.generate(
+                order.prompt, timeout=order.timeout, on_event=display.on_event, **order.options
+            )
+        except UnavailableError as error:
+            if error.reason != _STARTING or time.monotonic() >= until:
+                raise
+            display.say(f"waiting for the cluster: {str(error).partition(';')[0]}")
+        await asyncio.sleep(min(_PAUSE_SECONDS, max(0.0, until - time.monotonic())))

@@ -92,6 +92,14 @@ DType = Annotated[
 Timeout = Annotated[
     float, typer.Option(help="Seconds the generation may take.", callback=_checked_seconds)
 ]
+Wait = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        help="How long a cluster that is starting is waited for; with --target.",
+    ),
+]
 Topology = Annotated[
     TopologyName | None,
     typer.Option(

@@ -37,7 +37,7 @@ def bearer(key: str) -> tuple[tuple[str, str], ...]:
 
 
 def test_a_key_tells_whose_it_is(tmp_path: Path) -> None:
-    access = Access.of(access_file(tmp_path))
+    access = Access(access_file(tmp_path))
     assert access.tenant_of(bearer(ALICE)).name == "alice"
     assert access.tenant_of(bearer(BOB)).name == "bob"
     assert access.tenant_of((*bearer("an older key"), ("user-agent", "x"))).name == "bob"
@@ -61,12 +61,12 @@ def test_without_a_known_key_nobody_gets_in(
     metadata: tuple[tuple[str, str], ...], tmp_path: Path
 ) -> None:
     with pytest.raises(Unauthenticated) as refusal:
-        Access.of(access_file(tmp_path)).tenant_of(metadata)
+        Access(access_file(tmp_path)).tenant_of(metadata)
     assert ALICE not in str(refusal.value)
 
 
 def test_without_a_list_anybody_gets_in() -> None:
-    assert Access.of(None).tenant_of(()) is ANYBODY
+    assert Access(None).tenant_of(()) is ANYBODY
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_tenants_share_nothing(second: dict[str, Any], message: str, tmp_path: P
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="access_file: cannot read"):
-        Access.of(tmp_path / "nowhere")
+        Access(tmp_path / "nowhere")
 
 
 async def test_every_method_asks_for_a_key(tmp_path: Path) -> None:
@@ -200,3 +200,27 @@ async def test_what_was_accepted_and_what_was_refused_says_whose_it_is(tmp_path:
     assert {each["tenant"] for each in whose.values()} == {"bob"}
     assert all(each["method"].endswith("/Generate") and each["peer"] for each in whose.values())
     assert "circle" not in repr(lines)
+
+
+def test_a_key_that_was_taken_from_the_file_is_nobodys_at_once(tmp_path: Path) -> None:
+    file = access_file(tmp_path)
+    access = Access(file)
+    assert access.tenant_of(bearer(ALICE)).name == "alice"
+    without = {"tenants": [{"name": "bob", "key_sha256": [hashed(BOB)]}]}
+    file.write_text(json.dumps(without))
+    with pytest.raises(Unauthenticated):
+        access.tenant_of(bearer(ALICE))
+    assert access.tenant_of(bearer(BOB)).name == "bob"
+
+
+def test_a_file_that_was_broken_changes_nothing_but_the_log(tmp_path: Path) -> None:
+    file = access_file(tmp_path)
+    access = Access(file)
+    with structlog.testing.capture_logs() as lines:
+        for broken in ('{"tenants": []}', "{"):
+            file.write_text(broken)
+            for _ in range(2):
+                assert access.tenant_of(bearer(ALICE)).name == "alice"
+        file.unlink()
+        assert access.tenant_of(bearer(ALICE)).name == "alice"
+    assert [line["event"] for line in lines] == ["access file not read again"] * 3
