@@ -16,6 +16,7 @@ from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import open_store
 from services.torch_setup.device_errors import breaks_device
 from services.torch_setup.runtime import hold_threads, set_up_torch
+from triptych.domain.deadline import Deadline
 from triptych.domain.model import Stage
 from triptych.v1 import encoder_service_pb2_grpc
 
@@ -25,18 +26,6 @@ async def main(settings: EncoderSettings) -> None:
     set_up_torch(settings.threads)
     seal = Seal(settings.cluster_secret())
     store = open_store(settings.store, seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
-    model = await asyncio.to_thread(
-        load_encoder,
-        settings.model,
-        settings.model_name,
-        settings.dtype,
-        settings.device,
-        checksums=read_checksums(settings.model_manifest),
-    )
-    cache = store.open_cache(
-        settings.conditioning_cache_bytes, settings.conditioning_cache_idle_seconds
-    )
-    encoder = await asyncio.to_thread(conditioning_encoder, cache, model, settings.device)
     worker = StageWorker(
         Stage.ENCODER,
         settings.max_queued_requests,
@@ -44,12 +33,29 @@ async def main(settings: EncoderSettings) -> None:
         command_seconds=settings.command_seconds,
         breaks=breaks_device,
     )
-    stage = EncodeStage(model, store, encoder)
-    replica = EncoderReplica(stage, (model.loaded,), store, worker)
+    replica = EncoderReplica(store, worker)
     host = StageHost(settings, "triptych.v1.EncoderService", replica, store)
     servicer = EncoderServicer(replica)
     encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, host.server.grpc)
-    await host.run(serving=True)
+
+    async def load() -> None:
+        model = await asyncio.to_thread(
+            load_encoder,
+            settings.model,
+            settings.model_name,
+            settings.dtype,
+            settings.device,
+            checksums=read_checksums(settings.model_manifest),
+        )
+        cache = store.open_cache(
+            settings.conditioning_cache_bytes, settings.conditioning_cache_idle_seconds
+        )
+        encoder = await asyncio.to_thread(conditioning_encoder, cache, model, settings.device)
+        stage = EncodeStage(model, store, encoder)
+        await replica.warm_up(stage, Deadline.after(settings.command_seconds))
+        replica.hold(stage, (model.loaded,))
+
+    await host.run(serving=True, load=load)
 
 
 if __name__ == "__main__":

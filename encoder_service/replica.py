@@ -15,33 +15,35 @@ from triptych.domain.stage_timing import StageTask
 
 
 class EncoderReplica(WorkerReplica):
-    """Runs the stage on its own thread.
+    """Runs the stage on its own thread, once it holds one.
 
     Args:
-        stage: the numerics.
-        models: what it holds.
         store: the tensor store it shares with the others.
         worker: the stage's thread.
     """
 
-    def __init__(
-        self,
-        stage: EncodeStage,
-        models: tuple[LoadedModel, ...],
-        store: StoreControl,
-        worker: StageWorker,
-    ) -> None:
-        super().__init__(Stage.ENCODER, models, store, worker)
-        self._numerics = stage
+    def __init__(self, store: StoreControl, worker: StageWorker) -> None:
+        super().__init__(Stage.ENCODER, store, worker)
+        self._numerics: EncodeStage | None = None
+
+    async def warm_up(self, stage: EncodeStage, deadline: Deadline) -> None:
+        """Has the thread encode once, which takes longer than ever after."""
+        await self._try(stage.warm_up, deadline)
+
+    def hold(self, stage: EncodeStage, models: tuple[LoadedModel, ...]) -> None:
+        """Serves what was loaded from now on."""
+        self._numerics, self._models = stage, models
 
     async def encode(self, request: EncodeRequest, deadline: Deadline) -> Encoded:
         """Encodes and stores; what comes after the caller left is released."""
         with Tracked(Stage.ENCODER, StageTask.ENCODE_PROMPT) as tracked:
             self.check_holds(request.parameters)
             tracked.begin(request.parameters.model)
+            numerics = self._numerics
+            assert numerics is not None
             with current(tracked.span):
                 done = await self._worker.run(
-                    lambda: self._numerics.encode(request, deadline),
+                    lambda: numerics.encode(request, deadline),
                     deadline=deadline,
                     discard=lambda _: self.release_late(request.tenant, request.request_id),
                 )

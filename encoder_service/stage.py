@@ -1,18 +1,31 @@
 """Prompts and pictures to conditioning."""
 
+import io
 import time
 from dataclasses import replace
+from typing import Final
+
+from PIL import Image
 
 from services.domain.stages import Encoded, EncodeRequest
 from services.loaded_models.conditioning_encoder import ENCODES_ALL, ConditioningEncoder
 from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import EncoderModel, Images, PromptWriter
-from services.pictures.input_picture import decode_pictures
+from services.pictures.input_picture import decode_pictures, describe_picture
 from services.tensor_store.tensor_store import TensorStore
 from triptych.domain.deadline import Deadline
-from triptych.domain.generation import GenerationParameters
+from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.model import Stage
 from triptych.domain.stage_timing import StageTask, StageTiming
+
+
+def _blank() -> bytes:
+    written = io.BytesIO()
+    Image.new("RGB", (256, 256), "grey").save(written, "PNG")
+    return written.getvalue()
+
+
+_BLANK: Final = _blank()
 
 
 class EncodeStage:
@@ -72,6 +85,20 @@ class EncodeStage:
             writing_seconds=0.0 if written is None else wrote - looked,
         )
         return Encoded(ref, timing, written, reuse)
+
+    def warm_up(self) -> None:
+        """Encodes what a default request would have encoded; keeps nothing.
+
+        Raises:
+            InvalidRequest: the model takes no such request.
+        """
+        served = self._loaded.loaded.model
+        described = [describe_picture("images", _BLANK)] * served.capabilities.min_images
+        request = GenerationRequest(prompt="a picture", images=tuple(described))
+        parameters = resolve(request, served, draw_seed=lambda: 0)
+        pictures = decode_pictures(parameters.images, (_BLANK,) * len(described))
+        for encoding in self._model.encodings(parameters, pictures):
+            encoding.tensors()
 
     def _write_prompt(self, parameters: GenerationParameters, images: Images) -> str | None:
         if isinstance(self._model, PromptWriter):

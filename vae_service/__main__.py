@@ -12,6 +12,7 @@ from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import open_store
 from services.torch_setup.device_errors import breaks_device
 from services.torch_setup.runtime import hold_threads, set_up_torch
+from triptych.domain.deadline import Deadline
 from triptych.domain.model import Stage
 from triptych.v1 import vae_service_pb2_grpc
 from vae_service.preview_stage import PreviewStage
@@ -27,21 +28,6 @@ async def main(settings: VaeSettings) -> None:
     set_up_torch(settings.threads)
     seal = Seal(settings.cluster_secret())
     store = open_store(settings.store, seal=seal, ttl_seconds=settings.tensor_ttl_seconds)
-    model = await asyncio.to_thread(
-        load_vae,
-        settings.model,
-        settings.model_name,
-        settings.dtype,
-        settings.device,
-        checksums=read_checksums(settings.model_manifest),
-    )
-    tile_size = set_pieces(model.model, settings.tiles, slicing=settings.slicing)
-    cache = store.open_cache(
-        settings.conditioning_cache_bytes, settings.conditioning_cache_idle_seconds
-    )
-    encoder = await asyncio.to_thread(
-        conditioning_encoder, cache, model, settings.device, settings.tiles, settings.slicing
-    )
     worker = StageWorker(
         Stage.VAE,
         settings.max_queued_requests,
@@ -49,13 +35,32 @@ async def main(settings: VaeSettings) -> None:
         command_seconds=settings.command_seconds,
         breaks=breaks_device,
     )
-    previews = PreviewStage(model, store)
-    stage = VaeStage(model, store, tile_size, encoder)
-    replica = VaeReplica(stage, previews, (model.loaded,), store, worker)
+    replica = VaeReplica(store, worker)
     host = StageHost(settings, "triptych.v1.VaeService", replica, store)
     servicer = VaeServicer(replica)
     vae_service_pb2_grpc.add_VaeServiceServicer_to_server(servicer, host.server.grpc)
-    await host.run(serving=True)
+
+    async def load() -> None:
+        model = await asyncio.to_thread(
+            load_vae,
+            settings.model,
+            settings.model_name,
+            settings.dtype,
+            settings.device,
+            checksums=read_checksums(settings.model_manifest),
+        )
+        tile_size = set_pieces(model.model, settings.tiles, slicing=settings.slicing)
+        cache = store.open_cache(
+            settings.conditioning_cache_bytes, settings.conditioning_cache_idle_seconds
+        )
+        encoder = await asyncio.to_thread(
+            conditioning_encoder, cache, model, settings.device, settings.tiles, settings.slicing
+        )
+        previews = PreviewStage(model, store)
+        await replica.warm_up(previews, Deadline.after(settings.command_seconds))
+        replica.hold(VaeStage(model, store, tile_size, encoder), previews, (model.loaded,))
+
+    await host.run(serving=True, load=load)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ class PreviewStage:
         self._store = store
         self._colours: LatentColours | None = None
 
+    @property
+    def fitted(self) -> bool:
+        """Whether the map is known."""
+        return self._colours is not None
+
     def fit(self) -> None:
         """Fits the map; for the VAE's thread. The same weights give the same map.
 

@@ -34,29 +34,28 @@ MAX_QUEUED_PREVIEWS = 16
 
 
 class VaeReplica(WorkerReplica):
-    """Runs the stage on its own thread and hands out the media in chunks.
+    """Runs the stage, once it holds one, on its own thread and hands out the media in chunks.
 
     Args:
-        stage: the numerics.
-        previews: those of previews.
-        models: what it holds.
         store: the tensor store it shares with the others.
         worker: the stage's thread.
     """
 
-    def __init__(
-        self,
-        stage: VaeStage,
-        previews: PreviewStage,
-        models: tuple[LoadedModel, ...],
-        store: StoreControl,
-        worker: StageWorker,
-    ) -> None:
-        super().__init__(Stage.VAE, models, store, worker)
-        self._numerics = stage
-        self._previews = previews
+    def __init__(self, store: StoreControl, worker: StageWorker) -> None:
+        super().__init__(Stage.VAE, store, worker)
+        self._held: tuple[VaeStage, PreviewStage] | None = None
         self._preview_worker = worker.beside(MAX_QUEUED_PREVIEWS)
         self._fit: asyncio.Task[Timed[None]] | None = None
+
+    async def warm_up(self, previews: PreviewStage, deadline: Deadline) -> None:
+        """Has the thread encode and decode once, which takes longer than ever after."""
+        await self._try(previews.fit, deadline)
+
+    def hold(
+        self, stage: VaeStage, previews: PreviewStage, models: tuple[LoadedModel, ...]
+    ) -> None:
+        """Serves what was loaded from now on: decodes and encodes, and draws previews."""
+        self._held, self._models = (stage, previews), models
 
     async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:
         """Encodes and stores; what comes after the caller left is released."""
@@ -65,7 +64,7 @@ class VaeReplica(WorkerReplica):
             tracked.begin(request.parameters.model)
             with current(tracked.span):
                 done = await self._worker.run(
-                    lambda: self._numerics.encode_image(request, deadline),
+                    lambda: self._stage_held.encode_image(request, deadline),
                     deadline=deadline,
                     discard=lambda _: self.release_late(request.tenant, request.request_id),
                 )
@@ -84,7 +83,7 @@ class VaeReplica(WorkerReplica):
             tracked.begin(request.parameters.model)
             with current(tracked.span):
                 done = await self._worker.run(
-                    lambda: self._numerics.decode(request),
+                    lambda: self._stage_held.decode(request),
                     deadline=deadline,
                     # Its caller may be gone without a word.
                     discard=lambda _: self.release_late(request.tenant, request.request_id),
@@ -102,7 +101,8 @@ class VaeReplica(WorkerReplica):
     async def draw_preview(self, request: DrawPreviewRequest, deadline: Deadline) -> PreviewPicture:
         """Draws on a thread of its own, so that neither this nor a decode waits for the other."""
         self.check_holds(request.parameters)
-        await asyncio.shield(self._fitted(deadline))
+        if not self._previews.fitted:
+            await asyncio.shield(self._fitted(deadline))
         done = await self._preview_worker.run(
             lambda: self._previews.draw(request), deadline=deadline, discard=lambda _: None
         )
@@ -129,6 +129,16 @@ class VaeReplica(WorkerReplica):
     async def close(self) -> None:
         """Waits for the work at hand and ends the threads."""
         await asyncio.gather(super().close(), self._preview_worker.close())
+
+    @property
+    def _stage_held(self) -> VaeStage:
+        assert self._held is not None
+        return self._held[0]
+
+    @property
+    def _previews(self) -> PreviewStage:
+        assert self._held is not None
+        return self._held[1]
 
     def _fitted(self, deadline: Deadline) -> "asyncio.Task[Timed[None]]":
         """The fit, in the VAE's own queue: once for all requests, unless it had to be given up."""

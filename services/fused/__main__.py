@@ -42,6 +42,7 @@ from services.tensor_store.tensor_store import TensorStore, open_store
 from services.torch_setup.device_errors import breaks_device
 from services.torch_setup.kernels import set_kernels
 from services.torch_setup.runtime import hold_threads, set_up_torch
+from triptych.domain.deadline import Deadline
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.model import Stage
 from vae_service.preview_stage import PreviewStage
@@ -59,6 +60,13 @@ class _Model:
     vae: VaeReplica
     scheduler: StepScheduler
     ranks: ThreadRankGroup
+    prompts: EncodeStage
+    previews: PreviewStage
+
+    async def warm_up(self, deadline: Deadline) -> None:
+        """Has its threads encode and decode once."""
+        await self.encoder.warm_up(self.prompts, deadline)
+        await self.vae.warm_up(self.previews, deadline)
 
 
 async def main(settings: FusedSettings) -> None:
@@ -82,6 +90,8 @@ async def main(settings: FusedSettings) -> None:
         [each.denoiser for each in models],
         [each.vae for each in models],
     )
+    for each in models:
+        await each.warm_up(Deadline.after(settings.command_seconds))
     stages = [stage for each in models for stage in (each.encoder, each.vae)]
     try:
         with ExitStack() as exits:
@@ -149,24 +159,13 @@ def _load(
             trace_steps=settings.trace_steps,
         ),
     )
-    return _Model(
-        EncoderReplica(
-            EncodeStage(encoder, store, prompt_encoder),
-            (encoder.loaded,),
-            store,
-            _worker(Stage.ENCODER, settings),
-        ),
-        DenoiserReplica(scheduler, ranks, store, calls),
-        VaeReplica(
-            VaeStage(vae, store, tile_size, image_encoder),
-            PreviewStage(vae, store),
-            (vae.loaded,),
-            store,
-            _worker(Stage.VAE, settings),
-        ),
-        scheduler,
-        ranks,
-    )
+    encodes = EncoderReplica(store, _worker(Stage.ENCODER, settings))
+    prompts, previews = EncodeStage(encoder, store, prompt_encoder), PreviewStage(vae, store)
+    encodes.hold(prompts, (encoder.loaded,))
+    decodes = VaeReplica(store, _worker(Stage.VAE, settings))
+    decodes.hold(VaeStage(vae, store, tile_size, image_encoder), previews, (vae.loaded,))
+    denoises = DenoiserReplica(scheduler, ranks, store, calls)
+    return _Model(encodes, denoises, decodes, scheduler, ranks, prompts, previews)
 
 
 def _worker(stage: Stage, settings: FusedSettings) -> StageWorker:

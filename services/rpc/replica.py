@@ -1,15 +1,19 @@
 """What every stage's replica answers about itself."""
 
 import uuid
+from collections.abc import Callable
 
 from services.domain.stages import Capacity
 from services.domain.store_control import StoreControl
+from services.observability.logs import get_logger
 from services.rpc.store_calls import StoreCalls
 from services.rpc.worker import StageWorker
 from triptych.domain.deadline import Deadline
-from triptych.domain.errors import ModelNotFound, StageUnavailable
+from triptych.domain.errors import ModelNotFound, StageLoading, StageUnavailable, TriptychError
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.model import LoadedModel, Stage
+
+_log = get_logger(__name__)
 
 
 def check_holds(models: tuple[LoadedModel, ...], parameters: GenerationParameters) -> None:
@@ -24,7 +28,6 @@ class WorkerReplica:
 
     Args:
         stage: which panel.
-        models: what it holds.
         store: the tensor store it shares with the others.
         worker: the stage's thread.
     """
@@ -32,12 +35,11 @@ class WorkerReplica:
     def __init__(
         self,
         stage: Stage,
-        models: tuple[LoadedModel, ...],
         store: StoreControl,
         worker: StageWorker,
     ) -> None:
         self._stage = stage
-        self._models = models
+        self._models: tuple[LoadedModel, ...] = ()
         self._store = store
         self._calls = StoreCalls(store)
         self._worker = worker
@@ -58,6 +60,7 @@ class WorkerReplica:
             queued_requests=self._worker.queued,
             max_queued_requests=self._worker.max_queued,
             draining=self._worker.draining,
+            loading=not self._models,
         )
 
     async def release(self, tenant: str, request_id: str, deadline: Deadline) -> int:
@@ -65,7 +68,9 @@ class WorkerReplica:
         return await self._calls.release_request(tenant, request_id)
 
     def check_holds(self, parameters: GenerationParameters) -> None:
-        """Raises ModelNotFound unless the replica holds the request's model."""
+        """Raises ModelNotFound unless the replica holds the request's model, or StageLoading."""
+        if not self._models:
+            raise StageLoading(f"the {self._stage} is loading its model; repeat the request later")
         check_holds(self._models, parameters)
 
     def release_late(self, tenant: str, request_id: str) -> None:
@@ -79,6 +84,15 @@ class WorkerReplica:
     def drain(self) -> None:
         """Refuses further work; what is admitted finishes."""
         self._worker.draining = True
+
+    async def _try(self, work: Callable[[], None], deadline: Deadline) -> None:
+        """Runs what nobody asked for; what a request will fail at as well is for that to tell."""
+        try:
+            await self._worker.run(work, deadline=deadline, discard=lambda _: None)
+        except StageUnavailable:
+            raise
+        except TriptychError as error:
+            _log.warning("not warmed up", cause=str(error))
 
     async def close(self) -> None:
         """Waits for the work at hand and ends the thread."""

@@ -1,6 +1,7 @@
 """The frame around every stage's process."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from services.domain.settings import StageSettings
 from services.domain.store_control import StoreControl
@@ -49,11 +50,15 @@ class StageHost:
         self._sweep_seconds = settings.sweep_seconds
         add_stage_servicers(self.server, replica, self._calls)
 
-    async def run(self, *, serving: bool) -> None:
+    async def run(
+        self, *, serving: bool, load: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         """Serves until a signal, drains, and gives the store's memory back.
 
         Args:
             serving: what the health service says at first.
+            load: what has the replica hold its model; it says of itself meanwhile that it loads,
+                and a signal ends the process at once.
 
         Raises:
             ConfigurationError: the address is taken.
@@ -61,6 +66,8 @@ class StageHost:
         """
         try:
             await self.server.start()
+            if load is not None:
+                await load()
             await self.server.set_serving(serving=serving)
             with watched_load(self._replica.load), watched_fullness(self._store):
                 await run_until_first_ends(

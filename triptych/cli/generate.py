@@ -101,10 +101,9 @@ def generate(
         "cache": read_cache(cache),
         "preview_every_steps": preview_every,
     }
-    order = _Order(prompt, asked, timeout, wait, output, connected)
-    with reported_failures(), _display(preview_every, preview_dir, wanted=not json) as display:
-        generation = _drawn(order, display, target, model, topology, dtype, offline=offline)
-    _report(generation, output, as_json=json)
+    order = _Order(prompt, asked, timeout, wait, output, json, connected)
+    display = _display(preview_every, preview_dir, wanted=not json)
+    _report(_drawn(order, display, target, model, topology, dtype, offline=offline), order)
 
 
 def _display(every: int | None, directory: Path | None, *, wanted: bool) -> ProgressDisplay:
@@ -124,15 +123,16 @@ def _drawn(
     offline: bool,
 ) -> Generation:
     connected = order.connection
-    cluster = _cluster_for_one_call(target, connected, model, topology, dtype, offline=offline)
-    return run(_generate(order, target, cluster, display))
+    with reported_failures(), display:
+        cluster = _cluster_for_one_call(target, connected, model, topology, dtype, offline=offline)
+        return run(_generate(order, target, cluster, display))
 
 
-def _report(generation: Generation, output: Path, *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json_report(generation, output))
+def _report(generation: Generation, order: "_Order") -> None:
+    if order.as_json:
+        typer.echo(json_report(generation, order.output))
     else:
-        print_report(generation, output)
+        print_report(generation, order.output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +142,7 @@ class _Order:
     timeout: float
     wait: float
     output: Path
+    as_json: bool
     connection: Connection
 
 

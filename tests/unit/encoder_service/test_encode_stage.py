@@ -21,7 +21,7 @@ from services.torch_setup.runtime import hold_threads
 from tests.unit.model_ports.fake_model import EDITING, LOADED, described, parameters
 from tests.unit.pictures.drawn import drawn, encoded, turned
 from triptych.domain.deadline import Deadline
-from triptych.domain.errors import InvalidRequest, ModelNotFound
+from triptych.domain.errors import InvalidRequest, ModelNotFound, StageLoading
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.model import Stage
 from triptych.domain.stage_timing import StageTask
@@ -98,10 +98,21 @@ def test_what_was_encoded_is_stored_for_its_request(store: TensorStore) -> None:
     assert (encoded.timing.stage, encoded.timing.task) == (Stage.ENCODER, StageTask.ENCODE_PROMPT)
 
 
-async def test_conditioning_lives_until_its_requests_deadline(store: TensorStore) -> None:
-    model = StageModel(LOADED, Reader())
+async def test_an_encoder_loads_warms_up_and_keeps_conditioning_until_its_requests_deadline(
+    store: TensorStore,
+) -> None:
+    reader = Reader()
+    model = StageModel(LOADED, reader)
     worker = StageWorker(Stage.ENCODER, 1, hold_threads, command_seconds=600)
-    replica = EncoderReplica(EncodeStage(model, store), (LOADED,), store, worker)
+    replica = EncoderReplica(store, worker)
+    with pytest.raises(StageLoading, match="the encoder is loading its model"):
+        await replica.encode(asked(), Deadline.after(1000))
+    assert replica.load().loading
+    stage = EncodeStage(model, store)
+    await replica.warm_up(stage, Deadline.after(1000))
+    assert [prompt for _, prompt, _ in reader.seen] == ["a picture"]
+    replica.hold(stage, (LOADED,))
+    assert not replica.load().loading
     encoded = await replica.encode(asked(), Deadline.after(1000))
     assert encoded.conditioning.expire_time > time.time() + 900
     await replica.close()

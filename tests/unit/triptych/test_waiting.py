@@ -35,7 +35,7 @@ class Starting:
 
 async def _drawn(cluster: Any, wait: float, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.001)
-    order = module._Order("a cat", {}, 60.0, wait, Path("cat.png"), Connection())
+    order = module._Order("a cat", {}, 60.0, wait, Path("cat.png"), False, Connection())
     return await module._patiently(cluster, order, cluster)
 
 

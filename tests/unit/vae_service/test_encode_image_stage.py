@@ -79,7 +79,8 @@ async def test_latents_live_until_their_requests_deadline(store: TensorStore) ->
     model = StageModel(EDITING, MeasuringVae())
     worker = StageWorker(Stage.VAE, 1, hold_threads, command_seconds=600)
     previews, encodes = PreviewStage(model, store), VaeStage(model, store)
-    replica = VaeReplica(encodes, previews, (EDITING,), store, worker)
+    replica = VaeReplica(store, worker)
+    replica.hold(encodes, previews, (EDITING,))
     made = await replica.encode_image(asked(0), Deadline.after(1000))
     assert made.latents.expire_time > time.time() + 900
     await replica.close()

@@ -68,9 +68,8 @@ def store() -> Iterator[TensorStore]:
 async def serving(store: TensorStore, vae: ShrinkingVae) -> AsyncIterator[VaeReplica]:
     model = StageModel(LOADED, vae)
     worker = StageWorker(Stage.VAE, 8, hold_threads, command_seconds=600)
-    replica = VaeReplica(
-        VaeStage(model, store), PreviewStage(model, store), (LOADED,), store, worker
-    )
+    replica = VaeReplica(store, worker)
+    replica.hold(VaeStage(model, store), PreviewStage(model, store), (LOADED,))
     try:
         async with asyncio.timeout(30):
             yield replica
