@@ -15,8 +15,12 @@ from triptych.launcher.parentage import adopting
 from triptych.launcher.process import LaunchedProcess, until_readable
 
 _MODULE: Final = "triptych.launcher.fork_server"
-# Libraries may look for GPUs while they are imported; the driver must not be touched for that.
-_VARIABLES: Final = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+_VARIABLES: Final = {
+    # Libraries may look for GPUs while they are imported; the driver must not be touched for that.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    # NumPy's and SciPy's would start threads when it is loaded. Stages compute with torch.
+    "OPENBLAS_NUM_THREADS": "1",
+}
 _REPLY_SECONDS: Final = 20.0
 _MAX_BYTES: Final = 4096
 

@@ -200,6 +200,20 @@ async def test_a_server_that_cannot_be_used_is_not_tried_again(module: str) -> N
     assert lost == [reasons[module.rpartition(".")[2]]]
 
 
+async def test_libraries_with_thread_pools_can_be_forked_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    lost: list[str] = []
+    launcher = ForkLauncher(["tests.unit.launcher.computing"], lost.append)
+    try:
+        assert await ended(await launcher.launch(told("exit", "5"))) == 5
+        assert launcher._server is not None
+    finally:
+        await launcher.close()
+    assert lost == []
+
+
 async def test_a_launch_that_is_cancelled_leaves_nothing(forking: Forking) -> None:
     assert await ended(await forking.launcher.launch(told("exit", "0"))) == 0
     before = psutil.Process().children()
