@@ -130,7 +130,9 @@ steps can take those of several requests in one forward, if its denoiser is told
   lies between the limits. Its directory has no subfolders: `ema.safetensors`, `ae.safetensors` and
   the configurations lie side by side. A step leads from one noise level to the next, so what is
   published as 50 time steps is 49 steps. Guidance runs branches of its own, without the prompt and
-  without the image.
+  without the image; as published, the latter only where `guidance_scale` is above 1, too. The
+  authors' code draws an edited image in its own size always; a width and height of one's own
+  are this project's addition.
 
 ## Options
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import xxhash
 from PIL import Image, UnidentifiedImageError
 
+from services.pictures.png_chunks import without_long_texts
 from triptych.domain.errors import InvalidRequest
 from triptych.domain.input_image import ImageDescription
 
@@ -138,7 +139,7 @@ def _opened(field: str, data: bytes) -> Iterator[Image.Image]:
         # Of its own limit, which is wider than ours, and of odd metadata, which we do not read.
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            image = Image.open(io.BytesIO(without_long_texts(data)), formats=_FORMATS)
         except UnidentifiedImageError as error:
             raise InvalidRequest.of(
                 field, "is not a picture; allowed are PNG, JPEG and WebP"
@@ -160,6 +161,12 @@ def _check(field: str, image: Image.Image) -> None:
     # Cameras hide further pictures behind the first one of a JPEG, which is the one they show.
     if frames != 1 and image.format != "MPO":
         raise InvalidRequest.of(field, f"has {frames} frames; allowed is 1")
+    if image.mode.startswith("I;16"):
+        raise InvalidRequest.of(
+            field,
+            "has 16 bits of grey, which the published pipelines would turn white from 256 of 65535"
+            " on; scale it to 8 bits first, each value divided by 257",
+        )
     if image.mode not in _MODES:
         raise InvalidRequest.of(
             field, f"has pixels of kind {image.mode!r}; allowed are 8 bits per channel"

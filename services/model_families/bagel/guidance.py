@@ -23,7 +23,8 @@ class Guidance:
 
     Attributes:
         text_scale: how far to go from the velocity without the prompt; 1 leaves it out.
-        image_scale: how far to go from the velocity without the image; 1 leaves it out.
+        image_scale: how far to go from the velocity without the image; 1 leaves it out, and so
+            does, as published, a text_scale of 1.
         editing: whether there is an image. Then each token is kept from growing before the image's
             scale is applied; otherwise the picture as a whole after both.
     """
@@ -40,7 +41,7 @@ class Guidance:
     @property
     def needs_without_image(self) -> bool:
         """Whether the velocity without the image is used and is another than the wanted one."""
-        return self.editing and self.image_scale > 1
+        return self.editing and self.needs_without_text and self.image_scale > 1
 
     def combine(self, velocities: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The velocity to follow, from those of the branches; the wanted one where it is alone."""

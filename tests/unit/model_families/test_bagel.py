@@ -113,7 +113,9 @@ def test_49_steps_go_through_the_50_published_time_steps(
         ({"start": 0.75, "end": 0.9}, [1, 2, 1, 1]),
         ({"start": 0.5}, [2, 2, 2, 1]),
         ({"images": (DESCRIBED,)}, [3, 3, 3, 3]),
-        ({"images": (DESCRIBED,), "guidance_scale": 1.0, "end": 0.8}, [1, 1, 2, 2]),
+        ({"images": (DESCRIBED,), "end": 0.8}, [1, 1, 3, 3]),
+        # As published: none by the image where there is none by the prompt.
+        ({"images": (DESCRIBED,), "guidance_scale": 1.0}, [1, 1, 1, 1]),
         ({"images": (DESCRIBED,), "scale": 1.0, "start": 0.6}, [2, 2, 2, 1]),
     ],
 )

@@ -15,6 +15,7 @@ from services.pictures.input_picture import (
     decode_picture,
     describe_picture,
 )
+from services.pictures.png_chunks import without_long_texts
 from tests.unit.pictures.drawn import (
     KINDS,
     ORIENTATION,
@@ -103,13 +104,48 @@ def test_a_transparent_colour_that_is_none_is_refused(mode: str) -> None:
     assert refusal(decode_picture, data).startswith("cannot be decoded: ")
 
 
-def test_a_text_that_would_burst_is_refused() -> None:
+def _with_text(*, zipped_by_itself: bool) -> bytes:
     info = PngInfo()
-    info.add_text("Comment", "a" * 2**24, zip=True)
-    data = encoded(drawn(), pnginfo=info)
+    if zipped_by_itself:
+        info.add_itxt("Comment", "a" * 2**24, zip=True)
+    else:
+        info.add_text("Comment", "a" * 2**24, zip=True)
+    return encoded(drawn(), pnginfo=info)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _with_text(zipped_by_itself=False),
+        _with_text(zipped_by_itself=True),
+        encoded(drawn(), icc_profile=bytes(2**24)),
+    ],
+    ids=["zTXt", "iTXt", "iCCP"],
+)
+def test_a_text_or_profile_that_would_burst_is_left_packed(data: bytes) -> None:
     assert len(data) < 100_000
-    for read in (describe_picture, decode_picture):
-        assert "Decompressed data too large" in refusal(read, data)
+    with pytest.raises(ValueError, match="Decompressed data too large"):
+        Image.open(io.BytesIO(data)).load()
+    assert describe_picture("images[0]", data).width == 40
+    assert decode_picture("images[0]", data).tobytes() == drawn().tobytes()
+
+
+def test_many_texts_are_read_up_to_a_limit_together() -> None:
+    info = PngInfo()
+    for number in range(100):
+        info.add_text(f"Comment {number}", "a" * (2**20 - 1), zip=True)
+    data = encoded(drawn(), pnginfo=info)
+    assert decode_picture("images[0]", data).tobytes() == drawn().tobytes()
+    assert len(without_long_texts(data)) < len(data)
+
+
+def test_texts_of_usual_size_are_read() -> None:
+    info = PngInfo()
+    info.add_text("Comment", "a" * 1000, zip=True)
+    data = encoded(drawn(), pnginfo=info, exif=turned(3))
+    assert without_long_texts(data) is data
+    turned_over = drawn().transpose(Image.Transpose.ROTATE_180)
+    assert decode_picture("images[0]", data).tobytes() == turned_over.tobytes()
 
 
 def test_a_jpeg_that_claims_a_great_size_is_refused_by_its_header() -> None:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import xxhash
+from diffusers.utils import load_image
 from PIL import Image, ImageFile, ImageOps, WebPImagePlugin
 
 from services.pictures.input_picture import (
@@ -104,9 +105,38 @@ def test_of_a_cameras_hidden_pictures_the_first_is_taken() -> None:
     assert decode_picture("images[0]", data).size == (40, 24)
 
 
-def test_pictures_with_more_than_eight_bits_of_grey_are_refused() -> None:
+def test_sixteen_bits_of_grey_are_refused_with_how_to_convert_them() -> None:
     deep = Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30))
-    assert "allowed are 8 bits per channel" in refusal(describe_picture, encoded(deep))
+    assert np.asarray(deep.convert("RGB"))[9:].min() == 255
+    assert "scale it to 8 bits first" in refusal(describe_picture, encoded(deep))
+
+
+ALPHA = bytes(range(256))
+KINDS_OF_FILES = {
+    **{f"{mode} PNG": encoded(drawn(mode)) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")},
+    **{f"{mode} JPEG": encoded(drawn(mode), "JPEG") for mode in ("L", "RGB", "CMYK")},
+    **{f"{mode} WebP": encoded(drawn(mode), "WEBP") for mode in ("RGB", "RGBA")},
+    "palette with one transparent colour": encoded(drawn("P"), transparency=3),
+    "palette with shades of transparency": encoded(drawn("P"), transparency=ALPHA),
+    "palette with a few of them": encoded(drawn("P"), transparency=ALPHA[:9]),
+    "two colours": encoded(drawn().quantize(2), bits=1, transparency=1),
+    "four colours": encoded(drawn().quantize(4), bits=2, transparency=1),
+    "grey with a transparent one": encoded(drawn("L"), transparency=7),
+    "black with it": encoded(drawn("1"), transparency=1),
+    "colours with a transparent one": encoded(drawn(), transparency=(1, 2, 3)),
+    "turned": encoded(drawn("P"), transparency=3, exif=turned(6)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_FILES)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_file_gives_the_pixels_that_stock_loads_from_it(kind: str, mode: str) -> None:
+    data = KINDS_OF_FILES[kind]
+    with warnings.catch_warnings():
+        # Of transparency that is lost, which whoever converts to RGB wants.
+        warnings.simplefilter("ignore")
+        stock = load_image(Image.open(io.BytesIO(data)), lambda image: image.convert(mode))
+    assert decode_picture("images[0]", data).convert(mode).tobytes() == stock.tobytes()
 
 
 @pytest.mark.parametrize("kind", KINDS)
