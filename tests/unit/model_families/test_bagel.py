@@ -23,6 +23,7 @@ from tests.checkpoints import checkpoint
 from tests.checkpoints.bagel import autoencoder
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError, InvalidRequest
+from triptych.domain.family_options import BagelOptions
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.input_image import ImageDescription
 from triptych.domain.model import GenerationDefaults, Stage
@@ -129,7 +130,7 @@ def test_branches_run_inside_the_interval_if_their_scale_is_on(
     }
     options = {names[key]: value for key, value in asked.items() if key in names}
     fields = {key: value for key, value in asked.items() if key not in names}
-    parameters = ask(**fields, options={"kind": "bagel", **options})
+    parameters = ask(**fields, options=BagelOptions(**options))
     state = loaded.model.prepare(parameters, conditioning(parameters))
     transformer = loaded.model.components["language_model"]
     assert isinstance(transformer, FlowTransformer)
