@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from triptych.domain.generation_result import Artifact, GenerationResult
     from triptych.domain.input_image import ImageDescription, UploadedImage
     from triptych.domain.model import ModelInfo
+    from triptych.domain.output_options import OutputOptions
     from triptych.domain.parallel import ParallelDegrees
     from triptych.domain.stage_timing import StageTiming
     from triptych.errors import (
@@ -94,6 +95,7 @@ __all__ = [
     "ModelNotFoundError",
     "NoCache",
     "NotFoundError",
+    "OutputOptions",
     "ParallelDegrees",
     "Preview",
     "Queued",
@@ -121,6 +123,7 @@ _HOMES = (
     "domain.family_options",
     "domain.input_image",
     "domain.model",
+    "domain.output_options",
     "domain.parallel",
     "domain.stage_timing",
     "domain.generation",

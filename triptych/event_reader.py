@@ -18,7 +18,7 @@ class EventReader:
     """The state between the messages of one stream; knows nothing of how they arrive."""
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self._files: list[bytearray] = []
         self._completed = False
 
     def read(self, response: generation_service_pb2.GenerateResponse) -> Event | None:
@@ -46,12 +46,15 @@ class EventReader:
             raise InternalError(Failure("INTERNAL", "STREAM_ENDED_EARLY", message))
 
     def _append(self, chunk: generation_service_pb2.ArtifactChunk) -> None:
-        if chunk.offset_bytes != len(self._data):
+        if chunk.HasField("artifact") or not self._files:
+            self._files.append(bytearray())
+        data = self._files[-1]
+        if chunk.offset_bytes != len(data):
             raise ArtifactCorruptedError(
                 f"the artifact continued at byte {chunk.offset_bytes};"
-                f" {len(self._data)} bytes had arrived"
+                f" {len(data)} bytes had arrived"
             )
-        self._data += chunk.data
+        data += chunk.data
 
     def _event(self, message: job_pb2.JobEvent) -> Event | None:
         if message.WhichOneof("event") == "cancelled":
@@ -71,17 +74,17 @@ class EventReader:
                 return event  # type: ignore[no-any-return]
 
     def _generation(self, job_id: str, result: GenerationResult) -> Generation:
-        if len(result.artifacts) != 1:
-            raise ArtifactCorruptedError(
-                f"the cluster sent {len(result.artifacts)} artifacts; this client takes exactly 1"
-            )
-        artifact = result.artifacts[0]
-        data = bytes(self._data)
-        checksum = xxhash.xxh3_64_intdigest(data)
-        if (len(data), checksum) != (artifact.size_bytes, artifact.checksum_xxh3):
-            raise ArtifactCorruptedError(
-                f"the artifact arrived with {len(data)} bytes and checksum {checksum:016x};"
-                f" announced were {artifact.size_bytes} and {artifact.checksum_xxh3:016x}"
-            )
+        wanted, came = result.parameters.num_images, len(result.artifacts)
+        if came != wanted:
+            raise ArtifactCorruptedError(f"the cluster sent {came} artifacts; asked were {wanted}")
+        missing = came - len(self._files)
+        files = [bytes(data) for data in self._files] + [b""] * missing
+        for data, artifact in zip(files, result.artifacts, strict=False):
+            checksum = xxhash.xxh3_64_intdigest(data)
+            if (len(data), checksum) != (artifact.size_bytes, artifact.checksum_xxh3):
+                raise ArtifactCorruptedError(
+                    f"the artifact arrived with {len(data)} bytes and checksum {checksum:016x};"
+                    f" announced were {artifact.size_bytes} and {artifact.checksum_xxh3:016x}"
+                )
         told = {field.name: getattr(result, field.name) for field in fields(result)}
-        return Generation(job_id=job_id, data=data, **told)
+        return Generation(job_id=job_id, files=tuple(files), **told)

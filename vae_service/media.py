@@ -14,8 +14,9 @@ from PIL import Image
 
 from triptych.domain.errors import Unsupported
 from triptych.domain.model import MediaFormat
+from triptych.domain.output_options import OutputOptions, effective_output
 
-# Noisy 1024 x 1024 pictures: half the time of the default level, 14 % more bytes.
+# Of the pictures in an archive.
 _PNG_COMPRESS_LEVEL = 3
 # x264's own scale: visually lossless, yet a fraction of what frames take as PNG.
 _CRF = "17"
@@ -34,7 +35,10 @@ _NO_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def encode_media(
-    pictures: Sequence[Image.Image], media_format: MediaFormat, frames_per_second: int | None
+    pictures: Sequence[Image.Image],
+    media_format: MediaFormat,
+    frames_per_second: int | None,
+    output: OutputOptions | None = None,
 ) -> bytes:
     """Compresses a picture, the layers of one, or the frames of a video.
 
@@ -42,13 +46,14 @@ def encode_media(
         pictures: in their order, all of one size.
         media_format: how.
         frames_per_second: for a video; None for anything else.
+        output: how a single picture is compressed; None for the defaults.
 
     Raises:
         Unsupported: the format does not hold such pictures.
     """
     match media_format:
-        case MediaFormat.PNG if len(pictures) == 1:
-            return _png(pictures[0])
+        case MediaFormat.PNG | MediaFormat.JPEG | MediaFormat.WEBP if len(pictures) == 1:
+            return _picture(pictures[0], media_format, output)
         case MediaFormat.PNG_ARCHIVE:
             return _png_archive(pictures)
         case MediaFormat.MP4 if frames_per_second is not None:
@@ -56,9 +61,20 @@ def encode_media(
     raise Unsupported(f"media_format: is {media_format}, which cannot hold what was drawn")
 
 
-def _png(picture: Image.Image) -> bytes:
+def _picture(picture: Image.Image, media_format: MediaFormat, asked: OutputOptions | None) -> bytes:
+    output = effective_output(asked, media_format)
+    assert output is not None
+    if media_format is MediaFormat.PNG:
+        return _png(picture, output.compression_level)
     stream = io.BytesIO()
-    picture.save(stream, "PNG", compress_level=_PNG_COMPRESS_LEVEL, optimize=False)
+    # Of JPEG, colours at the resolution of the picture. Other encoders have no use for it.
+    picture.save(stream, media_format.name, quality=output.quality, subsampling=0)
+    return stream.getvalue()
+
+
+def _png(picture: Image.Image, level: int | None = _PNG_COMPRESS_LEVEL) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", compress_level=level, optimize=False)
     return stream.getvalue()
 
 

@@ -111,7 +111,7 @@ class VaeStage:
             pictures = self._model.decode(parameters, latents)
         _check_pictures(parameters, pictures)
         frame_rate = None if parameters.options is None else parameters.options.frame_rate
-        data = encode_media(pictures, parameters.media_format, frame_rate)
+        data = encode_media(pictures, parameters.media_format, frame_rate, parameters.output)
         artifact = Artifact(
             artifact_id=request.request_id,
             media_format=parameters.media_format,
@@ -121,6 +121,7 @@ class VaeStage:
             size_bytes=len(data),
             checksum_xxh3=xxhash.xxh3_64_intdigest(data),
             tile_size=self._tile_size,
+            seed=parameters.seed,
         )
         timing = StageTiming(
             stage=Stage.VAE,

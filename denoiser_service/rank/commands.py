@@ -37,6 +37,8 @@ class Prepare(_Traced):
     """Draw the noise and keep the request's state until it is finished or aborted.
 
     Attributes:
+        stored_as: whose tensors it reads and writes; the request's own id by default.
+        image_index: which of the request's results it is.
         shares_steps: whether it may be told to take its steps together with other requests.
         remaining_seconds: until when its latents may be wanted, from now.
     """
@@ -47,6 +49,8 @@ class Prepare(_Traced):
     parameters: GenerationParameters
     conditioning: TensorRef
     image_latents: tuple[TensorRef, ...] = ()
+    stored_as: str | None = None
+    image_index: int = 0
     shares_steps: bool = False
     remaining_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 

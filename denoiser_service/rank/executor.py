@@ -107,7 +107,8 @@ class RankExecutor:
         match command:
             case Prepare():
                 request = DenoiseRequest(
-                    request_id=command.request_id,
+                    request_id=command.stored_as or command.request_id,
+                    image_index=command.image_index,
                     tenant=command.tenant,
                     parameters=command.parameters,
                     conditioning=command.conditioning,

@@ -107,8 +107,8 @@ class DenoiseStage:
         Raises:
             TriptychError: it is here already, its tensors are gone, or this model cannot do it.
         """
-        if request.request_id in self._running:
-            raise TriptychError(f"request {request.request_id} is being denoised already")
+        if request.place in self._running:
+            raise TriptychError(f"request {request.place} is being denoised already")
         self._loaded.check(request.parameters)
         began = time.perf_counter()
         with ExitStack() as stored:
@@ -119,7 +119,7 @@ class DenoiseStage:
         previews = StoredPreviews(self._model, self._store if self._stores else None, request)
         running = _Running(request, state, session, previews, shares_steps, deadline)
         prepared = Prepared(
-            request_id=request.request_id,
+            request_id=request.place,
             total_steps=state.total_steps,
             run_seconds=time.perf_counter() - read,
             transfer_seconds=read - began,
@@ -128,7 +128,7 @@ class DenoiseStage:
             degrees=self._degrees(state),
         )
         # Last, as in a step: looking ahead for what can be shared may fail, too.
-        self._running[request.request_id] = running
+        self._running[request.place] = running
         return prepared
 
     def _degrees(self, state: DenoiserState) -> ParallelDegrees:
@@ -257,7 +257,7 @@ class DenoiseStage:
         ran = time.perf_counter()
         ref = None
         if self._stores:
-            identity = {"tenant": request.tenant, "request_id": request_id}
+            identity = {"tenant": request.tenant, "request_id": request.request_id}
             ref = self._store.put(latents, **identity, deadline=running.deadline)
         return Finished(
             request_id=request_id,

@@ -74,7 +74,7 @@ class Admission:
         self, request: DenoiseRequest, present: Sequence[Candidate], size: int, step_seconds: float
     ) -> None:
         last = max((candidate.arrival for candidate in present), default=0)
-        newcomer = Candidate(request.request_id, last + 1, size_bytes=size)
+        newcomer = Candidate(request.place, last + 1, size_bytes=size)
         candidates = [*present, newcomer]
         waiting = sum(not candidate.resident for candidate in candidates)
         if waiting - len(self.room.entering(candidates)) > self.max_queued:
@@ -95,7 +95,7 @@ def check(request: DenoiseRequest, model: ModelInfo | None) -> None:
 
 def _check_new(request: DenoiseRequest, present: Sequence[Candidate]) -> None:
     for candidate in present:
-        if candidate.request_id != request.request_id:
+        if candidate.request_id != request.place:
             continue
         if candidate.leaving is None:
             raise AlreadyExists(f"request_id: {request.request_id} is being denoised already")

@@ -64,8 +64,8 @@ class AdmittedRequest:
 
     @property
     def id(self) -> str:
-        """The request's own."""
-        return self.request.request_id
+        """Its own in the step loop: a request has one for each of its results."""
+        return self.request.place
 
     @property
     def resident(self) -> bool:

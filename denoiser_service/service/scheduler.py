@@ -106,17 +106,18 @@ class StepScheduler:
             self._changed.set()
 
     def cancel(self, request_id: str) -> int:
-        """Stops a request at the next step; returns the steps it has done.
+        """Stops a request, all of its results, at the next step; returns the steps it has done.
 
         Raises:
             NotFound: no such request is here.
         """
-        if request_id not in self._requests:
+        results = [one for one in self.requests if one.request.request_id == request_id]
+        if not results:
             raise NotFound(f"request_id: {request_id} is not being denoised here")
-        admitted = self._requests[request_id]
-        admitted.cancelled = True
+        for admitted in results:
+            admitted.cancelled = True
         self._changed.set()
-        return admitted.completed_steps
+        return sum(admitted.completed_steps for admitted in results)
 
     async def run(self) -> None:
         """The loop; runs until it is cancelled."""
@@ -169,6 +170,6 @@ class StepScheduler:
         )
         # As if it had had a turn just now: newcomers do not overtake those who take turns.
         admitted.last_turn = self._turn_count
-        self._requests[request.request_id] = admitted
+        self._requests[admitted.id] = admitted
         self._changed.set()
         return admitted

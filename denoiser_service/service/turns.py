@@ -86,7 +86,9 @@ class Turns:
         admitted.begin(ranks)
         prepared = await ranks.execute(
             commands.Prepare(
-                request_id=request.request_id,
+                request_id=request.place,
+                stored_as=request.request_id,
+                image_index=request.image_index,
                 trace=admitted.trace,
                 tenant=request.tenant,
                 parameters=request.parameters,
@@ -165,7 +167,7 @@ class Turns:
 
     async def _released(self, admitted: AdmittedRequest) -> None:
         try:
-            await self._release(admitted.request.tenant, admitted.id)
+            await self._release(admitted.request.tenant, admitted.request.request_id)
         except TriptychError as error:
             _log.warning("not released, will expire", request_id=admitted.id, cause=str(error))
 

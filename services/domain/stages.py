@@ -85,6 +85,7 @@ class DenoiseRequest:
 
     Attributes:
         image_latents: of parameters.images, in their order.
+        image_index: which of the request's results; each takes a place in the step loop.
     """
 
     request_id: str
@@ -92,6 +93,12 @@ class DenoiseRequest:
     parameters: GenerationParameters
     conditioning: TensorRef
     image_latents: tuple[TensorRef, ...] = ()
+    image_index: int = 0
+
+    @property
+    def place(self) -> str:
+        """What the step loop and its ranks call it: the request's id, if it has one result."""
+        return f"{self.request_id}.{self.image_index}" if self.image_index else self.request_id
 
     def check_images(self) -> None:
         """Raises InvalidRequest unless there are latents of each image."""

@@ -22,8 +22,10 @@ from services.domain.stages import (
     PreviewPicture,
 )
 from services.domain.tensor_ref import TensorRef
+from services.gateway.merged import merged
 from services.gateway.previews import Previews
 from services.gateway.replicas import Route
+from triptych.domain.cache_statistics import joined
 from triptych.domain.conditioning_reuse import ConditioningReuse, summed
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import TriptychError
@@ -68,8 +70,8 @@ class Job:
         self._timings: list[StageTiming] = []
         self._encoded: Encoded | None = None
         self._image_latents: list[EncodedImage] = []
-        self._denoised: Denoised | None = None
-        self._artifact: Artifact | None = None
+        self._denoised: dict[int, Denoised] = {}
+        self._artifacts: list[Artifact] = []
         self._previews = Previews(self._draw_preview)
 
     async def run(self) -> AsyncGenerator[JobEvent, None]:
@@ -83,24 +85,31 @@ class Job:
         yield self._job_completed()
 
     async def _stages(self) -> AsyncGenerator[JobEvent, None]:
-        for stage in (self._encode(), self._denoise(), self._decode()):
+        results = range(self._parameters.num_images)
+        stages = [self._encode()]
+        if len(results) == 1:
+            stages += [self._denoise(0)]
+        else:
+            # At once: those that can share steps do.
+            stages += [merged([self._denoise(index) for index in results])]
+        stages += [self._decode(index) for index in results]
+        for stage in stages:
             async with aclosing(stage) as events:
                 async for event in events:
                     yield event
 
     def _job_completed(self) -> GenerationResult:
         assert self._encoded is not None
-        assert self._denoised is not None
-        assert self._artifact is not None
+        denoised = [self._denoised[index] for index in range(self._parameters.num_images)]
         return GenerationResult(
             parameters=self._parameters,
-            artifacts=(self._artifact,),
+            artifacts=tuple(self._artifacts),
             stage_timings=tuple(self._timings),
-            latents_checksum_xxh3=self._denoised.latents_checksum_xxh3,
+            latents_checksum_xxh3=denoised[0].latents_checksum_xxh3,
             total_seconds=time.monotonic() - self._began,
             written_prompt=self._encoded.written_prompt,
-            cache_statistics=self._denoised.cache_statistics,
-            parallel_degrees=self._denoised.degrees,
+            cache_statistics=joined([each.cache_statistics for each in denoised]),
+            parallel_degrees=denoised[0].degrees,
             conditioning_reuse=summed(self._reuse(self._encoded)),
         )
 
@@ -126,13 +135,18 @@ class Job:
             await asyncio.gather(*work, return_exceptions=True)
 
     async def _encode_prompt(self) -> StageTiming:
-        asked = EncodeRequest(self.job_id, self.tenant, self._parameters, self._images)
-        self._encoded = await self.route.encoder.encode(asked, self.deadline)
+        self._encoded = await self._encoding_of(0)
         return self._encoded.timing
+
+    async def _encoding_of(self, index: int) -> Encoded:
+        asked = EncodeRequest(self.job_id, self.tenant, self._parameters.alone(index), self._images)
+        return await self.route.encoder.encode(asked, self.deadline)
 
     async def _encode_images(self) -> StageTiming:
         for index, image in enumerate(self._images):
-            asked = EncodeImageRequest(self.job_id, self.tenant, self._parameters, index, image)
+            asked = EncodeImageRequest(
+                self.job_id, self.tenant, self._parameters.alone(0), index, image
+            )
             self._image_latents.append(await self.route.vae.encode_image(asked, self.deadline))
         timings = [each.timing for each in self._image_latents]
         return replace(
@@ -142,54 +156,69 @@ class Job:
             transfer_seconds=sum(each.transfer_seconds for each in timings),
         )
 
-    async def _denoise(self) -> AsyncGenerator[JobEvent, None]:
+    async def _denoise(self, index: int) -> AsyncGenerator[JobEvent, None]:
         began = time.monotonic()
         assert self._encoded is not None
+        encoded = self._encoded
+        if index and encoded.written_prompt is not None:
+            # A language model writes by the seed: each result has a prompt of its own.
+            encoded = await self._encoding_of(index)
         asked = DenoiseRequest(
             request_id=self.job_id,
             tenant=self.tenant,
-            parameters=self._parameters,
-            conditioning=self._encoded.conditioning,
+            parameters=self._parameters.alone(index),
+            conditioning=encoded.conditioning,
             image_latents=tuple(each.latents for each in self._image_latents),
+            image_index=index,
         )
         async with aclosing(self.route.denoiser.denoise(asked, self.deadline)) as events:
             async for event in events:
                 if isinstance(event, DenoiseStarted):
                     yield StageStarted(Stage.DENOISER, StageTask.DENOISE)
                 elif isinstance(event, StepCompleted):
-                    yield event
+                    yield replace(event, image_index=index)
                 elif isinstance(event, PreviewLatents):
-                    self._previews.offer(event)
+                    self._previews.offer(event, index)
                 else:
-                    self._denoised = event
-        if self._denoised is None:
+                    self._denoised[index] = event
+        if index not in self._denoised:
             raise TriptychError("the denoiser ended without latents")
-        yield self._completed(self._denoised.timing, began)
+        yield self._completed(self._denoised[index].timing, began)
 
-    async def _draw_preview(self, latents: TensorRef) -> PreviewPicture:
-        asked = DrawPreviewRequest(self.job_id, self.tenant, self._parameters, latents)
+    async def _draw_preview(self, latents: TensorRef, index: int) -> PreviewPicture:
+        parameters = self._parameters.alone(index)
+        asked = DrawPreviewRequest(self.job_id, self.tenant, parameters, latents)
         return await self.route.vae.draw_preview(asked, self.deadline)
 
-    async def _decode(self) -> AsyncGenerator[JobEvent, None]:
+    async def _decode(self, index: int) -> AsyncGenerator[JobEvent, None]:
         began = time.monotonic()
-        assert self._denoised is not None
+        denoised = self._denoised[index]
         yield StageStarted(Stage.VAE, StageTask.DECODE)
-        asked = DecodeRequest(self.job_id, self.tenant, self._parameters, self._denoised.latents)
+        parameters = self._parameters.alone(index)
+        asked = DecodeRequest(self.job_id, self.tenant, parameters, denoised.latents)
         offset = 0
-        timing = None
+        timing = artifact = None
         async with aclosing(self.route.vae.decode(asked, self.deadline)) as events:
             async for event in events:
                 if isinstance(event, Artifact):
-                    self._artifact = event
+                    artifact = self._placed(event, index, denoised.latents_checksum_xxh3)
                 elif isinstance(event, MediaChunk):
                     # Only the first chunk says what the bytes are.
-                    yield ArtifactChunk(None if offset else self._artifact, offset, event.data)
+                    yield ArtifactChunk(None if offset else artifact, offset, event.data)
                     offset += len(event.data)
                 else:
                     timing = event.timing
-        if timing is None or self._artifact is None or offset != self._artifact.size_bytes:
+        if timing is None or artifact is None or offset != artifact.size_bytes:
             raise TriptychError("the VAE ended before the artifact was complete")
+        self._artifacts.append(artifact)
         yield self._completed(timing, began)
+
+    def _placed(self, artifact: Artifact, index: int, latents_checksum: int) -> Artifact:
+        """An artifact among the request's others."""
+        name = f"{artifact.artifact_id}.{index}" if index else artifact.artifact_id
+        return replace(
+            artifact, artifact_id=name, index=index, latents_checksum_xxh3=latents_checksum
+        )
 
     def _reuse(self, encoded: Encoded) -> Iterator[ConditioningReuse]:
         yield from encoded.conditioning_reuse

@@ -17,17 +17,17 @@ class Previews:
     """Draws one at a time, the newest next; nothing waits for them, and their failures end here.
 
     Args:
-        draw: has a preview's latents drawn.
+        draw: has the latents of a preview drawn, which are those of one of the results.
     """
 
-    def __init__(self, draw: Callable[[TensorRef], Awaitable[PreviewPicture]]) -> None:
+    def __init__(self, draw: Callable[[TensorRef, int], Awaitable[PreviewPicture]]) -> None:
         self._draw = draw
-        self._newest: PreviewLatents | None = None
+        self._newest: dict[int, PreviewLatents] = {}
         self._offered = asyncio.Event()
 
-    def offer(self, latents: PreviewLatents) -> None:
-        """Has them drawn soon, unless newer ones come first."""
-        self._newest = latents
+    def offer(self, latents: PreviewLatents, image_index: int = 0) -> None:
+        """Has them drawn soon, unless newer ones of the same result come first."""
+        self._newest[image_index] = latents
         self._offered.set()
 
     async def among(self, events: AsyncGenerator[JobEvent, None]) -> AsyncGenerator[JobEvent, None]:
@@ -60,12 +60,13 @@ class Previews:
     async def _next(self) -> Preview:
         while True:
             await self._offered.wait()
-            self._offered.clear()
-            latents = self._newest
-            assert latents is not None
+            index = next(iter(self._newest))
+            latents = self._newest.pop(index)
+            if not self._newest:
+                self._offered.clear()
             try:
-                drawn = await self._draw(latents.latents)
-                return Preview(latents.step, drawn.data, drawn.width, drawn.height)
+                drawn = await self._draw(latents.latents, index)
+                return Preview(latents.step, drawn.data, drawn.width, drawn.height, index)
             except TriptychError as error:
                 _log.warning("preview dropped", step=latents.step, cause=str(error))
             # A defect in something that nobody needs must not cost the picture.

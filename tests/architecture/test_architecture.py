@@ -204,3 +204,18 @@ def test_the_route_of_one_step_goes_through_ten_files_that_are_there() -> None:
     assert files[0].endswith("servicer.py")
     for file in files:
         assert (ROOT / file).is_file(), file
+
+
+@pytest.mark.parametrize(("field", "kind"), [("num_images", "int|options"), ("output", "OutputO")])
+def test_a_request_field_is_declared_in_at_most_four_files(field: str, kind: str) -> None:
+    # By hand: a message's field, an attribute or a parameter with its type, the flag of a command.
+    flag = field.title().replace("_", "")
+    declared = re.compile(
+        rf"^ +(\w+ )*{field} = \d+;|^ +{field}: .*({kind})|^{flag} = Annotated", re.MULTILINE
+    )
+    # Not where it is used: a stage's own numerics may take it by its name.
+    folders = [*PACKAGES[:2], "denoiser_service/service"]
+    sources = [*_written(*folders), *sorted((ROOT / "protos").rglob("*.proto"))]
+    declaring = [file for file in sources if declared.search(file.read_text())]
+    assert {"generation.proto", "generation.py"} <= {file.name for file in declaring}
+    assert len(declaring) <= 4, declaring

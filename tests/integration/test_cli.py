@@ -185,8 +185,8 @@ async def test_json_is_one_object_and_nothing_else(tmp_path: Path) -> None:
     ("output", "said"),
     [
         ("missing/a.png", "does not exist"),
-        ("a.gif", "allowed are .png, .mp4, .zip"),
-        ("a", "allowed are .png, .mp4, .zip"),
+        ("a.gif", "allowed are .png, .jpg, .jpeg, .webp, .mp4, .zip"),
+        ("a", "allowed are .png, .jpg, .jpeg, .webp, .mp4, .zip"),
         ("directory.png", "is a directory"),
     ],
 )

@@ -261,7 +261,7 @@ async def test_an_option_the_wire_cannot_carry_is_named_by_its_path(
         with pytest.raises(InvalidRequestError) as refused:
             await flavour.generate(target, options=VideoOptions(num_frames=-1), media_format="gif")
     assert refused.value.violations == (
-        FieldViolation("media_format", "is gif; allowed are png, mp4, png_archive"),
+        FieldViolation("media_format", "is gif; allowed are png, mp4, png_archive, jpeg, webp"),
         FieldViolation("video.num_frames", f"is -1; allowed are 0 to {2**32 - 1}"),
     )
 

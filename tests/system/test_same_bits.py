@@ -11,6 +11,7 @@ from diffusers import QwenImagePipeline
 from PIL import Image
 
 from tests.system.running_cluster import RunningCluster
+from triptych.domain.output_options import OutputOptions
 from triptych.generation import Generation
 
 
@@ -85,6 +86,46 @@ def test_split_fused_and_stock_give_the_same_bits(
     assert split.data == fused.data
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(split.data))), pixels)
     assert split.latents_checksum_xxh3 == fused.latents_checksum_xxh3 == latents_checksum
+
+
+def test_several_pictures_of_one_request_are_those_of_as_many_requests(
+    split_cluster: RunningCluster, fused_cluster: RunningCluster
+) -> None:
+    alone = [drawn_by(split_cluster, Case("a red circle", seed=seed)) for seed in (5, 6, 7)]
+    for cluster in (split_cluster, fused_cluster):
+        with cluster.client() as client:
+            drawn = client.generate(
+                "a red circle",
+                width=128,
+                height=128,
+                steps=6,
+                guidance_scale=4.0,
+                seed=5,
+                num_images=3,
+            )
+        assert drawn.pictures() == [generation.data for generation in alone]
+        assert [artifact.seed for artifact in drawn.artifacts] == [5, 6, 7]
+        checksums = [artifact.latents_checksum_xxh3 for artifact in drawn.artifacts]
+        assert checksums == [generation.latents_checksum_xxh3 for generation in alone]
+
+
+@pytest.mark.parametrize("media_format", ["jpeg", "webp"])
+def test_a_picture_is_compressed_as_it_was_asked(
+    media_format: str, split_cluster: RunningCluster
+) -> None:
+    with split_cluster.client() as client:
+        drawn = client.generate(
+            "a red circle",
+            width=64,
+            height=64,
+            steps=2,
+            media_format=media_format,
+            output=OutputOptions(quality=80),
+        )
+    assert drawn.media_format == media_format
+    assert drawn.parameters.output == OutputOptions(quality=80)
+    picture = Image.open(io.BytesIO(drawn.data))
+    assert (picture.format, picture.size) == (media_format.upper(), (64, 64))
 
 
 def test_another_seed_gives_another_picture(split_cluster: RunningCluster) -> None:

@@ -1,11 +1,17 @@
 """The arguments of `triptych generate` that only one model family takes."""
 
-from dataclasses import asdict
 from typing import Annotated, Final
 
 import typer
 
-from triptych.domain.family_options import BagelOptions, FamilyOptions
+from triptych.domain.family_options import (
+    BagelOptions,
+    FamilyOptions,
+    FluxOptions,
+    LayeredOptions,
+    LongCatOptions,
+    VideoOptions,
+)
 
 _VIDEO: Final = "Videos"
 _LAYERED: Final = "Layers"
@@ -81,16 +87,39 @@ _FLAGS: Final = {
 }
 
 
-def bagel_options(
-    image_guidance: float | None, interval: tuple[float, float] | None
-) -> BagelOptions:
-    """The options of BAGEL; an interval is given whole or not at all."""
+def by_number(
+    frames: int | None,
+    fps: int | None,
+    low_noise_guidance: float | None,
+    layers: int | None,
+    resolution: int | None,
+    caption_image: bool | None,
+) -> tuple[FamilyOptions, ...]:
+    """The options of families whose results are several pictures."""
+    video = VideoOptions(
+        num_frames=frames,
+        frames_per_second=fps,
+        low_noise_guidance_scale=low_noise_guidance,
+    )
+    layered = LayeredOptions(layers=layers, resolution=resolution, caption_image=caption_image)
+    return video, layered
+
+
+def by_guidance(
+    rewrite_prompt: bool | None,
+    image_guidance: float | None,
+    interval: tuple[float, float] | None,
+    true_guidance: float | None,
+) -> tuple[FamilyOptions, ...]:
+    """The options of the other families; an interval is given whole or not at all."""
     start, end = interval or (None, None)
-    return BagelOptions(
+    bagel = BagelOptions(
         image_guidance_scale=image_guidance,
         guidance_interval_start=start,
         guidance_interval_end=end,
     )
+    long_cat = LongCatOptions(rewrite_prompt=rewrite_prompt)
+    return long_cat, bagel, FluxOptions(true_guidance_scale=true_guidance)
 
 
 def of_one_family(*candidates: FamilyOptions) -> FamilyOptions | None:
@@ -109,4 +138,4 @@ def of_one_family(*candidates: FamilyOptions) -> FamilyOptions | None:
 
 
 def _first_flag(options: FamilyOptions) -> str:
-    return next(_FLAGS[name] for name, value in asdict(options).items() if value is not None)
+    return next(_FLAGS[name] for name in options.given)

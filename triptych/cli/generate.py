@@ -33,7 +33,6 @@ from triptych.cli.report import json_report, print_report
 from triptych.cluster.address import Address
 from triptych.cluster.cluster import ClusterSpec, LocalCluster
 from triptych.cluster.topology import ModelOptions
-from triptych.domain.family_options import FluxOptions, LayeredOptions, LongCatOptions, VideoOptions
 from triptych.domain.generation import RequestOptions
 from triptych.errors import UnavailableError
 from triptych.generation import Generation
@@ -57,6 +56,9 @@ def generate(
     guidance: options.Guidance = None,
     negative: options.Negative = None,
     seed: options.Seed = None,
+    num_images: options.NumImages = None,
+    quality: options.Quality = None,
+    compression_level: options.CompressionLevel = None,
     dtype: options.DType = None,
     timeout: options.Timeout = DEFAULT_TIMEOUT_SECONDS,
     wait: options.Wait = DEFAULT_WAIT_SECONDS,
@@ -87,19 +89,16 @@ def generate(
         "height": height,
         "steps": steps,
         "guidance_scale": guidance,
-        "seed": seed,
         "dtype": dtype.value if dtype else None,
         "images": images or (),
         "media_format": checked_format(media_format, output).value,
         "options": family.of_one_family(
-            VideoOptions(num_frames=frames, frames_per_second=fps, low_noise_guidance_scale=low),
-            LayeredOptions(layers=layers, resolution=resolution, caption_image=caption_image),
-            LongCatOptions(rewrite_prompt=rewrite_prompt),
-            family.bagel_options(image_guidance, guidance_interval),
-            FluxOptions(true_guidance_scale=true_guidance),
+            *family.by_number(frames, fps, low, layers, resolution, caption_image),
+            *family.by_guidance(rewrite_prompt, image_guidance, guidance_interval, true_guidance),
         ),
         "cache": read_cache(cache),
         "preview_every_steps": preview_every,
+        **options.results(seed, num_images, quality, compression_level),
     }
     order = _Order(prompt, asked, timeout, wait, output, json, connected)
     display = _display(preview_every, preview_dir, wanted=not json)
@@ -130,9 +129,9 @@ def _drawn(
 
 def _report(generation: Generation, order: "_Order") -> None:
     if order.as_json:
-        typer.echo(json_report(generation, order.output))
+        typer.echo(json_report(generation, generation.paths(order.output)))
     else:
-        print_report(generation, order.output)
+        print_report(generation, generation.paths(order.output))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +190,7 @@ async def _generate(
             )
         )
         generation = await _patiently(client, order, display)
-        generation.save(order.output)
+        generation.save_all(order.output)
         display.say("ending")
     return generation
 

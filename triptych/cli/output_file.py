@@ -1,29 +1,24 @@
 """What will be written where, checked before anything is started for it."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 import typer
 
-
-class MediaFormatName(StrEnum):
-    """What a result may be written as."""
-
-    PNG = "png"
-    MP4 = "mp4"
-    PNG_ARCHIVE = "png_archive"
-
+from triptych.domain.model import MediaFormat
 
 SUFFIXES: Final = {
-    ".png": MediaFormatName.PNG,
-    ".mp4": MediaFormatName.MP4,
-    ".zip": MediaFormatName.PNG_ARCHIVE,
+    ".png": MediaFormat.PNG,
+    ".jpg": MediaFormat.JPEG,
+    ".jpeg": MediaFormat.JPEG,
+    ".webp": MediaFormat.WEBP,
+    ".mp4": MediaFormat.MP4,
+    ".zip": MediaFormat.PNG_ARCHIVE,
 }
 
 
-def checked_format(asked: MediaFormatName | None, path: Path) -> MediaFormatName:
+def checked_format(asked: MediaFormat | None, path: Path) -> MediaFormat:
     """The format that a checked output's suffix stands for.
 
     Raises:

@@ -33,7 +33,8 @@ PreviewDirectory = Annotated[
         exists=True,
         file_okay=False,
         writable=True,
-        help="Write them there, as step-0005.png and so on.",
+        help="Write them there, as step-0005.png and so on; those of a second picture as"
+        " step-0005-2.png.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -67,7 +68,8 @@ class PreviewFiles:
         if self._directory is None:
             return
         try:
-            preview.save(self._directory / f"step-{preview.step:04}.png")
+            which = f"-{preview.image_index + 1}" if preview.image_index else ""
+            preview.save(self._directory / f"step-{preview.step:04}{which}.png")
         except OSError as error:
             self._directory = None
             sys.stderr.write(f"previews are not written any more: {error}\n")

@@ -83,7 +83,9 @@ class ProgressDisplay:
                 if self.shown:
                     self._progress.picture = in_half_blocks(event.data)
             case StepCompleted(step=step, total_steps=total, sigma=sigma, decisions=decisions):
-                text = f"denoiser  step {step}/{total}  sigma {sigma:.3f}{_decided(decisions)}"
+                which = f"image {event.image_index + 1}  " if event.image_index else ""
+                at = f"step {step}/{total}  sigma {sigma:.3f}"
+                text = f"denoiser  {which}{at}{_decided(decisions)}"
                 self._progress.update(self._task, description=text, completed=step, total=total)
 
 

@@ -1,6 +1,7 @@
 """What is said of a finished result, to people and to scripts."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from triptych.cli.stage_label import stage_label
 from triptych.domain.cache_statistics import CacheStatistics
 from triptych.domain.conditioning_reuse import ConditioningReuse
 from triptych.domain.family_options import LayeredOptions
+from triptych.domain.generation_result import Artifact
 from triptych.domain.parallel import ParallelDegrees
 from triptych.generation import Generation
 
 
-def print_report(generation: Generation, path: Path) -> None:
+def print_report(generation: Generation, paths: Sequence[Path]) -> None:
     """Where the time went, and what was written."""
     console = Console(highlight=False)
     console.print(_timings(generation))
@@ -30,7 +32,9 @@ def print_report(generation: Generation, path: Path) -> None:
         console.print(_ranks_line(degrees), soft_wrap=True)
     if generation.tile_size:
         console.print(f"tiles: of {generation.tile_size} pixels, where a picture is larger")
-    console.print(f"{path}: {_contents(generation)}", soft_wrap=True, markup=False)
+    for path, artifact in zip(paths, generation.artifacts, strict=True):
+        contents = _contents(generation, artifact)
+        console.print(f"{path}: {contents}", soft_wrap=True, markup=False)
 
 
 def _timings(generation: Generation) -> Table:
@@ -84,22 +88,23 @@ def _ranks_line(degrees: ParallelDegrees) -> str:
     )
 
 
-def _contents(generation: Generation) -> str:
+def _contents(generation: Generation, artifact: Artifact) -> str:
     parts = [f"{generation.width}x{generation.height} pixels"]
-    if generation.media_format != "png":
+    if not generation.media_format.is_picture:
         layered = isinstance(generation.parameters.options, LayeredOptions)
         noun = "layer" if layered else "frame"
         plural = "" if generation.num_frames == 1 else "s"
         parts.append(f"{generation.num_frames} {noun}{plural}")
-    parts += [f"{len(generation.data)} bytes", f"seed {generation.seed}"]
+    parts += [f"{artifact.size_bytes} bytes", f"seed {generation.seed + artifact.index}"]
     return ", ".join(parts)
 
 
-def json_report(generation: Generation, path: Path) -> str:
+def json_report(generation: Generation, paths: Sequence[Path]) -> str:
     """One JSON object; checksums are 16 hexadecimal digits, times are seconds."""
     return json.dumps(
         {
-            "path": str(path),
+            "path": str(paths[0]),
+            "paths": [str(path) for path in paths],
             "job_id": generation.job_id,
             "media_format": generation.media_format,
             "width": generation.width,

@@ -6,8 +6,11 @@ from typing import Annotated
 import typer
 
 from triptych.cli.local_cluster import DTypeName, TopologyName
-from triptych.cli.output_file import MediaFormatName, checked_output
+from triptych.cli.output_file import checked_output
 from triptych.domain.deadline import checked_timeout
+from triptych.domain.generation import RequestOptions
+from triptych.domain.model import MediaFormat
+from triptych.domain.output_options import OutputOptions
 
 _REQUEST = "What to draw (the model's defaults apply to what is left out)"
 
@@ -30,12 +33,13 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="File to write: .png, .mp4 (videos) or .zip (layers or frames as PNG files).",
+        help="File to write: .png, .jpg, .webp, .mp4 (videos) or .zip (layers or frames as PNG"
+        " files). Of several, name-1.png, name-2.png and so on.",
         callback=checked_output,
     ),
 ]
 Format = Annotated[
-    MediaFormatName | None,
+    MediaFormat | None,
     typer.Option("--format", help="What to write; the output's suffix says it as well."),
 ]
 Target = Annotated[
@@ -82,6 +86,19 @@ Seed = Annotated[
     int | None,
     typer.Option(help="Same seed, same picture; drawn if left out.", rich_help_panel=_REQUEST),
 ]
+NumImages = Annotated[
+    int | None,
+    typer.Option(
+        help="How many, with the seeds SEED, SEED + 1 and so on.", rich_help_panel=_REQUEST
+    ),
+]
+Quality = Annotated[
+    int | None, typer.Option(help="Of JPEG and WebP, 1 to 100.", rich_help_panel=_REQUEST)
+]
+CompressionLevel = Annotated[
+    int | None,
+    typer.Option(help="Of PNG, 0 (fast) to 9 (small).", rich_help_panel=_REQUEST),
+]
 DType = Annotated[
     DTypeName | None,
     typer.Option(
@@ -108,3 +125,15 @@ Topology = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no progress.")]
+
+
+def results(
+    seed: int | None, num_images: int | None, quality: int | None, level: int | None
+) -> RequestOptions:
+    """How many results, from which seed on, and how each is compressed."""
+    output = OutputOptions(quality=quality, compression_level=level)
+    return {
+        "seed": seed,
+        "num_images": num_images,
+        "output": output if output.given else None,
+    }

@@ -24,6 +24,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from triptych.codec.hints import Hint, field_defaults, hint_of
 from triptych.codec.values import Moment, Nested, Plain, Reading, Seconds, Value, Words
 from triptych.domain.errors import FieldViolation, InvalidRequest
+from triptych.domain.limits import Among
 
 N = TypeVar("N")
 M = TypeVar("M", bound=Message)
@@ -314,7 +315,8 @@ class Table(Generic[N, M]):
                 words = {word: numbers[number].number for word, number in at.words.items()}
                 return Words(leaf.enum_type, words, None)
             kinds = [k for k in (*hint.marks, *hint.kinds) if isinstance(k, type)]
-            return Words.of(leaf.enum_type, kinds[0])
+            among = next((mark.words for mark in hint.marks if isinstance(mark, Among)), None)
+            return Words.of(leaf.enum_type, kinds[0], among)
         return Plain(leaf.cpp_type, *hint.ends)
 
     def _check_covered(self, descriptor: Any) -> None:

@@ -41,6 +41,7 @@ from triptych.domain.generation_result import Artifact, GenerationResult
 from triptych.domain.image_fit import ImageFit
 from triptych.domain.input_image import ImageDescription, UploadedImage
 from triptych.domain.model import Capabilities, GenerationDefaults, ModelInfo
+from triptych.domain.output_options import OutputOptions
 from triptych.domain.parallel import ParallelDegrees, ParallelSupport
 from triptych.domain.stage_timing import StageTiming
 from triptych.v1 import (
@@ -88,6 +89,8 @@ Table(LayeredOptions, generation_pb2.LayeredOptions)
 Table(LongCatOptions, generation_pb2.LongCatOptions)
 Table(BagelOptions, generation_pb2.BagelOptions)
 Table(FluxOptions, generation_pb2.FluxOptions)
+
+Table(OutputOptions, generation_pb2.OutputOptions)
 
 IMAGES: Final = Table(
     ImageDescription,

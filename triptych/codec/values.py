@@ -1,6 +1,6 @@
 """How one value of a noun's field is carried by a message's field."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Protocol
@@ -98,12 +98,17 @@ class Words:
         enum: of the message's field.
         words: of the numbers other than 0, which stands for a value that is left out.
         kind: what unknown numbers become members of, where they are not refused.
+        among: the words that are written; all of them by default.
     """
 
     def __init__(
-        self, enum: EnumDescriptor, words: Mapping[Any, int], kind: type[OpenEnum] | None
+        self,
+        enum: EnumDescriptor,
+        words: Mapping[Any, int],
+        kind: type[OpenEnum] | None,
+        among: Collection[Any] | None = None,
     ) -> None:
-        self._numbers = dict(words)
+        self._numbers = {w: n for w, n in words.items() if among is None or w in among}
         self._words = {number: word for word, number in words.items()}
         self._kind = kind
         self._names = {value.number: value.name for value in enum.values}
@@ -112,7 +117,9 @@ class Words:
             raise TypeError(f"{enum.full_name}: words and numbers differ")
 
     @classmethod
-    def of(cls, enum: EnumDescriptor, kind: type[StrEnum]) -> "Words":
+    def of(
+        cls, enum: EnumDescriptor, kind: type[StrEnum], among: Collection[str] | None = None
+    ) -> "Words":
         """The words of an enum's class, which the message's enum has in capitals."""
         prefix = prefix_of(enum)
         values = enum.values_by_name
@@ -120,7 +127,7 @@ class Words:
         if missing:
             raise TypeError(f"{enum.full_name} has no {', '.join(missing)}")
         words = {word: values[f"{prefix}{word.name}"].number for word in kind}
-        return cls(enum, words, kind if issubclass(kind, OpenEnum) else None)
+        return cls(enum, words, kind if issubclass(kind, OpenEnum) else None, among)
 
     def put(self, holder: Any, name: str, value: Any, path: str) -> Iterator[FieldViolation]:
         """Sets a field; yields why it could not."""

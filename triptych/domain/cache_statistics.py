@@ -1,5 +1,6 @@
 """What a cache decided and did."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -61,3 +62,28 @@ class CacheStatistics:
     def reused_share(self) -> float:
         """Of all forwards, 0 to 1: the skipped share."""
         return self.reused_forwards / (self.computed_forwards + self.reused_forwards)
+
+
+def joined(statistics: Sequence[CacheStatistics | None]) -> CacheStatistics | None:
+    """What caching did over several loops: counts add up, and speed-ups are the loops' means."""
+    known = [each for each in statistics if each is not None]
+    if len(known) < 2:
+        return known[0] if known else None
+    branches: dict[str, BranchStatistics] = {}
+    for branch in (branch for each in known for branch in each.branches):
+        so_far = branches.get(branch.branch, BranchStatistics(branch.branch, 0, 0))
+        branches[branch.branch] = BranchStatistics(
+            branch.branch,
+            so_far.computed_forwards + branch.computed_forwards,
+            so_far.reused_forwards + branch.reused_forwards,
+        )
+    return CacheStatistics(
+        tuple(branches.values()),
+        _mean([each.estimated_speedup for each in known]),
+        _mean([each.realised_speedup for each in known]),
+    )
+
+
+def _mean(numbers: Sequence[float | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) / len(known) if known else None

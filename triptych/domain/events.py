@@ -43,6 +43,7 @@ class StepCompleted:
         step: 1 to total_steps.
         sigma: the noise level the step started from.
         decisions: of the request's cache, branch by branch; empty without one.
+        image_index: which of the request's results it is a step of.
     """
 
     step: int
@@ -50,6 +51,7 @@ class StepCompleted:
     sigma: float
     seconds: float
     decisions: tuple[BranchDecision, ...] = ()
+    image_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,14 @@ class Preview:
         data: PNG bytes.
         width: in pixels.
         height: in pixels.
+        image_index: which of the request's results it is of.
     """
 
     step: int
     data: bytes
     width: int
     height: int
+    image_index: int = 0
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes `data`: whole or not at all, and nobody ever reads half of it.

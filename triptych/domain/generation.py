@@ -17,15 +17,18 @@ from triptych.domain.family_options import (
 )
 from triptych.domain.image_fit import ImageFit
 from triptych.domain.input_image import ImageDescription, InputImage
-from triptych.domain.limits import AtMost, OneOf, Within, limit_violations, out_of_bounds
+from triptych.domain.limits import Among, AtMost, OneOf, Within, limit_violations, out_of_bounds
 from triptych.domain.model import Capabilities, MediaFormat, ModelInfo
+from triptych.domain.output_options import OutputOptions, effective_output, output_violations
 
 MAX_SEED: Final = 2**63 - 1
+MAX_NUM_IMAGES: Final = 16
 # Beyond it a side of a picture that is scaled to a usual area would round to nothing.
 MAX_ASPECT_RATIO: Final = 16
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 T = TypeVar("T")
+_COMPUTED_IN: Final = Among((ElementType.FLOAT32, ElementType.BFLOAT16, ElementType.FLOAT16))
 _SIDE: Final = Within("min_side", "max_side", multiple_of="size_multiple")
 _TEXT: Final = AtMost("max_prompt_characters", "characters")
 
@@ -46,6 +49,8 @@ class RequestOptions(TypedDict, total=False):
     options: FamilyOptions | None
     cache: Cache | None
     preview_every_steps: int | None
+    output: OutputOptions | None
+    num_images: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +72,13 @@ class GenerationRequest:
         images: pictures to start from, in order: each one the bytes of a PNG, JPEG or WebP file,
             the path of one (never a URL), or what `upload_image` returned; inside a cluster, what
             it read from their headers.
-        media_format: "png"; "mp4" for a video; "png_archive" for layers or frames in a ZIP file.
+        media_format: "png", "jpeg" or "webp"; "mp4" for a video; "png_archive" for layers or frames
+            in a ZIP file.
         options: knobs of the model's family, for example VideoOptions.
         cache: how to reuse work between steps, for example TeaCache(rel_l1_thresh=0.2).
         preview_every_steps: a Preview among the events after every so many steps; 0 for none.
+        output: how the picture is compressed, for example OutputOptions(quality=80).
+        num_images: results, with the seeds seed, seed + 1, and so on.
     """
 
     prompt: Annotated[str, _TEXT]
@@ -83,12 +91,14 @@ class GenerationRequest:
         None
     )
     seed: Annotated[int | None, Interval(ge=0, le=MAX_SEED)] = None
-    dtype: Annotated[str | None, ElementType] = None
+    dtype: Annotated[str | None, ElementType, _COMPUTED_IN] = None
     images: Sequence[InputImage | ImageDescription] = ()
     media_format: Annotated[str | None, MediaFormat, OneOf("media_formats")] = None
     options: FamilyOptions | None = None
     cache: Cache | None = None
     preview_every_steps: int | None = None
+    output: OutputOptions | None = None
+    num_images: Annotated[int | None, Interval(ge=1, le=MAX_NUM_IMAGES)] = None
 
     @property
     def described_images(self) -> tuple[ImageDescription, ...]:
@@ -121,6 +131,8 @@ class GenerationParameters:
     images: tuple[ImageDescription, ...] = ()
     preview_every_steps: int = 0
     options: FamilyOptions | None = None
+    output: OutputOptions | None = None
+    num_images: int = 1
 
     @property
     def request(self) -> GenerationRequest:
@@ -134,10 +146,14 @@ class GenerationParameters:
         """Whether each step runs a second, unconditional branch."""
         return self.negative_prompt is not None
 
+    def alone(self, index: int) -> "GenerationParameters":
+        """One of several results, as a request for it alone has it."""
+        return replace(self, seed=self.seed + index, num_images=1)
+
     @property
     def pixel_steps(self) -> int:
-        """Width x height x frames or layers x steps: what the request takes, about."""
-        return self.width * self.height * self.steps * self.pictures
+        """Width x height x frames or layers x steps x results: what the request takes, about."""
+        return self.width * self.height * self.steps * self.pictures * self.num_images
 
     @property
     def pictures(self) -> int:
@@ -165,6 +181,7 @@ def resolve(
     if violations:
         raise InvalidRequest(violations)
     width, height = _size(request, model.capabilities)
+    media_format = MediaFormat(request.media_format or model.limits.media_formats[0])
     steps = _either(request.steps, defaults.steps)
     return GenerationParameters(
         model=model.name,
@@ -179,9 +196,11 @@ def resolve(
         seed=draw_seed() if request.seed is None else request.seed,
         dtype=model.dtype,
         cache=_cache(request.cache, model.capabilities, steps),
-        media_format=MediaFormat(request.media_format or model.limits.media_formats[0]),
+        media_format=media_format,
         images=request.described_images,
         preview_every_steps=request.preview_every_steps or 0,
+        output=effective_output(request.output, media_format),
+        num_images=request.num_images or 1,
         options=effective_options(request.options, model.capabilities.options),
     )
 
@@ -336,6 +355,12 @@ def _choice_violations(request: GenerationRequest, model: ModelInfo) -> Iterator
     if request.cache is not None:
         steps = _either(request.steps, limits.defaults.steps)
         yield from cache_violations(request.cache, limits.cache_support, steps)
+    if (chosen := request.media_format or limits.media_formats[0]) in limits.media_formats:
+        yield from output_violations(request.output, MediaFormat(chosen))
+    last = (request.seed or 0) + (request.num_images or 1) - 1
+    if request.seed is not None and request.seed <= MAX_SEED < last:
+        allowed = f"allowed are 0 to {MAX_SEED}"
+        yield FieldViolation("seed", f"would be {last} for the last image; {allowed}")
     yield from _preview_violations(request, limits)
 
 

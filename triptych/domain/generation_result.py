@@ -18,6 +18,9 @@ class Artifact:
         num_frames: frames of a video, or layers of a picture; 1 for a picture in one piece.
         tile_size: side in pixels of the tiles that the VAE works in; 0 if it works in none.
             Pictures that are larger, input images among them, get other pixels than without.
+        index: which of the request's results it is.
+        seed: what it was drawn from.
+        latents_checksum_xxh3: XXH3-64 of its final latents.
     """
 
     artifact_id: str
@@ -28,6 +31,9 @@ class Artifact:
     size_bytes: int
     checksum_xxh3: int
     tile_size: int = 0
+    index: int = 0
+    seed: int = 0
+    latents_checksum_xxh3: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +42,8 @@ class GenerationResult:
 
     Attributes:
         parameters: effective values.
-        latents_checksum_xxh3: XXH3-64 of the final latents: equal latents, equal checksums.
+        latents_checksum_xxh3: XXH3-64 of the final latents: equal latents, equal checksums;
+            of the first result, if there are several.
         total_seconds: as seen by the gateway.
         written_prompt: what a language model made of the prompt, if it was asked to; the picture
             was drawn from this.

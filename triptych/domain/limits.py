@@ -36,6 +36,13 @@ class OneOf:
     choices: str
 
 
+@dataclass(frozen=True, slots=True)
+class Among:
+    """One of these words, of all that there are."""
+
+    words: tuple[str, ...]
+
+
 def marks(noun: type, kind: type[M]) -> dict[str, M]:
     """What of one kind stands beside a noun's fields."""
     return {name: mark for name, mark in _all_marks(noun) if isinstance(mark, kind)}

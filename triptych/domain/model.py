@@ -37,6 +37,13 @@ class MediaFormat(OpenEnum):
     PNG = "png"
     MP4 = "mp4"
     PNG_ARCHIVE = "png_archive"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it holds one picture."""
+        return self in {MediaFormat.PNG, MediaFormat.JPEG, MediaFormat.WEBP}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +102,11 @@ class Capabilities:
     options: tuple[OptionLimits, ...] = ()
     supports_previews: bool = False
     supports_step_batching: bool = False
-    media_formats: tuple[MediaFormat, ...] = (MediaFormat.PNG,)
+    media_formats: tuple[MediaFormat, ...] = (
+        MediaFormat.PNG,
+        MediaFormat.JPEG,
+        MediaFormat.WEBP,
+    )
     cache_support: CacheSupport = NO_SUPPORT
     parallel_support: ParallelSupport = ONE_RANK_ONLY
     defaults: GenerationDefaults

@@ -18,6 +18,8 @@ class MediaFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MEDIA_FORMAT_PNG: _ClassVar[MediaFormat]
     MEDIA_FORMAT_MP4: _ClassVar[MediaFormat]
     MEDIA_FORMAT_PNG_ARCHIVE: _ClassVar[MediaFormat]
+    MEDIA_FORMAT_JPEG: _ClassVar[MediaFormat]
+    MEDIA_FORMAT_WEBP: _ClassVar[MediaFormat]
 
 class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -44,6 +46,8 @@ MEDIA_FORMAT_UNSPECIFIED: MediaFormat
 MEDIA_FORMAT_PNG: MediaFormat
 MEDIA_FORMAT_MP4: MediaFormat
 MEDIA_FORMAT_PNG_ARCHIVE: MediaFormat
+MEDIA_FORMAT_JPEG: MediaFormat
+MEDIA_FORMAT_WEBP: MediaFormat
 STAGE_UNSPECIFIED: Stage
 STAGE_ENCODER: Stage
 STAGE_DENOISER: Stage
@@ -59,7 +63,7 @@ CONDITIONING_PART_NEGATIVE_PROMPT: ConditioningPart
 CONDITIONING_PART_IMAGE: ConditioningPart
 
 class GenerationParameters(_message.Message):
-    __slots__ = ("model", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "dtype", "acceleration", "media_format", "images", "preview_every_steps", "video", "layered", "long_cat", "bagel", "flux")
+    __slots__ = ("model", "prompt", "negative_prompt", "width", "height", "steps", "guidance_scale", "seed", "dtype", "acceleration", "media_format", "images", "preview_every_steps", "video", "layered", "long_cat", "bagel", "flux", "output", "num_images")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +82,8 @@ class GenerationParameters(_message.Message):
     LONG_CAT_FIELD_NUMBER: _ClassVar[int]
     BAGEL_FIELD_NUMBER: _ClassVar[int]
     FLUX_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    NUM_IMAGES_FIELD_NUMBER: _ClassVar[int]
     model: str
     prompt: str
     negative_prompt: str
@@ -96,7 +102,17 @@ class GenerationParameters(_message.Message):
     long_cat: LongCatOptions
     bagel: BagelOptions
     flux: FluxOptions
-    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., dtype: _Optional[_Union[_tensor_pb2.ElementType, str]] = ..., acceleration: _Optional[_Union[_acceleration_pb2.Acceleration, _Mapping]] = ..., media_format: _Optional[_Union[MediaFormat, str]] = ..., images: _Optional[_Iterable[_Union[InputImage, _Mapping]]] = ..., preview_every_steps: _Optional[int] = ..., video: _Optional[_Union[VideoOptions, _Mapping]] = ..., layered: _Optional[_Union[LayeredOptions, _Mapping]] = ..., long_cat: _Optional[_Union[LongCatOptions, _Mapping]] = ..., bagel: _Optional[_Union[BagelOptions, _Mapping]] = ..., flux: _Optional[_Union[FluxOptions, _Mapping]] = ...) -> None: ...
+    output: OutputOptions
+    num_images: int
+    def __init__(self, model: _Optional[str] = ..., prompt: _Optional[str] = ..., negative_prompt: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., steps: _Optional[int] = ..., guidance_scale: _Optional[float] = ..., seed: _Optional[int] = ..., dtype: _Optional[_Union[_tensor_pb2.ElementType, str]] = ..., acceleration: _Optional[_Union[_acceleration_pb2.Acceleration, _Mapping]] = ..., media_format: _Optional[_Union[MediaFormat, str]] = ..., images: _Optional[_Iterable[_Union[InputImage, _Mapping]]] = ..., preview_every_steps: _Optional[int] = ..., video: _Optional[_Union[VideoOptions, _Mapping]] = ..., layered: _Optional[_Union[LayeredOptions, _Mapping]] = ..., long_cat: _Optional[_Union[LongCatOptions, _Mapping]] = ..., bagel: _Optional[_Union[BagelOptions, _Mapping]] = ..., flux: _Optional[_Union[FluxOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., num_images: _Optional[int] = ...) -> None: ...
+
+class OutputOptions(_message.Message):
+    __slots__ = ("quality", "compression_level")
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSION_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    quality: int
+    compression_level: int
+    def __init__(self, quality: _Optional[int] = ..., compression_level: _Optional[int] = ...) -> None: ...
 
 class InputImage(_message.Message):
     __slots__ = ("data", "upload_id", "description")
@@ -163,7 +179,7 @@ class FluxOptions(_message.Message):
     def __init__(self, true_guidance_scale: _Optional[float] = ...) -> None: ...
 
 class Artifact(_message.Message):
-    __slots__ = ("artifact_id", "media_format", "width", "height", "num_frames", "size_bytes", "checksum_xxh3", "tile_size")
+    __slots__ = ("artifact_id", "media_format", "width", "height", "num_frames", "size_bytes", "checksum_xxh3", "tile_size", "index", "seed", "latents_checksum_xxh3")
     ARTIFACT_ID_FIELD_NUMBER: _ClassVar[int]
     MEDIA_FORMAT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -172,6 +188,9 @@ class Artifact(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     CHECKSUM_XXH3_FIELD_NUMBER: _ClassVar[int]
     TILE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    LATENTS_CHECKSUM_XXH3_FIELD_NUMBER: _ClassVar[int]
     artifact_id: str
     media_format: MediaFormat
     width: int
@@ -180,7 +199,10 @@ class Artifact(_message.Message):
     size_bytes: int
     checksum_xxh3: int
     tile_size: int
-    def __init__(self, artifact_id: _Optional[str] = ..., media_format: _Optional[_Union[MediaFormat, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., num_frames: _Optional[int] = ..., size_bytes: _Optional[int] = ..., checksum_xxh3: _Optional[int] = ..., tile_size: _Optional[int] = ...) -> None: ...
+    index: int
+    seed: int
+    latents_checksum_xxh3: int
+    def __init__(self, artifact_id: _Optional[str] = ..., media_format: _Optional[_Union[MediaFormat, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., num_frames: _Optional[int] = ..., size_bytes: _Optional[int] = ..., checksum_xxh3: _Optional[int] = ..., tile_size: _Optional[int] = ..., index: _Optional[int] = ..., seed: _Optional[int] = ..., latents_checksum_xxh3: _Optional[int] = ...) -> None: ...
 
 class StageTiming(_message.Message):
     __slots__ = ("stage", "queue_duration", "run_duration", "transfer_duration", "total_duration", "task", "writing_duration")

@@ -138,30 +138,34 @@ class StageCompleted(_message.Message):
     def __init__(self, timing: _Optional[_Union[_generation_pb2.StageTiming, _Mapping]] = ...) -> None: ...
 
 class StepCompleted(_message.Message):
-    __slots__ = ("step", "total_steps", "sigma", "duration", "cache_decisions")
+    __slots__ = ("step", "total_steps", "sigma", "duration", "cache_decisions", "image_index")
     STEP_FIELD_NUMBER: _ClassVar[int]
     TOTAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     SIGMA_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
     CACHE_DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_INDEX_FIELD_NUMBER: _ClassVar[int]
     step: int
     total_steps: int
     sigma: float
     duration: _duration_pb2.Duration
     cache_decisions: _containers.RepeatedCompositeFieldContainer[_acceleration_pb2.BranchDecision]
-    def __init__(self, step: _Optional[int] = ..., total_steps: _Optional[int] = ..., sigma: _Optional[float] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., cache_decisions: _Optional[_Iterable[_Union[_acceleration_pb2.BranchDecision, _Mapping]]] = ...) -> None: ...
+    image_index: int
+    def __init__(self, step: _Optional[int] = ..., total_steps: _Optional[int] = ..., sigma: _Optional[float] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., cache_decisions: _Optional[_Iterable[_Union[_acceleration_pb2.BranchDecision, _Mapping]]] = ..., image_index: _Optional[int] = ...) -> None: ...
 
 class Preview(_message.Message):
-    __slots__ = ("step", "data", "width", "height")
+    __slots__ = ("step", "data", "width", "height", "image_index")
     STEP_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_INDEX_FIELD_NUMBER: _ClassVar[int]
     step: int
     data: bytes
     width: int
     height: int
-    def __init__(self, step: _Optional[int] = ..., data: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
+    image_index: int
+    def __init__(self, step: _Optional[int] = ..., data: _Optional[bytes] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., image_index: _Optional[int] = ...) -> None: ...
 
 class CheckpointSaved(_message.Message):
     __slots__ = ("step",)

@@ -59,7 +59,9 @@ class Longer:
 
 
 def test_a_field_that_only_the_message_has_is_found_when_it_is_imported() -> None:
-    with pytest.raises(TypeError, match="nothing is said of data, height, step, width"):
+    with pytest.raises(
+        TypeError, match="nothing is said of data, height, image_index, step, width"
+    ):
         Table(Shorter, job_pb2.Preview, apart={"rows": "not told"})
 
 

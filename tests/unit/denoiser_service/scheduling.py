@@ -54,11 +54,12 @@ class Scheduling:
         steps: int = 3,
         deadline: Deadline | None = None,
         cache: Cache = NO_CACHE,
+        image_index: int = 0,
         **changes: object,
     ) -> AsyncGenerator[DenoiseEvent, None]:
         changes |= {"steps": steps, "cache": cache}
         parameters = replace(PARAMETERS, **changes)
-        request = DenoiseRequest(name, "default", parameters, TENSOR_REF)
+        request = DenoiseRequest(name, "default", parameters, TENSOR_REF, image_index=image_index)
         return self.scheduler.denoise(request, deadline or Deadline.after(600))
 
     async def outcome(self, name: str, **options: Any) -> list[DenoiseEvent]:

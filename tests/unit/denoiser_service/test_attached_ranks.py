@@ -10,10 +10,10 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
+from denoiser_service.rank import handshake
 from denoiser_service.rank.channel import RankChannel, encode_frame
 from denoiser_service.rank.commands import Step, Stepped
 from denoiser_service.rank.handshake import Challenge, Hello, Welcome, connected, introduced
-from denoiser_service.rank.process import handshake
 from denoiser_service.rank_group.attached_ranks import AttachedRanks
 from denoiser_service.rank_group.generation import RankBounds, RankGeneration
 from denoiser_service.rank_group.supervisor import RankSupervisor

@@ -359,3 +359,16 @@ async def test_what_came_while_ranks_were_rebuilt_is_refused_once_their_model_is
         with pytest.raises(InvalidRequest, match=r"^width: is 100"):
             await task
         assert each.ranks.commands == []
+
+
+async def test_results_of_one_request_have_places_of_their_own_and_are_cancelled_together() -> None:
+    async with scheduling(max_resident=2) as each:
+        hold = Hold(each.ranks, "step", "a.1")
+        tasks = [each.start("a", image_index=index) for index in (0, 1)]
+        await hold.reached.wait()
+        prepared = [name for kind, name in each.ranks.commands if kind == "prepare"]
+        assert prepared == ["a", "a.1"]
+        each.scheduler.cancel("a")
+        hold.go.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [Cancelled, Cancelled]

@@ -17,6 +17,7 @@ from triptych.domain.model import (
     ModelInfo,
     Stage,
 )
+from triptych.domain.output_options import OutputOptions
 from triptych.domain.stage_timing import StageTask, StageTiming
 
 REQUEST_ID = "0123456789abcdef" * 2
@@ -54,6 +55,7 @@ PARAMETERS = GenerationParameters(
     dtype=ElementType.FLOAT32,
     cache=NO_CACHE,
     media_format=MediaFormat.PNG,
+    output=OutputOptions(compression_level=3),
 )
 TENSOR_REF = TensorRef(
     store=STORE,

@@ -20,6 +20,7 @@ from triptych.domain.errors import InvalidRequest
 from triptych.domain.family_options import FluxOptions, OptionKind, OptionLimits, VideoOptions
 from triptych.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest, resolve
 from triptych.domain.model import MediaFormat, ModelInfo
+from triptych.domain.output_options import OutputOptions
 
 
 def _no_seed() -> int:
@@ -316,3 +317,49 @@ def test_the_characters_of_a_text_that_is_too_long_are_not_looked_at(field: str)
     assert [each.description for each in caught.value.violations] == [
         "has 101 characters; allowed are at most 100"
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "violations"),
+    [
+        ({"num_images": 0}, {"num_images": "is 0; allowed are 1 to 16"}),
+        ({"num_images": 17}, {"num_images": "is 17; allowed are 1 to 16"}),
+        (
+            {"num_images": 2, "seed": MAX_SEED},
+            {"seed": f"would be {MAX_SEED + 1} for the last image; allowed are 0 to {MAX_SEED}"},
+        ),
+        (
+            {"output": OutputOptions(quality=90)},
+            {"output.quality": "is 90; png has no such option"},
+        ),
+        (
+            {"output": OutputOptions(compression_level=3), "media_format": "jpeg"},
+            {"output.compression_level": "is 3; jpeg has no such option"},
+        ),
+        (
+            {"output": OutputOptions(quality=101), "media_format": "webp"},
+            {"output.quality": "is 101; allowed are 1 to 100"},
+        ),
+    ],
+)
+def test_results_and_their_compression_have_bounds(
+    asked: dict[str, Any], violations: dict[str, str]
+) -> None:
+    assert _violations(**asked) == violations
+
+
+def test_a_video_has_no_compression_of_pictures() -> None:
+    film = _model(media_formats=(MediaFormat.MP4,))
+    refused = _violations(film, output=OutputOptions(compression_level=1))
+    assert refused == {"output.compression_level": "is 1; mp4 has no such option"}
+    assert _resolved(film).output is None
+
+
+def test_what_a_request_takes_is_counted_for_every_result() -> None:
+    assert _resolved(num_images=3).pixel_steps == 3 * _resolved().pixel_steps
+    assert _resolved(num_images=3, seed=5).alone(2) == _resolved(seed=7)
+
+
+def test_the_compression_is_filled_in() -> None:
+    assert _resolved().output == OutputOptions(compression_level=3)
+    assert _resolved(media_format="jpeg").output == OutputOptions(quality=90)

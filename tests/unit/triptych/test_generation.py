@@ -1,5 +1,8 @@
 """What a finished generation gives."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from triptych.domain.acceleration import NO_CACHE
@@ -26,7 +29,7 @@ def video() -> Generation:
     )
     return Generation(
         job_id="0" * 32,
-        data=b"a video",
+        files=(b"a video",),
         artifacts=(Artifact("1" * 32, MediaFormat.MP4, 64, 32, 5, size_bytes=7, checksum_xxh3=0),),
         parameters=parameters,
         stage_timings=(),
@@ -39,3 +42,14 @@ def video() -> Generation:
 def test_a_video_has_no_png_files_and_says_how_to_get_them() -> None:
     with pytest.raises(ValueError, match="mp4, which holds no PNG files; ask for media_format="):
         video().pictures()
+
+
+def test_several_files_are_saved_under_numbers(tmp_path: Path) -> None:
+    several = replace(video(), files=(b"one", b"other"))
+    with pytest.raises(ValueError, match="there are 2 files; save them by save_all"):
+        several.save(tmp_path / "a.mp4")
+    written = several.save_all(tmp_path / "a.mp4")
+    assert (
+        written == [tmp_path / "a-1.mp4", tmp_path / "a-2.mp4"] == several.paths(tmp_path / "a.mp4")
+    )
+    assert [path.read_bytes() for path in written] == [b"one", b"other"]

@@ -9,6 +9,7 @@ from PIL import Image
 
 from triptych.domain.errors import Unsupported
 from triptych.domain.model import MediaFormat
+from triptych.domain.output_options import OutputOptions
 from vae_service.media import encode_media
 
 # Measured on these frames, whose colours change slowly: 4:2:0 and rounding to limited range.
@@ -124,3 +125,28 @@ def test_a_format_that_cannot_hold_what_was_drawn_is_refused(
 ) -> None:
     with pytest.raises(Unsupported, match=f"media_format: is {media_format}, which cannot hold"):
         encode_media([picture] * count, media_format, rate)
+
+
+@pytest.mark.parametrize("media_format", [MediaFormat.JPEG, MediaFormat.WEBP])
+def test_a_lower_quality_makes_a_smaller_file_of_the_same_picture(
+    picture: Image.Image, media_format: MediaFormat
+) -> None:
+    sizes = []
+    for quality in (10, 90):
+        output = OutputOptions(quality=quality)
+        data = encode_media([picture], media_format, None, output)
+        assert data == encode_media([picture], media_format, None, output)
+        opened = Image.open(io.BytesIO(data))
+        assert (opened.format, opened.mode, opened.size) == (media_format.name, "RGB", picture.size)
+        sizes.append(len(data))
+    assert sizes[0] < sizes[1]
+
+
+def test_every_compression_level_of_a_png_keeps_every_pixel(picture: Image.Image) -> None:
+    fast, small = (
+        encode_media([picture], MediaFormat.PNG, None, OutputOptions(compression_level=level))
+        for level in (0, 9)
+    )
+    assert len(small) < len(fast)
+    for data in (fast, small):
+        assert Image.open(io.BytesIO(data)).tobytes() == picture.tobytes()
