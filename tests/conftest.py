@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ settings.load_profile("triptych")
 configure("tests", "info", "json")
 
 TESTS = Path(__file__).parent
+# Processes do not look for modules where they are started; some of the tests' are there.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
 SHARED_CLUSTERS = {"split_cluster", "fused_cluster"}
 
 

@@ -134,7 +134,7 @@ def _become(order: ForkOrder) -> None:
     sys.argv = ["", *order.arguments]
     assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))
-    setproctitle(" ".join([sys.executable, "-m", order.module, *order.arguments]))
+    setproctitle(" ".join([sys.executable, "-P", "-m", order.module, *order.arguments]))
     # Python's own is drawn anew in every fork, torch's begins the same in every process.
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()

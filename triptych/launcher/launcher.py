@@ -56,7 +56,8 @@ def executed(command: Command) -> LaunchedProcess:
     given = {**dict(enumerate(command.standard)), **{each: each for each in command.descriptors}}
     pid = os.posix_spawn(
         sys.executable,
-        [sys.executable, "-m", command.module, *command.arguments],
+        # Whatever lies in the user's directory, a queue.py or a services/, is none of ours to run.
+        [sys.executable, "-P", "-m", command.module, *command.arguments],
         environment(command),
         file_actions=[
             *((os.POSIX_SPAWN_DUP2, source, target) for target, source in given.items()),
@@ -84,4 +85,6 @@ def _inheritable() -> set[int]:
 
 def environment(command: Command) -> Mapping[str, str]:
     """All variables of a process."""
-    return {**os.environ, **command.variables}  # noqa: TID251 - passed on, not read
+    passed_on = os.environ  # noqa: TID251 - not read
+    # As -P, for what the process starts itself.
+    return {**passed_on, "PYTHONSAFEPATH": "1", **command.variables}

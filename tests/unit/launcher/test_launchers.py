@@ -269,3 +269,15 @@ def test_orphans_are_adopted_only_inside_the_block() -> None:
 def _wait_ended(process: psutil.Process) -> None:
     while Path(f"/proc/{process.pid}").exists() and process.status() != psutil.STATUS_ZOMBIE:
         pass
+
+
+async def test_nothing_of_the_directory_that_a_process_is_started_in_is_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "this.py").write_text("raise SystemExit(3)")
+    (tmp_path / "services").mkdir()
+    (tmp_path / "services" / "__init__.py").write_text("raise SystemExit(4)")
+    monkeypatch.chdir(tmp_path)
+    for module in ("this", "services.gateway.settings"):
+        process = await ExecLauncher().launch(Command(module=module))
+        assert await asyncio.wait_for(process.wait(), PATIENCE_SECONDS) == 0
