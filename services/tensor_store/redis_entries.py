@@ -50,7 +50,8 @@ class RedisEntries(EntryStore):
             f"{prefix}:cache:{each}" for each in ("sizes", "used", "total")
         )
         self._entry_prefix = f"{prefix}:cache:entry:"
-        self._limit_bytes = limit_bytes
+        # A setting's is of a type that hiredis does not pack.
+        self._limit_bytes = int(limit_bytes)
         self._idle_seconds = idle_seconds
         self._life_milliseconds = max(1, int(idle_seconds * 1000))
         self._clock = clock
