@@ -15,10 +15,12 @@ from services.model_families.bagel.context import Context
 from services.model_families.bagel.denoiser import BagelDenoiser
 from services.model_families.bagel.encoder import BagelEncoder
 from services.model_families.bagel.flow_transformer import FlowTransformer
+from services.model_families.bagel.guidance import WITHOUT_IMAGE, WITHOUT_TEXT
 from services.model_families.bagel.spec import SPECS
 from services.model_families.bagel.vae import BagelVae, load
 from services.model_files.directory import ModelDirectory
 from services.model_ports.encoding import encode_all
+from services.model_ports.forwards import CONDITIONAL
 from tests.checkpoints import checkpoint
 from tests.checkpoints.bagel import autoencoder
 from triptych.domain.element_type import ElementType
@@ -84,7 +86,7 @@ def test_what_a_request_leaves_out_is_as_published(loaded: StageModel[BagelDenoi
     assert limits.defaults == GenerationDefaults(
         width=1024, height=1024, steps=49, guidance_scale=4.0, negative_prompt=""
     )
-    assert {each.field: each.default for each in limits.options} == {
+    assert {each.name: each.default for each in limits.options} == {
         "bagel.image_guidance_scale": 1.5,
         "bagel.guidance_interval_start": 0.4,
         "bagel.guidance_interval_end": 1.0,
@@ -159,12 +161,13 @@ def test_branches_read_the_same_image_once_and_share_it(
     parameters = ask(images=(DESCRIBED,))
     state = loaded.model.prepare(parameters, conditioning(parameters))
     image_tokens = (32 * 32 + 2) + (37 * 37 + 2)
-    assert state.without_text.length == image_tokens
-    assert state.wanted.length == image_tokens + 3
-    assert state.without_image.length == 3
-    assert state.wanted.segments[:2] == state.without_text.segments
+    wanted, without_text = state.contexts[CONDITIONAL], state.contexts[WITHOUT_TEXT]
+    assert without_text.length == image_tokens
+    assert wanted.length == image_tokens + 3
+    assert state.contexts[WITHOUT_IMAGE].length == 3
+    assert wanted.segments[:2] == without_text.segments
     # The image takes one position as the VAE sees it, and one as the vision tower does.
-    assert [state.without_text.position, state.wanted.position] == [2, 5]
+    assert [without_text.position, wanted.position] == [2, 5]
 
 
 def test_without_an_image_nothing_precedes_the_prompt(
@@ -172,8 +175,8 @@ def test_without_an_image_nothing_precedes_the_prompt(
 ) -> None:
     parameters = ask()
     state = loaded.model.prepare(parameters, conditioning(parameters))
-    assert state.without_text == Context()
-    assert state.without_image is state.wanted
+    assert state.contexts[WITHOUT_TEXT] == Context()
+    assert state.branch_names == (CONDITIONAL, WITHOUT_TEXT)
 
 
 def test_noise_is_what_the_seed_draws_first_and_after_an_images_latents(
