@@ -78,6 +78,8 @@ _FORMATS = {
     MediaFormat.PNG: "PNG",
     MediaFormat.MP4: "MP4",
     MediaFormat.PNG_ARCHIVE: "ZIP of PNGs",
+    MediaFormat.JPEG: "JPEG",
+    MediaFormat.WEBP: "WebP",
 }
 _LIMITS = (
     *("model", "pipeline class", "images", "size", "sides", "steps", "guidance"),
