@@ -25,7 +25,7 @@ from triptych.domain.model import GenerationDefaults, Stage
 SPEC, _ = SPECS
 
 Ask = Callable[..., GenerationParameters]
-REWRITE = {"kind": "long_cat", "rewrite_prompt": True}
+REWRITE = LongCatOptions(rewrite_prompt=True)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from tests.checkpoints.stock import stock_pipeline
 from tests.conformance.small_areas import shrink_areas
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError, InvalidRequest
+from triptych.domain.family_options import LongCatOptions
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.input_image import ImageDescription
 from triptych.domain.model import GenerationDefaults, Stage
@@ -118,7 +119,7 @@ def test_what_is_drawn_has_a_megapixel_and_nearly_the_proportions_of_the_picture
         ({"width": 512}, "width: is 512; it follows from the input image: 1264"),
         ({"steps": 0}, "steps: is 0; allowed are 1 to 200"),
         (
-            {"options": {"kind": "long_cat", "rewrite_prompt": True}},
+            {"options": LongCatOptions(rewrite_prompt=True)},
             "long_cat: are options of another model family; this model has none",
         ),
     ],

@@ -2,7 +2,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from tests.checkpoints.stock import stock_pipeline
 from tests.conformance.small_areas import shrink_areas
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError, InvalidRequest
+from triptych.domain.family_options import LayeredOptions
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.input_image import ImageDescription
 from triptych.domain.model import GenerationDefaults, MediaFormat, Stage
@@ -72,8 +73,8 @@ def ask(directory: Path) -> Ask:
 
     def ask(caption_image: bool = False, **asked: object) -> GenerationParameters:
         prompt = "" if caption_image else "a dog on a lawn"
-        options = {"kind": "layered", "caption_image": caption_image} | cast(
-            "dict[str, object]", asked.pop("options", {})
+        options = LayeredOptions(
+            **({"caption_image": caption_image} | cast("dict[str, Any]", asked.pop("options", {})))
         )
         fields = {"prompt": prompt, "images": [INPUT], "seed": 7, "options": options} | asked
         return resolve(GenerationRequest(**fields), model, draw_seed=lambda: 0)

@@ -29,7 +29,7 @@ def loaded(directory: Path) -> Any:
 
 def asked(loaded: Any, **fields: object) -> GenerationParameters:
     small = {"prompt": "a cat", "width": 32, "height": 32, "seed": 1}
-    small["options"] = {"kind": "video", "num_frames": 1}
+    small["options"] = VideoOptions(num_frames=1)
     request = GenerationRequest(**(small | fields))
     return resolve(request, loaded.loaded.model, lambda: 1)
 
@@ -82,7 +82,7 @@ def test_a_video_is_the_default_and_frames_can_be_had(loaded: Any) -> None:
 @pytest.mark.parametrize("frames", [0, 2, 80, 245])
 def test_lengths_that_are_not_four_k_plus_one_are_refused(loaded: Any, frames: int) -> None:
     with pytest.raises(InvalidRequest, match=f"video.num_frames: is {frames}; allowed are 1, 5"):
-        asked(loaded, options={"kind": "video", "num_frames": frames})
+        asked(loaded, options=VideoOptions(num_frames=frames))
 
 
 def test_a_still_picture_is_no_video(loaded: Any) -> None:
