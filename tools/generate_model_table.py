@@ -273,7 +273,7 @@ def _option_rows(published: Published) -> Iterator[tuple[str, ...]]:
         default = f"{each.default:g}"
         if each.kind is OptionKind.SWITCH:
             default = "on" if each.default else "off"
-        yield published.name, f"`{each.field}`", str(each), default
+        yield published.name, f"`{each.name}`", str(each), default
 
 
 def _acceleration_row(published: Published) -> tuple[str, ...]:

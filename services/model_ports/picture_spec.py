@@ -79,7 +79,7 @@ class PictureSpec(FamilySpec):
     images: tuple[int, int] = (0, 0)
     image_fit: ImageFit | None = None
     options: tuple[OptionLimits, ...] = ()
-    media_formats: tuple[MediaFormat, ...] = (MediaFormat.PNG,)
+    media_formats: tuple[MediaFormat, ...] = (MediaFormat.PNG, MediaFormat.JPEG, MediaFormat.WEBP)
 
     def scale_factor(self, directory: ModelDirectory) -> int:
         """Pixels per latent, on each side."""
