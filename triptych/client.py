@@ -18,11 +18,17 @@ from triptych.domain.deadline import Deadline, checked_timeout
 from triptych.domain.generation import GenerationRequest, RequestOptions
 from triptych.domain.input_image import ImageFile, UploadedImage
 from triptych.domain.model import ModelInfo
-from triptych.errors import error_from
+from triptych.errors import InvalidRequestError, TriptychError, error_from
 from triptych.event_reader import EventReader
 from triptych.events import Completed, Event
 from triptych.generation import Generation
-from triptych.request_writer import RequestWriter, read_upload, upload_chunks
+from triptych.request_writer import (
+    LIMITS_SECONDS,
+    RequestWriter,
+    by_limits,
+    read_upload,
+    upload_chunks,
+)
 from triptych.status import failure_of
 from triptych.v1 import generation_service_pb2 as messages
 from triptych.v1.generation_service_pb2_grpc import GenerationServiceStub
@@ -117,8 +123,8 @@ class Client:
             timeout: seconds the whole generation may take.
             **options: see GenerationRequest.
         """
-        writer = RequestWriter(GenerationRequest(prompt=prompt, **options))
-        return self._events(writer, self._or_default(timeout))
+        request = GenerationRequest(prompt=prompt, **options)
+        return self._events(request, self._or_default(timeout))
 
     def upload_image(self, image: ImageFile, *, timeout: float | None = None) -> UploadedImage:
         """Sends a picture ahead of the requests that take it in.
@@ -164,8 +170,9 @@ class Client:
             )
         return MODELS.read(response.model, strict=False)
 
-    def _events(self, writer: RequestWriter, timeout: float) -> Generator[Event, None, None]:
+    def _events(self, request: GenerationRequest, timeout: float) -> Generator[Event, None, None]:
         deadline = Deadline.after(timeout)
+        writer = self._writer(request, deadline)
         for upload in writer.uploads():
             with upload.named():
                 seconds = deadline.remaining_seconds()
@@ -183,6 +190,16 @@ class Client:
             reader.finish()
         finally:
             call.cancel()
+
+    def _writer(self, request: GenerationRequest, deadline: Deadline) -> RequestWriter:
+        try:
+            return RequestWriter(request)
+        except InvalidRequestError as refused:
+            try:
+                models = self.models(timeout=min(deadline.remaining_seconds(), LIMITS_SECONDS))
+            except TriptychError:
+                raise refused from None
+            raise by_limits(refused, request, models) from None
 
     def _or_default(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else checked_timeout(timeout)

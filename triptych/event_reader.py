@@ -19,6 +19,7 @@ class EventReader:
 
     def __init__(self) -> None:
         self._files: list[bytearray] = []
+        self._num_images = 1
         self._completed = False
 
     def read(self, response: generation_service_pb2.GenerateResponse) -> Event | None:
@@ -46,7 +47,8 @@ class EventReader:
             raise InternalError(Failure("INTERNAL", "STREAM_ENDED_EARLY", message))
 
     def _append(self, chunk: generation_service_pb2.ArtifactChunk) -> None:
-        if chunk.HasField("artifact") or not self._files:
+        begins = chunk.HasField("artifact") and len(self._files) < self._num_images
+        if begins or not self._files:
             self._files.append(bytearray())
         data = self._files[-1]
         if chunk.offset_bytes != len(data):
@@ -64,6 +66,7 @@ class EventReader:
             case Failure() as failure:
                 raise error_from(failure)
             case Accepted() as accepted:
+                self._num_images = accepted.parameters.num_images
                 return replace(accepted, job_id=message.job_id)
             case GenerationResult() as result:
                 self._completed = True

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Final
 
 from triptych.codec.tables import REQUESTS
-from triptych.domain.errors import FieldViolation
+from triptych.domain.errors import FieldViolation, InvalidRequest
 from triptych.domain.failure import Failure
-from triptych.domain.generation import GenerationRequest
+from triptych.domain.generation import GenerationRequest, resolve
 from triptych.domain.input_image import ImageFile, UploadedImage
+from triptych.domain.model import ModelInfo
 from triptych.errors import InvalidRequestError
 from triptych.v1 import generation_pb2, generation_service_pb2
 
 _MAX_INLINE_BYTES: Final = 3 * 1024 * 1024
 """Servers of gRPC read at most 4 MiB of one message unless they are told otherwise."""
 _CHUNK_BYTES: Final = 1024 * 1024
+LIMITS_SECONDS: Final = 5.0
+"""How long the cluster is asked for the limits that a value exceeds which the wire cannot carry."""
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -102,6 +105,37 @@ class RequestWriter:
     def message(self) -> generation_service_pb2.GenerateRequest:
         """The request; whole when all `uploads` are done."""
         return generation_service_pb2.GenerateRequest(parameters=self._message)
+
+
+def by_limits(
+    refused: InvalidRequestError, request: GenerationRequest, models: Sequence[ModelInfo]
+) -> InvalidRequestError:
+    """What the wire cannot carry, refused in the cluster's words, which name the model's limits.
+
+    Args:
+        refused: in the wire's words, which stay where the model that is asked for is not known.
+        request: that was refused.
+        models: that the cluster serves, as far as it says.
+    """
+    asked = [model for model in models if request.model in {None, model.name}]
+    if len(asked) != 1:
+        return refused
+    try:
+        # Without pictures, of which nobody has read the sizes that others follow from.
+        resolve(replace(request, images=()), asked[0], lambda: 0)
+    except InvalidRequest as error:
+        limits = tuple(error.violations)
+        return _invalid(
+            # Options of another family are refused as one, and so once.
+            list(dict.fromkeys(_of_field(violation, limits) for violation in refused.violations))
+        )
+    return refused
+
+
+def _of_field(unsendable: FieldViolation, limits: Sequence[FieldViolation]) -> FieldViolation:
+    """What the limits say of a field, or of what it is part of."""
+    path = f"{unsendable.field}."
+    return next((limit for limit in limits if path.startswith(f"{limit.field}.")), unsendable)
 
 
 def read_upload(image: ImageFile) -> bytes:

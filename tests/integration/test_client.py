@@ -31,11 +31,14 @@ from triptych import (
     Event,
     FieldViolation,
     InvalidRequestError,
+    LayeredOptions,
+    OutputOptions,
     Preview,
     Queued,
     StageCompleted,
     StageStarted,
     StepCompleted,
+    VideoOptions,
 )
 from triptych.domain.family_options import OptionLimits
 from triptych.domain.image_fit import ImageFit
@@ -155,6 +158,59 @@ async def test_what_the_wire_cannot_carry_is_refused_before_it_is_sent(
             await flavour.generate(target, **options)
     assert refused.value.violations == (violation,)
     assert gateway.requests == []
+
+
+@pytest.mark.parametrize(
+    ("options", "violations"),
+    [
+        ({"width": -1}, {"width": "is -1; allowed are multiples of 16 from 64 to 256"}),
+        ({"height": 2**32}, {"height": f"is {2**32}; allowed are multiples of 16 from 64 to 256"}),
+        # Pictures from which a size would follow are not what is wrong.
+        (
+            {"model": "editor", "width": -1, "images": [b"a picture"]},
+            {"width": "is -1; allowed are multiples of 16 from 64 to 256"},
+        ),
+        (
+            {"steps": -1, "seed": -1, "num_images": -2, "guidance_scale": 3.0},
+            {
+                "steps": "is -1; allowed are 2 to 100",
+                "seed": f"is -1; allowed are 0 to {2**63 - 1}",
+                "num_images": "is -2; allowed are 1 to 16",
+            },
+        ),
+        # In what can be sent the cluster finds what is wrong.
+        ({"steps": -1, "width": 7}, {"steps": "is -1; allowed are 2 to 100"}),
+        (
+            {"output": OutputOptions(compression_level=-1)},
+            {"output.compression_level": "is -1; allowed are 0 to 9"},
+        ),
+        (
+            {"model": "editor", "options": LayeredOptions(layers=-1)},
+            {"layered.layers": "is -1; allowed are 1 to 8"},
+        ),
+        (
+            {"options": VideoOptions(num_frames=-1, frames_per_second=-1)},
+            {"video": "are options of another model family; this model has none"},
+        ),
+        ({"model": "nobody's", "width": -1}, {"width": f"is -1; allowed are 0 to {2**32 - 1}"}),
+    ],
+)
+async def test_what_the_wire_cannot_carry_is_refused_with_the_models_limits(
+    flavour: Flavour, options: dict[str, object], violations: dict[str, str]
+) -> None:
+    gateway = ScriptedGateway(playing(*successful_run()))
+    async with serving(gateway) as target:
+        with pytest.raises(InvalidRequestError) as refused:
+            await flavour.generate(target, **({"model": "demo"} | options))
+    assert {each.field: each.description for each in refused.value.violations} == violations
+    assert gateway.requests == []
+
+
+async def test_without_a_cluster_the_limits_are_the_wires(flavour: Flavour) -> None:
+    async with serving(ScriptedGateway(playing())) as target:
+        pass
+    with pytest.raises(InvalidRequestError, match=f"width: is -1; allowed are 0 to {2**32 - 1}"):
+        await flavour.generate(target, width=-1)
 
 
 async def test_leaving_the_stream_cancels_the_job(flavour: Flavour) -> None:

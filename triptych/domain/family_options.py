@@ -270,10 +270,17 @@ def option_violations(
 def effective_options(
     asked: FamilyOptions | None, limits: tuple[OptionLimits, ...]
 ) -> FamilyOptions | None:
-    """Allowed options with the model's defaults filled in; None for a model that has none."""
-    if not limits:
+    """Allowed options with the model's defaults filled in; None for a model that has none.
+
+    Nor does a client have those that only a newer cluster knows.
+    """
+    kind = GROUPS.get(limits[0].group) if limits else None
+    if kind is None:
         return None
-    values: dict[str, Any] = {option.field: option.default_value for option in limits}
+    known = {field.name for field in fields(kind)}
+    values: dict[str, Any] = {
+        option.field: option.default_value for option in limits if option.field in known
+    }
     if asked is not None:
         values |= asked.given
-    return GROUPS[limits[0].group](**values)
+    return kind(**values)
