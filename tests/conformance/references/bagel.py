@@ -98,7 +98,7 @@ def places(rows: int, columns: int) -> torch.Tensor:
 def combined(
     velocities: list[torch.Tensor], parameters: GenerationParameters, options: BagelOptions
 ) -> torch.Tensor:
-    """The published formulas, with the image's scale honoured also where the prompt's is off."""
+    """The published formulas: without guidance by the prompt there is none by the image."""
     wanted, *others = velocities
     text_scale, image_scale = parameters.guidance_scale, options.image_guidance_scale
     assert image_scale is not None
@@ -114,7 +114,7 @@ def combined(
                 guided = wanted + image_scale * (guided - wanted)
             length = torch.norm(wanted) / (torch.norm(guided) + 1e-8)
             guided = guided * length.clamp(min=0.0, max=1.0)
-    if parameters.images and others and image_scale > 1:
+    if parameters.images and others and text_scale > 1 and image_scale > 1:
         guided = others[1] + image_scale * (guided - others[1])
     return guided
 

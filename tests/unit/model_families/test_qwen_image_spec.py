@@ -131,5 +131,5 @@ def test_a_damaged_file_stops_the_stage_that_needs_it_with_its_name(
 
 def test_a_tokenizer_that_is_none_is_refused(demo: Path) -> None:
     (demo / "tokenizer" / "tokenizer.json").write_text("{}")
-    with pytest.raises(ConfigurationError, match="tokenizer: cannot be loaded: KeyError"):
+    with pytest.raises(ConfigurationError, match=r"tokenizer\.json: cannot be loaded: KeyError"):
         load_encoder(demo, None, FLOAT32, "cpu")

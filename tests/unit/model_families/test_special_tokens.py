@@ -30,7 +30,7 @@ def encode(model: StageModel[EncoderModel], **asked: object) -> None:
     limits = served.capabilities
     pictures = max(1, limits.min_images) if limits.max_images else 0
     asked = {"prompt": "a circle", "seed": 1, "images": described(pictures)} | asked
-    request = GenerationRequest.model_validate(asked)
+    request = GenerationRequest(**asked)
     parameters = resolve(request, served, draw_seed=lambda: 0)
     encode_all(model.model.encodings(parameters, pictures_of(parameters)))
 
