@@ -78,6 +78,7 @@ class ReplicaPools:
         self._complete = False
         self._serving: bool | None = None
         self._incompatible: set[tuple[str, str]] = set()
+        self._told: tuple[object, ...] = ()
         self._patience = Deadline.after(start_patience_seconds)
 
     async def watch(self) -> None:
@@ -154,6 +155,11 @@ class ReplicaPools:
                 each.last_capacity and each.last_capacity.models for each in self._replicas()
             )
             self._complete = bool(all_hold) or self._patience.remaining_seconds() == 0
+        # Reports come many times a second, and say something new once in a while.
+        known = (self._complete, *(replica.changes for replica in self._replicas()))
+        if known == self._told:
+            return
+        self._told = known
         self._log_incompatible()
         serving = self._complete and bool(self.models())
         if serving is not self._serving:

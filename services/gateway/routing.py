@@ -17,11 +17,13 @@ def served_models(pools: Pools[R]) -> dict[str, ModelInfo]:
 
     The denoiser's account of a model counts: its type is the one that draws.
     """
-    served = {}
-    for name in sorted(held_models(pools)):
-        if (agreed := agreeing(name, pools)) is not None:
-            served[name] = held_by(agreed[Stage.DENOISER][0])[name].model
-    return served
+    served = {name: _served(name, pools) for name in sorted(held_models(pools))}
+    return {name: model for name, model in served.items() if model is not None}
+
+
+def _served(name: str, pools: Pools[R]) -> ModelInfo | None:
+    agreed = agreeing(name, pools)
+    return None if agreed is None else held_by(agreed[Stage.DENOISER][0])[name].model
 
 
 def ready_replicas(stage: Stage, name: str, pools: Pools[R]) -> int:
@@ -59,13 +61,13 @@ def choose_model(name: str, pools: Pools[R]) -> ModelInfo:
     for stage, replicas in pools.items():
         if not any(held_by(each) for each in replicas):
             raise missing(f"the {stage}", replicas)
+    if (model := _served(name, pools)) is not None:
+        return model
     models = served_models(pools)
     if not name and len(models) == 1:
-        (name,) = models
-    if name not in models:
-        _check_up(name, pools)
-        raise ModelNotFound(name, list(models))
-    return models[name]
+        return next(iter(models.values()))
+    _check_up(name, pools)
+    raise ModelNotFound(name, list(models))
 
 
 def missing(what: str, replicas: Sequence[Reported]) -> StageUnavailable:

@@ -34,6 +34,7 @@ class Watched(Generic[P]):
         last_capacity: what it last reported; None while it does not answer.
         assigned: requests it was chosen for since then.
         answered: whether it ever reported.
+        changes: how often what it holds, and whether it takes requests, turned out another one.
     """
 
     def __init__(self, stage: Stage, port: P, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,6 +43,7 @@ class Watched(Generic[P]):
         self.last_capacity: Capacity | None = None
         self.assigned = 0
         self.answered = False
+        self.changes = 0
         self._clock = clock
         self._misses = 0
         self._held: frozenset[str] = frozenset()
@@ -60,15 +62,22 @@ class Watched(Generic[P]):
         except TriptychError as error:
             self._miss(error)
             return
-        was_up, self.last_capacity = self.last_capacity is not None, reported
+        before, self.last_capacity = self.last_capacity, reported
+        if before is None or _offer(before) != _offer(reported):
+            self.changes += 1
         self.answered, self._misses, self.assigned = True, 0, 0
         if held := frozenset(loaded.model.name for loaded in reported.models):
             self._held, self._held_time = held, self._clock()
-        if not was_up:
+        if before is None:
             _log.info("replica up", stage=self.stage, instance=reported.instance_id)
 
     def _miss(self, error: TriptychError) -> None:
         self._misses += 1
         if self.last_capacity is not None and self._misses >= _MISSES:
             self.last_capacity = None
+            self.changes += 1
             _log.warning("replica down", stage=self.stage, cause=str(error))
+
+
+def _offer(capacity: Capacity) -> tuple[object, ...]:
+    return capacity.draining, capacity.loading, capacity.models

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from services.domain.stages import Capacity
+from services.domain.stages import Capacity, Replica
+from services.gateway import routing
+from services.gateway.agreement import Pools, agreeing
 from services.gateway.replicas import ReplicaPools
+from services.gateway.watched import Watched
 from tests.unit.domain.examples import capacity
 from tests.unit.gateway.scripted_stages import ScriptedDenoiser, ScriptedEncoder, ScriptedVae
 from triptych.domain.deadline import Deadline
@@ -48,6 +51,30 @@ async def test_replicas_are_counted_and_a_model_that_was_lost_is_not_forgotten()
     assert counted(pools) == {**whole, ("denoiser", "painter"): 1}, "one report may be late"
     await pools.look()
     assert counted(pools) == {**whole, ("denoiser", "painter"): 0}
+
+
+async def test_replicas_are_compared_only_when_one_reports_something_new(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stages = (ScriptedEncoder(), ScriptedDenoiser(), ScriptedVae())
+    pools = ReplicaPools([stages[0]], [stages[1]], [stages[2]], poll_seconds=60, on_change=nothing)
+    compared = 0
+
+    def comparing(name: str, pools: Pools[Watched[Replica]]) -> object:
+        nonlocal compared
+        compared += 1
+        return agreeing(name, pools)
+
+    monkeypatch.setattr(routing, "agreeing", comparing)
+    await pools.look()
+    assert compared > 0
+    compared = 0
+    for _ in range(3):
+        await pools.look()
+    assert compared == 0
+    stages[1].capacity_now = capacity(Stage.DENOISER, "painter", draining=True)
+    await pools.look()
+    assert compared > 0
 
 
 async def test_a_model_that_others_took_the_place_of_is_forgotten() -> None:
