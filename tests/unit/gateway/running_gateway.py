@@ -55,7 +55,13 @@ class Gateway:
         """Returns once the gateway has seen a model with such limits."""
         asked = generation_service_pb2.GetModelRequest(name="painter")
         while True:
-            answer = await self.stub.GetModel(asked)
+            try:
+                answer = await self.stub.GetModel(asked)
+            except grpc.aio.AioRpcError as error:
+                # While some replicas have been looked at and others have not, they disagree.
+                if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                    raise
+                continue
             if MODELS.read(answer.model).capabilities == capabilities:
                 return
 
