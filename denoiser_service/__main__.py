@@ -75,8 +75,8 @@ async def main(settings: DenoiserSettings) -> None:
             trace_steps=settings.trace_steps,
         ),
     )
-    replica = DenoiserReplica(scheduler, ranks, store, calls)
-    host = StageHost(settings, "triptych.v1.DenoiserService", replica, store)
+    replica = DenoiserReplica(scheduler, ranks, calls)
+    host = StageHost(settings, "triptych.v1.DenoiserService", replica, calls)
     servicer = DenoiserServicer(replica)
     denoiser_service_pb2_grpc.add_DenoiserServiceServicer_to_server(servicer, host.server.grpc)
 

@@ -12,6 +12,7 @@ from services.loaded_models.loading import load_encoder
 from services.model_files.checksums import read_checksums
 from services.rpc.process import run_process
 from services.rpc.stage_host import StageHost
+from services.rpc.store_calls import StoreCalls
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import open_store
 from services.torch_setup.device_errors import breaks_device
@@ -33,8 +34,9 @@ async def main(settings: EncoderSettings) -> None:
         command_seconds=settings.command_seconds,
         breaks=breaks_device,
     )
-    replica = EncoderReplica(store, worker)
-    host = StageHost(settings, "triptych.v1.EncoderService", replica, store)
+    calls = StoreCalls(store)
+    replica = EncoderReplica(calls, worker)
+    host = StageHost(settings, "triptych.v1.EncoderService", replica, calls)
     servicer = EncoderServicer(replica)
     encoder_service_pb2_grpc.add_EncoderServiceServicer_to_server(servicer, host.server.grpc)
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from encoder_service.stage import EncodeStage
 from services.domain.stages import Encoded, EncodeRequest
-from services.domain.store_control import StoreControl
 from services.observability.tracing import current
 from services.observability.tracked import Tracked
 from services.rpc.replica import WorkerReplica
+from services.rpc.store_calls import StoreCalls
 from services.rpc.worker import StageWorker
 from triptych.domain.deadline import Deadline
 from triptych.domain.model import LoadedModel, Stage
@@ -18,12 +18,12 @@ class EncoderReplica(WorkerReplica):
     """Runs the stage on its own thread, once it holds one.
 
     Args:
-        store: the tensor store it shares with the others.
+        calls: to the tensor store that it shares with the others.
         worker: the stage's thread.
     """
 
-    def __init__(self, store: StoreControl, worker: StageWorker) -> None:
-        super().__init__(Stage.ENCODER, store, worker)
+    def __init__(self, calls: StoreCalls, worker: StageWorker) -> None:
+        super().__init__(Stage.ENCODER, calls, worker)
         self._numerics: EncodeStage | None = None
 
     async def warm_up(self, stage: EncodeStage, deadline: Deadline) -> None:

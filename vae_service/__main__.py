@@ -8,6 +8,7 @@ from services.loaded_models.loading import load_vae
 from services.model_files.checksums import read_checksums
 from services.rpc.process import run_process
 from services.rpc.stage_host import StageHost
+from services.rpc.store_calls import StoreCalls
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import open_store
 from services.torch_setup.device_errors import breaks_device
@@ -35,8 +36,9 @@ async def main(settings: VaeSettings) -> None:
         command_seconds=settings.command_seconds,
         breaks=breaks_device,
     )
-    replica = VaeReplica(store, worker)
-    host = StageHost(settings, "triptych.v1.VaeService", replica, store)
+    calls = StoreCalls(store)
+    replica = VaeReplica(calls, worker)
+    host = StageHost(settings, "triptych.v1.VaeService", replica, calls)
     servicer = VaeServicer(replica)
     vae_service_pb2_grpc.add_VaeServiceServicer_to_server(servicer, host.server.grpc)
 

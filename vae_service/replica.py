@@ -14,11 +14,11 @@ from services.domain.stages import (
     MediaChunk,
     PreviewPicture,
 )
-from services.domain.store_control import StoreControl
 from services.observability.metrics import PREVIEWS_DRAWN
 from services.observability.tracing import current
 from services.observability.tracked import Tracked
 from services.rpc.replica import WorkerReplica
+from services.rpc.store_calls import StoreCalls
 from services.rpc.worker import StageWorker, Timed
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import StageUnavailable
@@ -37,12 +37,12 @@ class VaeReplica(WorkerReplica):
     """Runs the stage, once it holds one, on its own thread and hands out the media in chunks.
 
     Args:
-        store: the tensor store it shares with the others.
+        calls: to the tensor store that it shares with the others.
         worker: the stage's thread.
     """
 
-    def __init__(self, store: StoreControl, worker: StageWorker) -> None:
-        super().__init__(Stage.VAE, store, worker)
+    def __init__(self, calls: StoreCalls, worker: StageWorker) -> None:
+        super().__init__(Stage.VAE, calls, worker)
         self._held: tuple[VaeStage, PreviewStage] | None = None
         self._preview_worker = worker.beside(MAX_QUEUED_PREVIEWS)
         self._fit: asyncio.Task[Timed[None]] | None = None

@@ -1,6 +1,7 @@
 """The ranks of one generation: they start together, work in step, and end together."""
 
 import asyncio
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -64,6 +65,7 @@ class RankGeneration:
 
     Attributes:
         cause: why they were given up; None while they were not.
+        killed: whether the system killed one before they were ready.
         proven: whether they have finished a request.
     """
 
@@ -74,6 +76,7 @@ class RankGeneration:
         self._ready: RankReady | None = None
         self._given_up = asyncio.Event()
         self.cause: str | None = None
+        self.killed = False
         self.proven = False
 
     @property
@@ -98,6 +101,8 @@ class RankGeneration:
             # The channel ends just before the process does: its exit code is about to come.
             await error.rank.stop()
             code = error.rank.exit_code
+            # The others of these ranks may be the ones that it happened to first.
+            self.killed = any(rank.exit_code == -signal.SIGKILL for rank in self._ranks)
             if code == EXIT_CONFIGURATION:
                 raise ConfigurationError("the rank cannot start; it said why above") from error
             raise RanksLost(f"{error} with {code} while starting") from error

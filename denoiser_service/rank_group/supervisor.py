@@ -8,13 +8,15 @@ from typing import Final
 from denoiser_service.rank_group.generation import RankBounds, RankGeneration
 from denoiser_service.rank_group.port import RankSource
 from services.observability.logs import get_logger
-from triptych.domain.errors import RanksLost
+from triptych.domain.errors import ConfigurationError, RanksLost
 from triptych.domain.parallel import ONE_RANK, ParallelDegrees
 
 _MAX_PAUSE_SECONDS: Final = 30.0
 _SETTLED_SECONDS: Final = 60.0
 _MAX_STUCK: Final = 3
 """Generations that may leave a process which cannot be killed, before this process ends."""
+_MAX_KILLED: Final = 3
+"""Generations in a row that the system may kill before the first is ever ready."""
 
 _log = get_logger(__name__)
 
@@ -45,6 +47,8 @@ class RankSupervisor:
         self._became_ready = asyncio.Event()
         self._closed = False
         self._stuck = 0
+        self._killed = 0
+        self._was_ready = False
         self.generation = 0
 
     @property
@@ -60,7 +64,8 @@ class RankSupervisor:
             on_change: told True when the ranks become ready and False when they are lost.
 
         Raises:
-            ConfigurationError: a rank says it cannot start as it was told to.
+            ConfigurationError: a rank says it cannot start as it was told to, or the system kills
+                the first ranks again and again.
             RanksLost: too many ranks could not be killed; only another process can go on.
         """
         failures = 0
@@ -80,6 +85,7 @@ class RankSupervisor:
                 lasted = time.monotonic() - began >= _SETTLED_SECONDS
                 failures = 0 if lasted or ranks.proven else failures + 1
             self._check_stuck()
+            self._check_killed()
             await asyncio.sleep(_pause_seconds(failures))
         await asyncio.Event().wait()
 
@@ -103,6 +109,7 @@ class RankSupervisor:
             await ranks.begin()
             self._check_store(ranks)
         except BaseException:
+            self._killed = self._killed + 1 if ranks.killed else 0
             # Cancelled or failed: nobody else would end them.
             await self._end(ranks)
             raise
@@ -122,6 +129,7 @@ class RankSupervisor:
         self, ranks: RankGeneration, on_change: Callable[[bool], Awaitable[None]]
     ) -> None:
         self._ranks = ranks
+        self._was_ready = True
         self._became_ready.set()
         _log.info(
             "ranks ready", ranks=self.degrees.ranks, pid=ranks.ready.pid, generation=self.generation
@@ -151,6 +159,15 @@ class RankSupervisor:
             raise RanksLost(
                 f"ranks of {self._stuck} generations could not be killed, as when a device's driver"
                 " hangs; only another process, perhaps on another host, can go on"
+            )
+
+    def _check_killed(self) -> None:
+        # Ranks that were ready once fit: what kills them since may pass.
+        if self._killed >= _MAX_KILLED and not self._was_ready:
+            raise ConfigurationError(
+                f"ranks were killed by SIGKILL while they loaded the model, {self._killed} times in"
+                " a row; whom the system kills then has most often run out of memory (its log,"
+                " dmesg, says so): use a smaller --dtype, a smaller model, or a machine with more"
             )
 
 

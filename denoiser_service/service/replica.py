@@ -9,7 +9,6 @@ from denoiser_service.rank_group.port import RankGroup
 from denoiser_service.service.recorder import DenoiseRecorder
 from denoiser_service.service.scheduler import StepScheduler
 from services.domain.stages import Capacity, DenoiseEvent, DenoiseRequest, RankGroupInfo
-from services.domain.store_control import StoreControl
 from services.observability.tracing import traceparent
 from services.observability.tracked import UNKNOWN, Tracked
 from services.rpc.replica import check_holds
@@ -26,16 +25,12 @@ class DenoiserReplica:
     Args:
         scheduler: the step loop.
         ranks: who runs the steps.
-        store: the tensor store it shares with the others.
-        calls: to that store; closed with this.
+        calls: to the tensor store that it shares with the others.
     """
 
-    def __init__(
-        self, scheduler: StepScheduler, ranks: RankGroup, store: StoreControl, calls: StoreCalls
-    ) -> None:
+    def __init__(self, scheduler: StepScheduler, ranks: RankGroup, calls: StoreCalls) -> None:
         self._scheduler = scheduler
         self._ranks = ranks
-        self._store = store
         self._calls = calls
         self._instance_id = uuid.uuid4().hex
         self._model = UNKNOWN
@@ -72,7 +67,7 @@ class DenoiserReplica:
             stage=Stage.DENOISER,
             instance_id=self._instance_id,
             models=() if ranks is None else (ranks.ready.loaded,),
-            tensor_store=self._store.identity,
+            tensor_store=self._calls.store.identity,
             running_requests=scheduler.running,
             queued_requests=scheduler.queued,
             max_queued_requests=scheduler.admission.max_queued,
@@ -107,4 +102,3 @@ class DenoiserReplica:
     async def close(self) -> None:
         """Ends the ranks."""
         await self._ranks.close()
-        self._calls.close()

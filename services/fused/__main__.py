@@ -80,7 +80,7 @@ async def main(settings: FusedSettings) -> None:
     none = (None,) * len(settings.model)
     profiles, manifests = settings.cache_profile or none, settings.model_manifest or none
     models = [
-        await asyncio.to_thread(_load, source, profile, manifest, settings, store)
+        await asyncio.to_thread(_load, source, profile, manifest, settings, store, calls)
         for source, profile, manifest in zip(settings.model, profiles, manifests, strict=True)
     ]
     _check_names([each.encoder.load().models[0].model.name for each in models], settings)
@@ -128,6 +128,7 @@ def _load(
     manifest: Path | None,
     settings: FusedSettings,
     store: TensorStore,
+    calls: StoreCalls,
 ) -> _Model:
     told = (source, None, settings.dtype, settings.device)
     checksums = read_checksums(manifest)
@@ -146,7 +147,6 @@ def _load(
     ranks = ThreadRankGroup(RankExecutor(DenoiseStage(denoiser, store)), ready, hold_threads)
     directory = open_model(source, lambda index: find_family(index).spec.patterns(Stage.DENOISER))
     queue = settings.max_queued_requests
-    calls = StoreCalls(store)
     room = Room(settings.max_resident_requests, settings.max_resident_bytes)
     scheduler = StepScheduler(
         ranks,
@@ -159,12 +159,12 @@ def _load(
             trace_steps=settings.trace_steps,
         ),
     )
-    encodes = EncoderReplica(store, _worker(Stage.ENCODER, settings))
+    encodes = EncoderReplica(calls, _worker(Stage.ENCODER, settings))
     prompts, previews = EncodeStage(encoder, store, prompt_encoder), PreviewStage(vae, store)
     encodes.hold(prompts, (encoder.loaded,))
-    decodes = VaeReplica(store, _worker(Stage.VAE, settings))
+    decodes = VaeReplica(calls, _worker(Stage.VAE, settings))
     decodes.hold(VaeStage(vae, store, tile_size, image_encoder), previews, (vae.loaded,))
-    denoises = DenoiserReplica(scheduler, ranks, store, calls)
+    denoises = DenoiserReplica(scheduler, ranks, calls)
     return _Model(encodes, denoises, decodes, scheduler, ranks, prompts, previews)
 
 

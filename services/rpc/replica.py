@@ -4,7 +4,6 @@ import uuid
 from collections.abc import Callable
 
 from services.domain.stages import Capacity
-from services.domain.store_control import StoreControl
 from services.observability.logs import get_logger
 from services.rpc.store_calls import StoreCalls
 from services.rpc.worker import StageWorker
@@ -28,20 +27,19 @@ class WorkerReplica:
 
     Args:
         stage: which panel.
-        store: the tensor store it shares with the others.
+        calls: to the tensor store that it shares with the others.
         worker: the stage's thread.
     """
 
     def __init__(
         self,
         stage: Stage,
-        store: StoreControl,
+        calls: StoreCalls,
         worker: StageWorker,
     ) -> None:
         self._stage = stage
         self._models: tuple[LoadedModel, ...] = ()
-        self._store = store
-        self._calls = StoreCalls(store)
+        self._calls = calls
         self._worker = worker
         self._instance_id = uuid.uuid4().hex
 
@@ -55,7 +53,7 @@ class WorkerReplica:
             stage=self._stage,
             instance_id=self._instance_id,
             models=self._models,
-            tensor_store=self._store.identity,
+            tensor_store=self._calls.store.identity,
             running_requests=self._worker.running,
             queued_requests=self._worker.queued,
             max_queued_requests=self._worker.max_queued,
@@ -75,7 +73,7 @@ class WorkerReplica:
 
     def release_late(self, tenant: str, request_id: str) -> None:
         """Releases what was stored after the caller had left; blocking."""
-        self._store.release_request(tenant, request_id)
+        self._calls.store.release_request(tenant, request_id)
 
     async def broken(self) -> StageUnavailable:
         """Why no work can succeed any more, as soon as that is so."""
@@ -97,4 +95,3 @@ class WorkerReplica:
     async def close(self) -> None:
         """Waits for the work at hand and ends the thread."""
         await self._worker.close()
-        self._calls.close()

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from services.domain.settings import StageSettings
-from services.domain.store_control import StoreControl
 from services.observability.fullness import watched_fullness
 from services.observability.load import watched_load
 from services.observability.logs import get_logger
@@ -30,11 +29,11 @@ class StageHost:
         settings: the process's settings.
         service: full name of the stage's own service; its servicer is added to `server.grpc`.
         replica: the stage.
-        store: its tensor store.
+        calls: to its tensor store; both are closed with the host.
     """
 
     def __init__(
-        self, settings: StageSettings, service: str, replica: LocalReplica, store: StoreControl
+        self, settings: StageSettings, service: str, replica: LocalReplica, calls: StoreCalls
     ) -> None:
         seal = CallSeal(settings.cluster_secret().get_secret_value())
         self.server = ServiceServer(
@@ -45,10 +44,9 @@ class StageHost:
             guard=administrators_alone(seal),
         )
         self._replica = replica
-        self._store = store
-        self._calls = StoreCalls(store)
+        self._calls = calls
         self._sweep_seconds = settings.sweep_seconds
-        add_stage_servicers(self.server, replica, self._calls)
+        add_stage_servicers(self.server, replica, calls)
 
     async def run(
         self, *, serving: bool, load: Callable[[], Awaitable[None]] | None = None
@@ -69,7 +67,7 @@ class StageHost:
             if load is not None:
                 await load()
             await self.server.set_serving(serving=serving)
-            with watched_load(self._replica.load), watched_fullness(self._store):
+            with watched_load(self._replica.load), watched_fullness(self._calls.store):
                 await run_until_first_ends(
                     self.server.run(),
                     self.server.fail_when(self._replica.broken()),
@@ -82,7 +80,7 @@ class StageHost:
             # What a killed rank left behind has no other keeper once this process is gone.
             await self._sweep_last()
             self._calls.close()
-            await asyncio.to_thread(self._store.close)
+            await asyncio.to_thread(self._calls.store.close)
 
     async def _sweep_last(self) -> None:
         try:

@@ -21,10 +21,13 @@ class StoreCalls:
     """Bounded in number and time: a store that hangs costs its own callers and nobody else.
 
     Args:
-        store: what is called.
+        store: whose calls they are.
         seconds: how long one call is waited for; its thread may take longer.
         threads: calls at once, beside one sweep.
         max_calls: calls at once and in the queue; more are refused.
+
+    Attributes:
+        store: for what does not block, and for threads that may wait.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class StoreCalls:
         threads: int = _THREADS,
         max_calls: int = _MAX_CALLS,
     ) -> None:
-        self._store = store
+        self.store = store
         self._calls = _Lane("store calls", threads, max_calls, seconds)
         # Apart: one sweep after another that hangs would take all the threads.
         self._sweeps = _Lane("store sweep", 1, 2, seconds)
@@ -46,15 +49,15 @@ class StoreCalls:
         Raises:
             Unavailable: it took too long, or too many calls wait; what is stored will expire.
         """
-        return await self._calls.run(lambda: self._store.release_request(tenant, request_id))
+        return await self._calls.run(lambda: self.store.release_request(tenant, request_id))
 
     async def stats(self) -> StoreStats:
         """See StoreControl; raises Unavailable as `release_request` does."""
-        return await self._calls.run(self._store.stats)
+        return await self._calls.run(self.store.stats)
 
     async def sweep(self) -> SweepReport:
         """See StoreControl; raises Unavailable as `release_request` does."""
-        return await self._sweeps.run(self._store.sweep)
+        return await self._sweeps.run(self.store.sweep)
 
     def close(self) -> None:
         """Ends the threads, once their calls have ended."""

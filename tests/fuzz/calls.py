@@ -113,9 +113,7 @@ class Callers:
             call: Any = channel.stream_stream(method.path)
             return iter(call(iter(sent), timeout=SECONDS))
         assert isinstance(sent, bytes)
-        signature = (
-            (SIGNATURE_METADATA, self._seal.sign(method.path, _as_read(method.path, sent))),
-        )
+        signature = self._seal.sign(method.path, _as_read(method.path, sent))
         call = channel.unary_stream(method.path)
         metadata = ((SIGNATURE_METADATA, signature),)
         return iter(call(sent, timeout=SECONDS, metadata=metadata))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.campaign import OK, REFUSED_START, Target, documented
 from triptych.cli.cache_option import read_cache
-from triptych.cli.family_options import bagel_options, of_one_family
+from triptych.cli.family_options import by_guidance, of_one_family
 from triptych.cluster.address import Address
 from triptych.cluster.errors import ClusterConfigurationError
 from triptych.domain.acceleration import CacheDit, TeaCache
@@ -94,7 +94,11 @@ def request_target() -> Target:
             st.builds(VideoOptions, num_frames=_INTEGERS, low_noise_guidance_scale=_FLOATS),
             st.builds(LayeredOptions, layers=_INTEGERS, resolution=_INTEGERS),
             st.builds(FluxOptions, true_guidance_scale=_FLOATS),
-            st.builds(bagel_options, _FLOATS, st.none() | st.tuples(st.floats(), st.floats())),
+            st.builds(
+                lambda scale, interval: by_guidance(None, scale, interval, None)[1],
+                _FLOATS,
+                st.none() | st.tuples(st.floats(), st.floats()),
+            ),
         ),
     )
 

@@ -111,13 +111,23 @@ def _misbehave_at_start(mode: str) -> None:
         return
     if mode == "refuses":
         sys.exit(2)
+    if mode == "is-killed":
+        _signal_itself(signal.SIGKILL)
     if mode == "hangs":
         signal.pause()
-    if mode.startswith("fails-once:"):
-        marker = Path(mode.removeprefix("fails-once:"))
-        if not marker.exists():
-            marker.touch()
-            sys.exit(1)
+    kind, _, marker = mode.partition(":")
+    if marker:
+        _misbehave_by_marker(kind, Path(marker))
+
+
+def _misbehave_by_marker(kind: str, marker: Path) -> None:
+    """The marker tells the first start from the others."""
+    is_first = not marker.exists()
+    marker.touch()
+    if kind == "fails-once" and is_first:
+        sys.exit(1)
+    if kind == "is-killed-after" and not is_first:
+        _signal_itself(signal.SIGKILL)
 
 
 def _main(mode: str, beat_seconds: float, descriptor: int) -> None:

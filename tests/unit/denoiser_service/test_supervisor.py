@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from denoiser_service.rank.commands import Finish, Step, Stepped
+from denoiser_service.rank_group import supervisor
 from tests.unit.denoiser_service.scripted_ranks import READY
 from tests.unit.denoiser_service.supervised import (
     MODULE,
@@ -119,6 +120,43 @@ async def test_a_rank_that_fails_to_start_is_started_again(tmp_path: Path) -> No
         assert each.ranks.generation == 2
         assert await each.changes.get() is True
         assert each.changes.empty()
+
+
+@pytest.fixture
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_MAX_PAUSE_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("without_pauses")
+async def test_a_rank_that_the_system_kills_at_every_start_is_given_up() -> None:
+    async with supervised("is-killed") as each:
+        with pytest.raises(ConfigurationError, match="run out of memory") as caught:
+            await each.running
+        assert "killed by SIGKILL while they loaded the model, 3 times in a row" in str(
+            caught.value
+        )
+        assert each.ranks.generation == 3
+
+
+@pytest.mark.usefixtures("without_pauses")
+async def test_one_of_several_ranks_that_is_killed_at_every_start_is_given_up_too() -> None:
+    async with supervised("is-killed@1", ranks=2) as each:
+        with pytest.raises(ConfigurationError, match="run out of memory"):
+            await each.running
+
+
+@pytest.mark.usefixtures("without_pauses")
+async def test_ranks_that_were_ready_once_are_started_again_however_often_they_are_killed(
+    tmp_path: Path,
+) -> None:
+    async with supervised(f"is-killed-after:{tmp_path}/marker") as each:
+        os.kill(await each.ready_pid(), signal.SIGKILL)
+        with structlog.testing.capture_logs() as lines:
+            while each.ranks.generation < 5:  # noqa: ASYNC110 - nobody announces them
+                # The loop's turn: it is what starts them.
+                await asyncio.sleep(0)
+        assert sum(line["event"] == "ranks did not start" for line in lines) >= 3
+        assert not each.running.done()
 
 
 async def test_a_rank_that_is_never_ready_is_killed() -> None:

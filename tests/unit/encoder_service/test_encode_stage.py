@@ -15,6 +15,7 @@ from services.domain.tensor_ref import Seal
 from services.loaded_models.stage_model import StageModel
 from services.model_ports.encoding import Encoding, prompt_encodings
 from services.model_ports.stages import Images, Tensors
+from services.rpc.store_calls import StoreCalls
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
 from services.torch_setup.runtime import hold_threads
@@ -104,7 +105,7 @@ async def test_an_encoder_loads_warms_up_and_keeps_conditioning_until_its_reques
     reader = Reader()
     model = StageModel(LOADED, reader)
     worker = StageWorker(Stage.ENCODER, 1, hold_threads, command_seconds=600)
-    replica = EncoderReplica(store, worker)
+    replica = EncoderReplica(StoreCalls(store), worker)
     with pytest.raises(StageLoading, match="the encoder is loading its model"):
         await replica.encode(asked(), Deadline.after(1000))
     assert replica.load().loading

@@ -15,6 +15,7 @@ from services.domain.settings import StageSettings
 from services.domain.stages import Capacity
 from services.rpc.stage_clients import RemoteDenoiser, RemoteEncoder, RemoteVae
 from services.rpc.stage_host import StageHost
+from services.rpc.store_calls import StoreCalls
 from tests.unit.domain.examples import REQUEST_ID, capacity
 from tests.unit.gateway.scripted_stages import ScriptedDenoiser, ScriptedEncoder, ScriptedVae
 from tests.unit.rpc.scripted_store import ScriptedStore
@@ -100,7 +101,9 @@ class Panel:
         )
         self.replica = replica
         self.store = ScriptedStore()
-        self.host = StageHost(self.told, "triptych.v1.EncoderService", replica, self.store)
+        self.host = StageHost(
+            self.told, "triptych.v1.EncoderService", replica, StoreCalls(self.store)
+        )
         self.remote = client(self.told.listen, seal=CallSeal(SECRET))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.domain.settings import EncodingSettings
 from services.domain.store_control import EntryUsage
 from services.tensor_store.opening import open_blob_store
 from services.tensor_store.redis import RedisBlobStore
@@ -45,6 +46,16 @@ def entries_of(store: RedisBlobStore, limit_bytes: int = LIMIT_BYTES) -> RedisEn
 def entries(server: KeyValueServer) -> Iterator[RedisEntries]:
     with closing(opened(server)) as store:
         yield entries_of(store)
+
+
+def test_a_bound_that_was_read_from_settings_bounds_what_is_written(
+    server: KeyValueServer,
+) -> None:
+    told = EncodingSettings.model_validate({"conditioning_cache_bytes": "1MiB"})
+    with closing(opened(server)) as store:
+        entries = store.entries(told.conditioning_cache_bytes, told.conditioning_cache_idle_seconds)
+        assert entries.write(A, filled(MIB // 2))
+        assert entries.usage() == EntryUsage(1, MIB // 2, MIB)
 
 
 def filled(size_bytes: int, fill: int = 1) -> memoryview:

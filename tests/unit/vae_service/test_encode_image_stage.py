@@ -14,6 +14,7 @@ from services.loaded_models.conditioning_encoder import ConditioningEncoder
 from services.loaded_models.stage_model import StageModel
 from services.model_ports.encoding import Encoding, image_encoding
 from services.model_ports.stages import Tensors, VaeModel
+from services.rpc.store_calls import StoreCalls
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
 from services.torch_setup.runtime import hold_threads
@@ -79,7 +80,7 @@ async def test_latents_live_until_their_requests_deadline(store: TensorStore) ->
     model = StageModel(EDITING, MeasuringVae())
     worker = StageWorker(Stage.VAE, 1, hold_threads, command_seconds=600)
     previews, encodes = PreviewStage(model, store), VaeStage(model, store)
-    replica = VaeReplica(store, worker)
+    replica = VaeReplica(StoreCalls(store), worker)
     replica.hold(encodes, previews, (EDITING,))
     made = await replica.encode_image(asked(0), Deadline.after(1000))
     assert made.latents.expire_time > time.time() + 900

@@ -13,6 +13,7 @@ from services.domain.stages import DecodeRequest, DrawPreviewRequest
 from services.domain.tensor_ref import Seal
 from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import Tensors
+from services.rpc.store_calls import StoreCalls
 from services.rpc.worker import StageWorker
 from services.tensor_store.tensor_store import TensorStore, open_store
 from services.torch_setup.runtime import hold_threads
@@ -68,7 +69,7 @@ def store() -> Iterator[TensorStore]:
 async def serving(store: TensorStore, vae: ShrinkingVae) -> AsyncIterator[VaeReplica]:
     model = StageModel(LOADED, vae)
     worker = StageWorker(Stage.VAE, 8, hold_threads, command_seconds=600)
-    replica = VaeReplica(store, worker)
+    replica = VaeReplica(StoreCalls(store), worker)
     replica.hold(VaeStage(model, store), PreviewStage(model, store), (LOADED,))
     try:
         async with asyncio.timeout(30):
