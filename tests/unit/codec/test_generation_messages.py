@@ -32,6 +32,7 @@ from triptych.domain.family_options import (
 from triptych.domain.generation import MAX_SEED, GenerationParameters, GenerationRequest
 from triptych.domain.input_image import ImageDescription
 from triptych.domain.model import MediaFormat
+from triptych.domain.output_options import OutputOptions
 from triptych.v1 import acceleration_pb2, generation_pb2, job_pb2, tensor_pb2
 
 T = TypeVar("T")
@@ -67,6 +68,8 @@ HONOURED: dict[str, tuple[Any, str, Any]] = {
         "options",
         FluxOptions(true_guidance_scale=1.5),
     ),
+    "num_images": (3, "num_images", 3),
+    "output": (generation_pb2.OutputOptions(quality=80), "output", OutputOptions(quality=80)),
 }
 IMAGE = ImageDescription(width=640, height=480, size_bytes=7, checksum_xxh3=2**64 - 1)
 HONOURED_ACCELERATION = {
