@@ -96,6 +96,11 @@ class ServerSettings(ProcessSettings):
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         30.0, description="how long running requests may take to finish after SIGTERM"
     )
+    max_concurrent_calls: Annotated[int, Field(ge=1)] = Field(
+        1024,
+        description="calls at once before others are refused; health, capacity and administrative"
+        " calls are always answered",
+    )
     tls_cert_file: Path | None = Field(
         None, description="PEM certificate chain to show; encrypts what is served"
     )

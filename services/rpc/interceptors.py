@@ -1,7 +1,7 @@
 """What every call of ours passes: a guard; its request id goes to the logs, its error is told."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -9,6 +9,7 @@ import grpc
 from services.observability import metrics, tracing
 from services.observability.logs import bind_call, bind_request, get_logger
 from services.observability.tracked import UNKNOWN
+from services.rpc.call_room import CallRoom
 from services.rpc.guard import Call, Guard, let_pass
 from services.rpc.status import abort
 from services.rpc.unreadable import lenient, read_request
@@ -30,11 +31,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         stage: who serves, for the metrics.
+        room: where every call finds its place.
         guard: called before every call's handler.
     """
 
-    def __init__(self, stage: str, guard: Guard = let_pass) -> None:
+    def __init__(self, stage: str, room: CallRoom, guard: Guard = let_pass) -> None:
         self._stage = stage
+        self._room = room
         self._guard = guard
 
     async def intercept_service(
@@ -51,17 +54,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return self._wrapped_stream(method, handler)
         return self._wrapped_unary(method, handler)
 
-    def _admit(self, method: str, request: Any, context: "Context") -> None:
-        """Raises what the guard does, which is counted here: no handler ever sees the call."""
-        try:
-            tenant = self._guard(Call(method, context.invocation_metadata() or (), request))
-        except TriptychError as error:
-            task = _snake_case(method.rpartition("/")[2])
-            labels = {"stage": self._stage, "task": task, "model": UNKNOWN}
-            metrics.REQUESTS_FINISHED.add(1, **labels, outcome="failed", reason=error.reason)
-            raise
-        if tenant is not None:
-            bind_call(tenant=tenant)
+    @contextmanager
+    def _admitted(self, method: str, request: Any, context: "Context") -> Iterator[None]:
+        """Raises what guard and room do, which is counted here: no handler ever sees the call."""
+        with ExitStack() as place:
+            try:
+                tenant = self._guard(Call(method, context.invocation_metadata() or (), request))
+                place.enter_context(self._room.place(method))
+            except TriptychError as error:
+                task = _snake_case(method.rpartition("/")[2])
+                labels = {"stage": self._stage, "task": task, "model": UNKNOWN}
+                metrics.REQUESTS_FINISHED.add(1, **labels, outcome="failed", reason=error.reason)
+                raise
+            if tenant is not None:
+                bind_call(tenant=tenant)
+            yield
 
     def _wrapped_unary(self, method: str, handler: "Handler") -> "Handler":
         inner: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
@@ -69,8 +76,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: "Context") -> Any:
             _bind(method, context)
             try:
-                self._admit(method, request, context)
-                return await inner(read_request(request), context)
+                with self._admitted(method, request, context):
+                    return await inner(read_request(request), context)
             except TriptychError as error:
                 await _refuse(context, error)
             except Exception as error:  # noqa: BLE001 - a defect must reach the log whole and the client bare
@@ -89,11 +96,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: "Context") -> AsyncIterator[Any]:
             _bind(method, context)
             try:
-                self._admit(method, request, context)
-                # Closed here and now when the client leaves, not whenever the collector comes by.
-                async with aclosing(inner(read_request(request), context)) as responses:
-                    async for response in responses:
-                        yield response
+                with self._admitted(method, request, context):
+                    # Closed here and now when the client leaves, not whenever the collector comes
+                    # by.
+                    async with aclosing(inner(read_request(request), context)) as responses:
+                        async for response in responses:
+                            yield response
             except TriptychError as error:
                 await _refuse(context, error)
             except Exception as error:  # noqa: BLE001 - as above

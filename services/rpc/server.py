@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 
 from services.domain.settings import ServerSettings
 from services.observability.logs import get_logger
+from services.rpc.call_room import CallRoom
 from services.rpc.encryption import server_credentials
 from services.rpc.guard import Guard, let_pass
 from services.rpc.health import HealthService
@@ -43,7 +44,7 @@ class ServiceServer:
 
     Args:
         stage: who serves, for the metrics: a stage, or the gateway.
-        settings: where to listen, whether to reflect, how long to drain.
+        settings: where to listen, whether to reflect, how many calls to take, how long to drain.
         services: full names of the services, for health and reflection; their servicers are added
             to `grpc` before `start`.
         max_message_bytes: larger messages are refused before they are read.
@@ -65,7 +66,7 @@ class ServiceServer:
         self._credentials = None if settings.tls is None else server_credentials(settings.tls)
         self._services = ("", *services)
         self.grpc = grpc.aio.server(
-            interceptors=[CallInterceptor(stage, guard)],
+            interceptors=[CallInterceptor(stage, CallRoom(settings.max_concurrent_calls), guard)],
             options=[*_OPTIONS, ("grpc.max_receive_message_length", max_message_bytes)],
         )
         self._health = HealthService()

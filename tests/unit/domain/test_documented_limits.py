@@ -37,6 +37,7 @@ def test_the_table_of_limits_is_true() -> None:
         "tensors inside a reference": MAX_INLINE_BYTES,
         "dimensions of a tensor": MAX_RANK,
         "a seed": MAX_SEED,
+        "calls at work in a process, unless told otherwise": stage["max_concurrent_calls"].default,
         "requests that wait in a stage, unless told otherwise": stage[
             "max_queued_requests"
         ].default,

@@ -1,5 +1,6 @@
 import asyncio
 import socket
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,18 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.rpc.channels import open_channel
 from services.rpc.server import ServiceServer
-from tests.unit.rpc.serving import DENOISER, ENCODER, Unary, encoder, serving, settings
+from tests.unit.rpc.serving import (
+    DENOISER,
+    ENCODER,
+    Streaming,
+    Unary,
+    denoiser,
+    encoder,
+    serving,
+    settings,
+)
 from triptych.domain.errors import ConfigurationError
-from triptych.v1 import encoder_service_pb2
+from triptych.v1 import denoiser_service_pb2, encoder_service_pb2
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -49,6 +59,45 @@ async def test_health_follows_what_the_process_says(tmp_path: Path, service: str
         assert await _health(channel, service) == SERVING
         await server.set_serving(serving=False)
         assert await _health(channel, service) == NOT_SERVING
+
+
+async def test_calls_beyond_the_bound_are_refused_and_health_answers(tmp_path: Path) -> None:
+    gated = Gated()
+    told = settings(tmp_path, max_concurrent_calls=1)
+    async with serving(told, Unary(gated.handle)) as (server, channel):
+        await server.set_serving(serving=True)
+        call = _encode(channel)
+        await gated.began.wait()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await _encode(channel)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "max_concurrent_calls allows no more" in str(caught.value.details())
+        assert await _health(channel, "") == SERVING
+        gated.may_end.set()
+        assert await call == encoder_service_pb2.EncodeResponse()
+        assert await _encode(channel) == encoder_service_pb2.EncodeResponse()
+
+
+async def test_a_caller_that_leaves_gives_its_place_to_others(tmp_path: Path) -> None:
+    began: asyncio.Queue[None] = asyncio.Queue()
+
+    async def denoise(request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        yield denoiser_service_pb2.DenoiseResponse()
+        began.put_nowait(None)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    told = settings(tmp_path, max_concurrent_calls=1)
+    async with serving(told, Streaming(denoise)) as (_, channel):
+        for _ in range(3):
+            left = asyncio.Event()
+            call = denoiser(channel).Denoise(denoiser_service_pb2.DenoiseRequest(), timeout=60)
+            assert await call.read() == denoiser_service_pb2.DenoiseResponse()
+            await began.get()
+            call.cancel()
+            await left.wait()
 
 
 async def test_a_draining_server_finishes_its_calls_and_takes_no_more(tmp_path: Path) -> None:
