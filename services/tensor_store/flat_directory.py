@@ -6,6 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def names(directory: Path) -> list[str]:
+    """Of its files, without a look at each of them; none if it is not there."""
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.name for entry in entries]
+    except FileNotFoundError:
+        return []
+
+
 def files(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Names and states; what disappears meanwhile is left out."""
     try:

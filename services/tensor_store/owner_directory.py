@@ -91,10 +91,8 @@ class OwnerDirectory:
     def release_request(self, tenant: str, request_id: str) -> int:
         """Moves all of a request's blobs to the pool."""
         prefix = f"{tenant}.{request_id}."
-        names = [
-            name for name, _ in flat_directory.files(self._path / _LIVE) if name.startswith(prefix)
-        ]
-        return sum(map(self._move_to_pool, names))
+        names = flat_directory.names(self._path / _LIVE)
+        return sum(self._move_to_pool(name) for name in names if name.startswith(prefix))
 
     def release_expired(self, now: float) -> int:
         """Moves what is past its time, in seconds since the epoch, to the pool."""
