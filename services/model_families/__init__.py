@@ -8,7 +8,7 @@ share, has no `vae`.
 import importlib
 import pkgutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Final, cast
@@ -66,7 +66,7 @@ def families() -> Iterator[Family]:
 
 
 def find_family(directory: ModelDirectory) -> Family:
-    """The family that serves a directory.
+    """The family that serves a directory, with the spec of what the directory has.
 
     Raises:
         ConfigurationError: none does; the message lists what is served.
@@ -82,4 +82,4 @@ def find_family(directory: ModelDirectory) -> Family:
             f"{directory.path / 'model_index.json'}: _class_name is {directory.pipeline_class};"
             f" served are {', '.join(sorted(served))}"
         )
-    return family
+    return replace(family, spec=family.spec.of(directory))

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from services.domain.stages import DenoiseRequest
 from services.model_files.directory import (
@@ -55,6 +56,10 @@ class FamilySpec(ABC):
     classes: Mapping[str, str]
     files: Mapping[Stage, tuple[str, ...]] | None = None
     stand_ins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def of(self, directory: ModelDirectory) -> Self:
+        """The spec of one directory, told from the model's index alone: without what it lacks."""
+        return self
 
     @abstractmethod
     def capabilities(self, directory: ModelDirectory) -> Capabilities:

@@ -1,5 +1,7 @@
 """Stable Diffusion 3.5 medium: two CLIPs and T5; blocks with dual and with single attention."""
 
+import json
+import shutil
 from pathlib import Path
 
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
@@ -38,6 +40,17 @@ def build(directory: Path) -> None:
         },
         published_classes={"tokenizer_3": "T5TokenizerFast"},
     )
+
+
+def build_without_t5(directory: Path) -> None:
+    """The same as those write it who do without the largest of the encoders."""
+    build(directory)
+    index = directory / "model_index.json"
+    entries = json.loads(index.read_text(encoding="utf-8"))
+    for subfolder in ("text_encoder_3", "tokenizer_3"):
+        shutil.rmtree(directory / subfolder)
+        entries[subfolder] = [None, None]
+    index.write_text(json.dumps(entries), encoding="utf-8")
 
 
 def _transformer() -> SD3Transformer2DModel:

@@ -24,6 +24,8 @@ def stock_pipeline(directory: Path, dtype: torch.dtype = torch.float32) -> Diffu
         for subfolder, entry in index.items()
         if entry == ["transformers", "Qwen2VLProcessor"]
     }
+    # What a model leaves out its user has to say, too.
+    parts |= {subfolder: None for subfolder, entry in index.items() if entry == [None, None]}
     vae_dtype = torch.float32 if index["vae"][1] in _FLOAT32_VAES else dtype
     pipeline = DiffusionPipeline.from_pretrained(
         directory,

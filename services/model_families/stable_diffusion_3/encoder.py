@@ -1,6 +1,7 @@
-"""Stable Diffusion 3's encoders: one prompt through two CLIPs and T5."""
+"""Stable Diffusion 3's encoders: one prompt through two CLIPs and T5, or the CLIPs alone."""
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import torch
 from diffusers import StableDiffusion3Pipeline
@@ -11,7 +12,11 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from services.model_families.stable_diffusion_3.spec import MAX_PROMPT_TOKENS
+from services.model_families.stable_diffusion_3.spec import (
+    MAX_CLIP_TOKENS,
+    MAX_PROMPT_TOKENS,
+)
+from services.model_files.configuration import TRANSFORMER_CONFIG, configured_size
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_module, load_part
 from services.model_ports.encoding import Encoding, prompt_encodings
@@ -24,7 +29,8 @@ class StableDiffusion3Encoder:
     """Runs the published pipeline's own `encode_prompt`; its other components are absent.
 
     T5 reads all of a prompt, and so sets its limit. The CLIPs read the first 77 tokens, as
-    published: they can read no more.
+    published: they can read no more. Where a model leaves T5 out, they set the limit, and its
+    tokens are zeros.
     """
 
     def __init__(self, pipeline: StableDiffusion3Pipeline, device: torch.device) -> None:
@@ -33,12 +39,10 @@ class StableDiffusion3Encoder:
 
     @property
     def components(self) -> Mapping[str, torch.nn.Module]:
-        """Both CLIPs and T5."""
-        return {
-            "text_encoder": self._pipeline.text_encoder,
-            "text_encoder_2": self._pipeline.text_encoder_2,
-            "text_encoder_3": self._pipeline.text_encoder_3,
-        }
+        """Both CLIPs, and T5 where the model has it."""
+        named = ("text_encoder", "text_encoder_2", "text_encoder_3")
+        held = {name: getattr(self._pipeline, name) for name in named}
+        return {name: module for name, module in held.items() if module is not None}
 
     def encodings(
         self, parameters: GenerationParameters, _: Images = (), /
@@ -48,9 +52,10 @@ class StableDiffusion3Encoder:
         When guided, both exist a second time with `negative_` before their names.
 
         Raises:
-            InvalidRequest: a prompt has more tokens than T5 reads.
+            InvalidRequest: a prompt has more tokens than T5 reads, or without it the CLIPs.
         """
-        prompts = counted_prompts(parameters, self._count, MAX_PROMPT_TOKENS)
+        limit = MAX_PROMPT_TOKENS if self._pipeline.text_encoder_3 else MAX_CLIP_TOKENS
+        prompts = counted_prompts(parameters, self._count, limit)
         return prompt_encodings(prompts, self._embed)
 
     def _embed(self, prompt: str) -> dict[str, torch.Tensor]:
@@ -65,30 +70,43 @@ class StableDiffusion3Encoder:
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
     def _count(self, prompt: str) -> int:
-        return len(self._pipeline.tokenizer_3(prompt).input_ids)
+        tokenizer = self._pipeline.tokenizer_3 or self._pipeline.tokenizer
+        return len(tokenizer(prompt).input_ids)
+
+
+class _TransformersConfiguration(SimpleNamespace):
+    """In the transformer's place: the pipeline reads there how wide the zeros of no T5 are."""
 
 
 def load(
     directory: ModelDirectory, dtype: torch.dtype, device: torch.device
 ) -> StableDiffusion3Encoder:
-    """Loads three tokenizers and three text encoders.
+    """Loads three tokenizers and three text encoders, or two where there is no T5.
 
     Raises:
         ConfigurationError: they cannot be loaded.
     """
+    t5, t5_tokenizer = None, None
+    if directory.setting("text_encoder_3") != [None, None]:
+        t5_tokenizer = load_part(T5TokenizerFast, directory, "tokenizer_3")
+        t5 = load_module(T5EncoderModel, directory, "text_encoder_3", dtype, device)
     pipeline = StableDiffusion3Pipeline(
         tokenizer=load_part(CLIPTokenizer, directory, "tokenizer"),
         tokenizer_2=load_part(CLIPTokenizer, directory, "tokenizer_2"),
-        tokenizer_3=load_part(T5TokenizerFast, directory, "tokenizer_3"),
+        tokenizer_3=t5_tokenizer,
         text_encoder=load_module(
             CLIPTextModelWithProjection, directory, "text_encoder", dtype, device
         ),
         text_encoder_2=load_module(
             CLIPTextModelWithProjection, directory, "text_encoder_2", dtype, device
         ),
-        text_encoder_3=load_module(T5EncoderModel, directory, "text_encoder_3", dtype, device),
+        text_encoder_3=t5,
         scheduler=None,
         vae=None,
         transformer=None,
     )
+    if t5 is None:
+        width = configured_size(directory, TRANSFORMER_CONFIG, "joint_attention_dim")
+        config = SimpleNamespace(joint_attention_dim=width)
+        pipeline.transformer = _TransformersConfiguration(config=config)
     return StableDiffusion3Encoder(pipeline, device)

@@ -1,6 +1,7 @@
 """What Stable Diffusion 3 accepts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from services.domain.stages import DenoiseRequest
 from services.model_files.configuration import (
@@ -18,13 +19,25 @@ from triptych.domain.model import GenerationDefaults
 MAX_PROMPT_TOKENS = 256
 """What the published pipeline lets T5 read of a prompt, the closing token included."""
 
-CONDITIONING_TOKENS = 77 + MAX_PROMPT_TOKENS
-"""What the transformer reads: the CLIPs' tokens, then T5's, padding included."""
+MAX_CLIP_TOKENS = 77
+"""What the CLIPs can read of a prompt, the closing token included."""
+
+CONDITIONING_TOKENS = MAX_CLIP_TOKENS + MAX_PROMPT_TOKENS
+"""What the transformer reads: the CLIPs' tokens, then T5's or zeros, padding included."""
+
+_T5 = ("text_encoder_3", "tokenizer_3")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _StableDiffusion3Spec(PictureSpec):
     """Sizes of patches and pictures are the transformer's to say."""
+
+    def of(self, directory: ModelDirectory) -> Self:
+        if directory.setting("text_encoder_3") != [None, None]:
+            return self
+        # As published: T5 may be left out, and its tokenizer is not read without it.
+        held = {name: kind for name, kind in self.classes.items() if name not in _T5}
+        return replace(self, classes=held, prompt_tokens=MAX_CLIP_TOKENS)
 
     def limits(self, directory: ModelDirectory) -> PictureLimits:
         patch, stored = (

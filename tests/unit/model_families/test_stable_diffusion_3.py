@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from services.model_files.directory import ModelDirectory
 from services.model_ports.encoding import encode_all
 from services.model_ports.stages import DenoiserModel, EncoderModel
 from tests.checkpoints import checkpoint
+from tests.checkpoints.sd3 import build_without_t5
+from tests.checkpoints.stock import stock_pipeline
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError, InvalidRequest, TriptychError
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
@@ -192,7 +195,30 @@ def test_a_scheduler_that_a_seed_does_not_decide_is_refused(directory: Path) -> 
         load_denoiser(directory, None, FLOAT32, "cpu")
 
 
-def test_a_model_without_t5_is_refused(directory: Path) -> None:
-    configure(directory / "model_index.json", text_encoder_3=[None, None])
-    with pytest.raises(ConfigurationError, match=r"text_encoder_3 is \[None, None\], not"):
-        load_encoder(directory, None, FLOAT32, "cpu")
+def test_a_model_without_t5_draws_what_the_published_pipeline_draws(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    directory = tmp_path / "without-t5"
+    build_without_t5(directory)
+    encoder = load_encoder(directory, None, FLOAT32, "cpu")
+    denoiser = load_denoiser(directory, None, FLOAT32, "cpu").model
+    assert [part.name for part in encoder.loaded.components] == ["text_encoder", "text_encoder_2"]
+    asked = GenerationRequest(
+        prompt="a red circle", negative_prompt="grey", width=64, height=32, steps=2, seed=1
+    )
+    parameters = resolve(asked, encoder.loaded.model, draw_seed=lambda: 0)
+    state = denoiser.prepare(parameters, encode_all(encoder.model.encodings(parameters)))
+    for _ in range(parameters.steps):
+        denoiser.step(state)
+    published = stock_pipeline(directory)(
+        prompt="a red circle",
+        negative_prompt="grey",
+        width=64,
+        height=32,
+        num_inference_steps=2,
+        generator=torch.Generator("cpu").manual_seed(1),
+        output_type="latent",
+    ).images
+    assert torch.equal(denoiser.finish(state)["latents"], published)
+    assert encoder.loaded.model.capabilities.max_prompt_tokens == CLIP_TOKENS
+    with pytest.raises(InvalidRequest, match=r"prompt: has .* allowed are at most 77"):
+        encode_all(encoder.model.encodings(replace(parameters, prompt="7" * 100)))
