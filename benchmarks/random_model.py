@@ -14,6 +14,7 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
+from pydantic import TypeAdapter
 
 from benchmarks.stock import Pipeline, stock_pipeline
 from services.loaded_models.loading import describe_model
@@ -34,6 +35,7 @@ from triptych.domain.model import LoadedModel
 
 Config = Mapping[str, Any]
 _QWEN_PROMPT_TOKENS = 64
+_REQUESTS = TypeAdapter(GenerationRequest)
 
 
 def _qwen_denoiser(
@@ -176,7 +178,7 @@ class RandomModel:
 
     def parameters(self, **fields: object) -> GenerationParameters:
         """Effective values of a request."""
-        request = GenerationRequest(**({"prompt": "noise", "seed": 0, **fields}))
+        request = _REQUESTS.validate_python({"prompt": "noise", "seed": 0, **fields})
         return resolve(request, self._model, lambda: 0)
 
     def conditioning(self, parameters: GenerationParameters) -> dict[str, torch.Tensor]:

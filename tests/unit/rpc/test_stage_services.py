@@ -142,7 +142,9 @@ async def test_a_denoising_can_be_cancelled_by_name(tmp_path: Path) -> None:
         assert error.status == "NOT_FOUND"
 
 
-DENOISE_FIELDS = {"request_id", "tenant", "parameters", "conditioning", "image_latents"}
+DENOISE_FIELDS = {
+    *("request_id", "tenant", "parameters", "conditioning", "image_latents", "image_index"),
+}
 
 
 @pytest.mark.parametrize(
