@@ -57,6 +57,7 @@ def test_what_is_left_out_takes_the_models_defaults() -> None:
         dtype=ElementType.FLOAT32,
         cache=NO_CACHE,
         media_format=MediaFormat.PNG,
+        output=OutputOptions(compression_level=3),
     )
 
 
