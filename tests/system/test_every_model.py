@@ -99,7 +99,6 @@ def parameters_of(
 
 
 def drawn_by(cluster: RunningCluster, parameters: GenerationParameters) -> triptych.Generation:
-    options = parameters.options
     with cluster.client() as client:
         return client.generate(
             parameters.prompt,
@@ -112,9 +111,7 @@ def drawn_by(cluster: RunningCluster, parameters: GenerationParameters) -> tript
             seed=parameters.seed,
             images=encoded_of(parameters),
             media_format=parameters.media_format.value,
-            options=None
-            if options is None
-            else getattr(triptych, type(options).__name__)(**options.model_dump(exclude={"kind"})),
+            options=parameters.options,
             timeout=100,
         )
 
