@@ -1,8 +1,9 @@
 """Tells the files of two models apart, without reading all of them."""
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -32,7 +33,7 @@ def fingerprints(directory: Path) -> dict[str, str]:
         return {"revision": directory.name}
     found = {}
     for folder in (directory, *sorted(each for each in directory.iterdir() if each.is_dir())):
-        for file in sorted(folder.glob("*.safetensors")):
+        for file in _here(folder.glob("*.safetensors")):
             found[file.relative_to(directory).as_posix()] = _weights(file)
     for name, files in _configurations(directory).items():
         hasher = xxhash.xxh3_64()
@@ -45,13 +46,18 @@ def fingerprints(directory: Path) -> dict[str, str]:
 
 def _configurations(directory: Path) -> Mapping[str, list[Path]]:
     folders = {
-        folder.name: sorted(folder.glob("*.json"))
+        folder.name: _here(folder.glob("*.json"))
         for folder in sorted(directory.iterdir())
         if folder.is_dir()
     }
     # Beside it there may be what only one stage reads, or nobody.
-    index = [directory / INDEX] if (directory / INDEX).is_file() else []
+    index = _here([directory / INDEX])
     return {name: files for name, files in ({".": index} | folders).items() if files}
+
+
+def _here(files: Iterable[Path]) -> list[Path]:
+    """Those that can be read: a host may hold another stage's files as links to nothing."""
+    return sorted(file for file in files if file.is_file() and os.access(file, os.R_OK))
 
 
 def _weights(file: Path) -> str:

@@ -48,3 +48,12 @@ def test_what_is_no_file_of_weights_is_told_apart_as_well(tmp_path: Path) -> Non
 def test_a_snapshot_of_the_hub_is_its_commit_whichever_files_are_there(tmp_path: Path) -> None:
     snapshot = _model(tmp_path / "snapshots" / ("a" * 40))
     assert fingerprints(snapshot) == {"revision": "a" * 40}
+
+
+def test_links_to_files_that_are_not_here_count_as_not_there(tmp_path: Path) -> None:
+    model = _model(tmp_path / "model")
+    whole = fingerprints(model)
+    (model / "vae").mkdir()
+    for name in ("vae/config.json", "vae/diffusion_pytorch_model.safetensors"):
+        (model / name).symlink_to(tmp_path / "elsewhere" / name)
+    assert fingerprints(model) == whole
