@@ -82,7 +82,7 @@ async def test_a_format_that_the_suffix_contradicts_is_refused(
         taken = await run(*asked, "-o", "out.zip", directory=tmp_path)
     assert refused.code == 2
     assert "is png_archive, but out.png ends in '.png'" in told(refused)
-    assert "png in .png, mp4 in .mp4, png_archive in .zip" in told(refused)
+    assert "png in .png, jpeg in .jpg, webp in .webp, mp4 in .mp4" in told(refused)
     assert (taken.code, len(gateway.requests)) == (0, 1)
 
 
@@ -213,6 +213,7 @@ async def test_json_tells_all_of_it(tmp_path: Path) -> None:
     assert report["stage_timings"][0]["writing_seconds"] == 0.75
     assert report["stage_timings"][1]["task"] == "encode_images"
     assert report["parameters"]["options"] == {
+        "kind": "layered",
         "layers": 3,
         "resolution": 64,
         "caption_image": True,
