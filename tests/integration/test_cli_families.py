@@ -82,7 +82,7 @@ async def test_a_format_that_the_suffix_contradicts_is_refused(
         taken = await run(*asked, "-o", "out.zip", directory=tmp_path)
     assert refused.code == 2
     assert "is png_archive, but out.png ends in '.png'" in told(refused)
-    assert "png in .png, jpeg in .jpg, webp in .webp, mp4 in .mp4" in told(refused)
+    assert "jpeg in .jpg, jpeg in .jpeg, webp in .webp, mp4 in .mp4" in told(refused)
     assert (taken.code, len(gateway.requests)) == (0, 1)
 
 
