@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import xxhash
-from pydantic import SecretStr
+from pydantic import SecretStr, TypeAdapter
 
 import triptych
 from services.domain.tensor_ref import Seal
@@ -94,7 +94,8 @@ def parameters_of(
     if images:
         # A step over a megapixel takes seconds.
         fields["steps"] = model.capabilities.min_steps
-    request = GenerationRequest(**(fields | {"images": described(images)}))
+    fields["images"] = described(images)
+    request = TypeAdapter(GenerationRequest).validate_python(fields)
     return resolve(request, model, draw_seed=lambda: 0)
 
 
