@@ -17,7 +17,10 @@ configure("tests", "info", "json")
 
 TESTS = Path(__file__).parent
 # Processes do not look for modules where they are started; some of the tests' are there.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+# An empty entry would stand for the directory they are started in.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, (str(TESTS.parent), os.environ.get("PYTHONPATH")))
+)
 SHARED_CLUSTERS = {"split_cluster", "fused_cluster"}
 
 

@@ -32,7 +32,7 @@ def kernel() -> torch.Tensor:
 
 
 async def _on_each_thread() -> dict[str, torch.Tensor]:
-    worker = StageWorker(Stage.VAE, 1, hold_threads)
+    worker = StageWorker(Stage.VAE, 1, hold_threads, command_seconds=60)
     ranks = ThreadRankGroup(
         cast("RankExecutor", _Executor()), cast("RankReady", None), hold_threads
     )
