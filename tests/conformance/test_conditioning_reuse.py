@@ -46,7 +46,7 @@ def asked(split: Split, reference: Reference) -> Iterator[GenerationParameters]:
         wanted = split.parameters(**case)
         changes: list[dict[str, object]] = [
             {},
-            {"seed": wanted.seed + 1},
+            {"seed": wanted.seed ^ 1},
             {"prompt": "two blue squares"},
             {"negative_prompt": "fog"},
             {"width": wanted.width + multiple},
