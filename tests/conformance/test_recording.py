@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from denoiser_service.rank.commands import Stepped
 from denoiser_service.rank.stage import DenoiseStage
@@ -20,6 +21,7 @@ from tests.conformance.references import Reference, references
 from tests.conformance.split_stages import Split
 from triptych.domain.acceleration import NO_CACHE, TeaCache
 from triptych.domain.element_type import ElementType
+from triptych.domain.family_options import FamilyOptions
 
 STEPS = 7
 
@@ -31,7 +33,10 @@ def painter_of(split: Split) -> Painter:
 def subjects_for(split: Split, reference: Reference, *prompts: str) -> Subjects:
     model = split.denoiser.loaded.model
     images = ENCODED[: model.capabilities.min_images]
-    return Subjects(model, prompts, images, {**reference.small, "steps": STEPS})
+    asked = {**reference.small, "steps": STEPS}
+    if "options" in asked:
+        asked["options"] = TypeAdapter(FamilyOptions).validate_python(asked["options"])
+    return Subjects(model, prompts, images, asked)
 
 
 @pytest.mark.parametrize("reference", references(), ids=lambda each: each.model)
