@@ -5,6 +5,7 @@ python -m benchmarks.process_start [--rounds N]
 
 import argparse
 import asyncio
+import os
 import re
 import resource
 import signal
@@ -180,6 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args(arguments).rounds
+    # Processes do not look for modules where they are started.
+    os.environ["PYTHONPATH"] = str(MODEL.parents[1])
     rows = [each.row() for each in asyncio.run(_measured(rounds))]
     title = "Starting processes by exec and by fork"
     print(write("process_start", title, rows, [each.format(rounds=rounds) for each in NOTES]))
