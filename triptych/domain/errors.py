@@ -4,8 +4,14 @@ TriptychError
 ├── InvalidRequest         the request names something that is not allowed
 ├── NotFound
 │   ├── ModelNotFound
-│   └── TensorNotFound     released, expired, or never there
+│   ├── TensorNotFound     released, expired, or never there
+│   └── JobNotFound        no such job of the tenant's
+├── Expired                it was there, and is no longer kept
+│   ├── JobExpired
+│   └── EventsExpired      the job's first events; later ones are there
 ├── AlreadyExists          a request of this id is at work already
+│   └── RequestIdReused    the client_request_id came with other parameters before
+├── ClaimLost              another worker may have the job, or it has ended
 ├── Unauthenticated        no key, or nobody's
 ├── CallRefused            an administrative call without the cluster's signature
 ├── TensorRefused          a reference that is forged, foreign or malformed
@@ -13,11 +19,13 @@ TriptychError
 ├── ResourceExhausted
 │   ├── StoreFull
 │   ├── QueueFull
+│   ├── LedgerFull
 │   └── QuotaExceeded
 ├── Unavailable            repeat the request later
 │   ├── StageUnavailable
 │   │   └── StageLoading
-│   └── RanksLost
+│   ├── RanksLost
+│   └── LedgerUnavailable  the jobs' ledger is not reached
 ├── DeadlineExceeded
 ├── Cancelled
 ├── Unsupported            part of the interface, not served by this release
@@ -96,11 +104,67 @@ class TensorNotFound(NotFound):
     reason = "TENSOR_NOT_FOUND"
 
 
+class JobNotFound(NotFound):
+    """The tenant has no such job, and had none as far back as is remembered."""
+
+    reason = "JOB_NOT_FOUND"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job_id: there is no job {job_id!r}")
+
+
+class Expired(TriptychError):
+    """Base of what was there and is no longer kept."""
+
+    status = "OUT_OF_RANGE"
+    reason = "EXPIRED"
+
+
+class JobExpired(Expired):
+    """The job ended too long ago, or had to make room for others."""
+
+    reason = "JOB_EXPIRED"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job_id: the job {job_id!r} has ended and is no longer kept")
+
+
+class EventsExpired(Expired):
+    """The job's events after the one that was named are no longer all kept."""
+
+    reason = "EVENTS_EXPIRED"
+
+    def __init__(self, after_sequence: int, first_sequence: int) -> None:
+        super().__init__(
+            f"after_sequence: is {after_sequence}; the events before {first_sequence} are no"
+            f" longer kept, allowed is {first_sequence - 1} or later"
+        )
+
+
 class AlreadyExists(TriptychError):
     """A request of this id is at work already."""
 
     status = "ALREADY_EXISTS"
     reason = "ALREADY_EXISTS"
+
+
+class RequestIdReused(AlreadyExists):
+    """The client_request_id came with other parameters before."""
+
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self, client_request_id: str, job_id: str) -> None:
+        super().__init__(
+            f"client_request_id: {client_request_id!r} came with other parameters before, for the"
+            f" job {job_id}; use another one"
+        )
+
+
+class ClaimLost(TriptychError):
+    """A worker's claim on a job was superseded, or the job has ended; its write was refused."""
+
+    status = "ABORTED"
+    reason = "CLAIM_LOST"
 
 
 class Unauthenticated(TriptychError):
@@ -155,6 +219,12 @@ class QueueFull(ResourceExhausted):
         self.retry_after_seconds = retry_after_seconds
 
 
+class LedgerFull(ResourceExhausted):
+    """The jobs' ledger has no room for one more."""
+
+    reason = "LEDGER_FULL"
+
+
 class QuotaExceeded(ResourceExhausted):
     """A tenant has used up its quota."""
 
@@ -189,6 +259,12 @@ class RanksLost(Unavailable):
     """A process that runs the denoising loop died or hung; the group is being rebuilt."""
 
     reason = "RANKS_LOST"
+
+
+class LedgerUnavailable(Unavailable):
+    """The jobs' ledger is not reached, or refuses to write."""
+
+    reason = "LEDGER_UNAVAILABLE"
 
 
 class DeadlineExceeded(TriptychError):
