@@ -1,0 +1,1 @@
+"""Jobs that outlive the call, and the process, that brought them."""

@@ -1,0 +1,157 @@
+from collections.abc import Iterator
+from dataclasses import replace
+
+import grpc
+import pytest
+
+from services.jobs.decide import Fail, Retry, decide
+from services.jobs.record import JobKey, JobRecord, Scheduling
+from triptych.domain import errors
+from triptych.domain.errors import RemoteFailure, TriptychError
+from triptych.domain.job import JobState
+from triptych.domain.stage_timing import StageTask
+
+RECORD = JobRecord(
+    key=JobKey("ada", "0" * 32),
+    client_request_id="",
+    fingerprint="",
+    parameters=b"",
+    scheduling=Scheduling(),
+    state=JobState.RUNNING,
+    attempt=1,
+    create_time=0.0,
+    size_bytes=0,
+)
+LONGEST_PAUSE_SECONDS = 30.0 * 1.25
+
+# Of every reason there is: how often it is tried again, where from, and whether by another job.
+THE_SAME, EARLIER = "the same task", "what the task reads"
+EXPECTED = {
+    "INTERNAL": (2, THE_SAME, True),
+    "INVALID_REQUEST": (0, None, False),
+    "NOT_FOUND": (2, THE_SAME, True),
+    "MODEL_NOT_FOUND": (2, THE_SAME, True),
+    "TENSOR_NOT_FOUND": (3, EARLIER, True),
+    "JOB_NOT_FOUND": (0, None, True),
+    "EXPIRED": (0, None, True),
+    "JOB_EXPIRED": (0, None, True),
+    "EVENTS_EXPIRED": (0, None, True),
+    "ALREADY_EXISTS": (20, THE_SAME, True),
+    "REQUEST_ID_REUSED": (0, None, False),
+    "CLAIM_LOST": (0, None, True),
+    "UNAUTHENTICATED": (0, None, False),
+    "CALL_REFUSED": (0, None, False),
+    "TENSOR_REFUSED": (3, EARLIER, True),
+    "TENSOR_CORRUPTED": (3, EARLIER, True),
+    "RESOURCE_EXHAUSTED": (20, THE_SAME, True),
+    "STORE_FULL": (20, THE_SAME, True),
+    "QUEUE_FULL": (20, THE_SAME, True),
+    "LEDGER_FULL": (20, THE_SAME, True),
+    "QUOTA_EXCEEDED": (20, THE_SAME, True),
+    "UNAVAILABLE": (20, THE_SAME, True),
+    "STAGE_UNAVAILABLE": (20, THE_SAME, True),
+    "STAGE_LOADING": (20, THE_SAME, True),
+    "RANKS_LOST": (20, THE_SAME, True),
+    "LEDGER_UNAVAILABLE": (20, THE_SAME, True),
+    "DEADLINE_EXCEEDED": (0, None, True),
+    "CANCELLED": (0, None, True),
+    "UNIMPLEMENTED": (2, THE_SAME, True),
+    "CONFIGURATION": (2, THE_SAME, True),
+}
+BEFORE = {
+    StageTask.ENCODE_PROMPT: StageTask.ENCODE_PROMPT,
+    StageTask.ENCODE_IMAGES: StageTask.ENCODE_IMAGES,
+    StageTask.DENOISE: StageTask.ENCODE_PROMPT,
+    StageTask.DECODE: StageTask.DENOISE,
+}
+
+
+def _tree(root: type[TriptychError]) -> Iterator[type[TriptychError]]:
+    yield root
+    for child in root.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from _tree(child)
+
+
+KINDS = [kind for kind in _tree(TriptychError) if kind is not RemoteFailure]
+
+
+def of_kind(kind: type[TriptychError]) -> TriptychError:
+    """As it comes from another process."""
+    return RemoteFailure(
+        "it broke",
+        status=kind.status,
+        reason=kind.reason,
+        retry_after_seconds=kind.retry_after_seconds,
+    )
+
+
+def failed(task: StageTask, times: int) -> JobRecord:
+    return replace(RECORD, failures={task: times})
+
+
+def test_something_is_expected_of_every_kind_of_error() -> None:
+    assert {kind.reason for kind in KINDS} == EXPECTED.keys()
+
+
+@pytest.mark.parametrize("task", list(StageTask))
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.reason)
+def test_a_task_is_tried_as_often_as_may_help(kind: type[TriptychError], task: StageTask) -> None:
+    tries, start, retryable = EXPECTED[kind.reason]
+    for times in range(tries):
+        verdict = decide(of_kind(kind), failed(task, times), task)
+        assert isinstance(verdict, Retry)
+        assert verdict.from_task is (BEFORE[task] if start == EARLIER else task)
+        assert verdict.elsewhere is (start == THE_SAME)
+    verdict = decide(of_kind(kind), failed(task, tries), task)
+    assert verdict == Fail(kind.reason, retryable=retryable)
+
+
+@pytest.mark.parametrize("code", list(grpc.StatusCode), ids=lambda code: code.name)
+def test_every_status_is_decided_whatever_its_reason(code: grpc.StatusCode) -> None:
+    if code is not grpc.StatusCode.OK:
+        error = RemoteFailure("it broke", status=code.name, reason="OF_A_LATER_RELEASE")
+        assert isinstance(decide(error, RECORD, StageTask.DENOISE), Retry | Fail)
+
+
+def test_failures_of_another_task_do_not_count() -> None:
+    record = failed(StageTask.DECODE, 1000)
+    assert isinstance(decide(errors.RanksLost("lost"), record, StageTask.DENOISE), Retry)
+
+
+def test_the_first_retry_is_at_once_and_later_ones_take_longer_each_time_up_to_a_bound() -> None:
+    error = TriptychError("it broke")
+    pauses = []
+    for times in range(20):
+        verdict = decide(
+            RemoteFailure("down", status="UNAVAILABLE", reason="STAGE_UNAVAILABLE"),
+            failed(StageTask.DECODE, times),
+            StageTask.DECODE,
+        )
+        assert isinstance(verdict, Retry)
+        pauses.append(verdict.after_seconds)
+    assert pauses[0] == 0
+    assert pauses[:8] == sorted(pauses[:8])
+    assert max(pauses) <= LONGEST_PAUSE_SECONDS
+    assert 300 < sum(pauses) < 700
+    assert isinstance(decide(error, RECORD, StageTask.DECODE), Retry)
+
+
+def test_a_retry_waits_as_long_as_the_error_asks() -> None:
+    error = RemoteFailure(
+        "full", status="RESOURCE_EXHAUSTED", reason="QUEUE_FULL", retry_after_seconds=90.0
+    )
+    verdict = decide(error, failed(StageTask.DENOISE, 1), StageTask.DENOISE)
+    assert isinstance(verdict, Retry)
+    assert 90 <= verdict.after_seconds <= 90 * 1.25
+
+
+def test_jobs_that_failed_together_come_back_one_after_the_other() -> None:
+    error = errors.StageUnavailable("down")
+    pauses = set()
+    for number in range(50):
+        record = replace(failed(StageTask.DECODE, 3), key=JobKey("ada", f"{number:032x}"))
+        verdict = decide(error, record, StageTask.DECODE)
+        assert isinstance(verdict, Retry)
+        pauses.add(round(verdict.after_seconds, 3))
+    assert len(pauses) > 40
