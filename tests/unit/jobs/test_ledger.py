@@ -1,0 +1,525 @@
+"""What every ledger does."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+import pytest
+
+from services.jobs.ledger import Claim, JobLedger, Meaning
+from services.jobs.record import (
+    EVENT_OVERHEAD_BYTES,
+    JOB_OVERHEAD_BYTES,
+    JobKey,
+    OutputSlot,
+    Scheduling,
+    Submission,
+)
+from services.jobs.retention import Retention
+from tests.unit.jobs.benches import (
+    BACKENDS,
+    LEASE_SECONDS,
+    Bench,
+    all_events,
+    bench_of,
+    submission,
+)
+from tests.valkey_server import KeyValueServer
+from triptych.domain.errors import (
+    Cancelled,
+    ClaimLost,
+    EventsExpired,
+    InvalidRequest,
+    JobExpired,
+    JobNotFound,
+    LedgerFull,
+    RequestIdReused,
+)
+from triptych.domain.job import JobState, Priority
+from triptych.domain.stage_timing import StageTask
+
+LATENTS = OutputSlot(StageTask.DENOISE, 1)
+NOBODY = JobKey("ada", "0" * 32)
+
+WRITES: dict[str, Callable[[JobLedger, Claim], Awaitable[object]]] = {
+    "renew": lambda ledger, claim: ledger.renew(claim, LEASE_SECONDS),
+    "append": lambda ledger, claim: ledger.append(claim, [b"late"]),
+    "advance": lambda ledger, claim: ledger.advance(claim, LATENTS, b"late"),
+    "count_failure": lambda ledger, claim: ledger.count_failure(claim, StageTask.DECODE),
+    "give_back": lambda ledger, claim: ledger.give_back(claim),
+    "finish": lambda ledger, claim: ledger.finish(claim, JobState.FAILED, b"late", [b"late"]),
+}
+
+
+async def claimed(ledger: JobLedger, worker: str = "worker") -> Claim:
+    claim = await ledger.claim(worker, LEASE_SECONDS)
+    assert claim is not None
+    return claim
+
+
+async def ended(ledger: JobLedger, given: Submission) -> JobKey:
+    await ledger.submit(given)
+    claim = await claimed(ledger)
+    await ledger.finish(claim, JobState.SUCCEEDED, b"result", [b"end"])
+    return claim.key
+
+
+async def test_a_job_is_kept_as_it_was_submitted(bench: Bench) -> None:
+    scheduling = Scheduling(Priority.BATCH, bench.clock.now + 60.125)
+    given = submission(b"accepted", b"queued", request_id="mine", scheduling=scheduling)
+    submitted = await bench.ledger.submit(given)
+    assert submitted.meaning is Meaning.NEW
+    record = submitted.record
+    assert (record.key, record.client_request_id) == (given.key, "mine")
+    assert (record.fingerprint, record.parameters) == ("same", b"parameters")
+    assert record.scheduling == scheduling
+    assert (record.state, record.attempt, record.last_sequence) == (JobState.QUEUED, 0, 2)
+    assert (record.create_time, record.start_time, record.end_time) == (bench.clock.now, None, None)
+    assert await bench.doors[1].get(given.key) == record
+
+
+async def test_a_job_keeps_what_its_worker_writes_until_it_has_ended(bench: Bench) -> None:
+    ledger, given = bench.ledger, submission(b"accepted")
+    await ledger.submit(given)
+    bench.clock.now += 1
+    claim = await claimed(ledger)
+    assert claim.record.state is JobState.RUNNING
+    assert (claim.token, claim.record.worker) == (1, "worker")
+    assert await ledger.append(claim, [b"step 1", b"step 2"], completed_steps=2) == 3
+    await ledger.count_failure(claim, StageTask.DECODE)
+    await ledger.count_failure(claim, StageTask.DECODE)
+    assert await ledger.advance(claim, LATENTS, b"checkpoint") == 3
+    assert await ledger.advance(claim, LATENTS, b"latents", [b"denoised"]) == 4
+    bench.clock.now += 1
+    assert await ledger.finish(claim, JobState.SUCCEEDED, b"result", [b"end"]) == 5
+    record = await ledger.get(given.key)
+    assert (record.state, record.outcome, record.worker) == (JobState.SUCCEEDED, b"result", "")
+    assert record.outputs == {LATENTS: b"latents"}
+    assert record.failures == {StageTask.DECODE: 2}
+    assert (record.completed_steps, record.attempt) == (2, 1)
+    times = (record.create_time, record.start_time, record.end_time)
+    assert times == (bench.clock.now - 2, bench.clock.now - 1, bench.clock.now)
+    events = await all_events(ledger, given.key)
+    assert [event.sequence for event in events] == [1, 2, 3, 4, 5]
+    assert b" ".join(event.data for event in events) == b"accepted step 1 step 2 denoised end"
+    written = sum(len(event.data) + EVENT_OVERHEAD_BYTES for event in events)
+    kept = len(b"parameters" + b"latents" + b"result")
+    assert record.size_bytes == JOB_OVERHEAD_BYTES + kept + written
+    assert (await ledger.usage()).size_bytes == record.size_bytes
+
+
+async def test_the_same_submission_from_ten_clients_at_once_is_one_job(bench: Bench) -> None:
+    given = [submission(b"accepted", request_id="mine") for _ in range(10)]
+    answers = await asyncio.gather(
+        *(bench.doors[number % 2].submit(each) for number, each in enumerate(given))
+    )
+    (new,) = [each for each in answers if each.meaning is Meaning.NEW]
+    assert {each.record.key for each in answers} == {new.record.key}
+    assert sum(each.meaning is Meaning.ATTACHED for each in answers) == 9
+    assert (await bench.ledger.usage()).queued == 1
+    assert (await bench.ledger.get(new.record.key)).last_sequence == 1
+
+
+async def test_a_submission_that_is_sent_again_is_the_one_it_was(bench: Bench) -> None:
+    given = submission(b"accepted")
+    first = await bench.ledger.submit(given)
+    assert await bench.ledger.submit(given) == first
+
+
+async def test_a_submission_after_the_end_is_given_what_came_of_it(bench: Bench) -> None:
+    key = await ended(bench.ledger, submission(request_id="mine"))
+    again = await bench.ledger.submit(submission(request_id="mine"))
+    assert (again.meaning, again.record.key) == (Meaning.REPLAYED, key)
+    assert again.record.outcome == b"result"
+
+
+async def test_a_request_id_with_other_parameters_is_refused(bench: Bench) -> None:
+    first = submission(request_id="mine")
+    await bench.ledger.submit(first)
+    with pytest.raises(RequestIdReused, match=f"'mine' .* {first.key.job_id}"):
+        await bench.ledger.submit(submission(request_id="mine", fingerprint="other"))
+    assert (await bench.ledger.usage()).queued == 1
+
+
+async def test_a_request_id_means_nothing_to_another_tenant(bench: Bench) -> None:
+    await bench.ledger.submit(submission(request_id="mine"))
+    other = await bench.ledger.submit(
+        submission(tenant="bob", request_id="mine", fingerprint="other")
+    )
+    assert other.meaning is Meaning.NEW
+
+
+async def test_a_request_id_that_is_too_long_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="client_request_id: has 129 characters"):
+        submission(request_id="x" * 129)
+
+
+async def test_jobs_without_a_request_id_are_jobs_of_their_own(bench: Bench) -> None:
+    await bench.ledger.submit(submission())
+    assert (await bench.ledger.submit(submission())).meaning is Meaning.NEW
+
+
+async def test_jobs_are_claimed_by_priority_then_deadline_then_submission(bench: Bench) -> None:
+    now = bench.clock.now
+    order = [
+        Scheduling(Priority.INTERACTIVE, now + 900),
+        Scheduling(Priority.INTERACTIVE),
+        Scheduling(Priority.STANDARD, now + 5),
+        Scheduling(Priority.STANDARD, now + 5),
+        Scheduling(Priority.STANDARD, now + 60),
+        Scheduling(Priority.STANDARD),
+        Scheduling(Priority.BATCH, now + 1),
+    ]
+    given = [submission(scheduling=each) for each in order]
+    for number in (5, 1, 6, 2, 4, 0, 3):
+        await bench.ledger.submit(given[number])
+    claims = [await claimed(bench.ledger) for _ in order]
+    assert [each.key for each in claims] == [each.key for each in given]
+    assert await bench.ledger.claim("worker", LEASE_SECONDS) is None
+
+
+async def test_two_workers_at_once_never_have_the_same_job(bench: Bench) -> None:
+    given = [submission() for _ in range(20)]
+    for each in given:
+        await bench.ledger.submit(each)
+
+    async def work(ledger: JobLedger, worker: str) -> list[JobKey]:
+        done = []
+        while claim := await ledger.claim(worker, LEASE_SECONDS):
+            await ledger.append(claim, [worker.encode()])
+            await ledger.finish(claim, JobState.SUCCEEDED, worker.encode(), [])
+            done.append(claim.key)
+        return done
+
+    first, second = await asyncio.gather(work(bench.doors[0], "a"), work(bench.doors[1], "b"))
+    assert sorted(first + second, key=str) == sorted((each.key for each in given), key=str)
+    for key in first:
+        assert [event.data for event in await all_events(bench.ledger, key)] == [b"a"]
+
+
+async def test_a_lease_that_is_renewed_does_not_end(bench: Bench) -> None:
+    await bench.ledger.submit(submission())
+    claim = await claimed(bench.ledger)
+    bench.clock.now += LEASE_SECONDS - 1
+    await bench.ledger.renew(claim, LEASE_SECONDS)
+    bench.clock.now += LEASE_SECONDS - 1
+    assert await bench.doors[1].claim("other", LEASE_SECONDS) is None
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_a_worker_whose_lease_has_ended_writes_nothing_more(
+    bench: Bench, write: Callable[[JobLedger, Claim], Awaitable[object]]
+) -> None:
+    await bench.ledger.submit(submission(b"accepted"))
+    old = await claimed(bench.ledger, "old")
+    await bench.ledger.append(old, [b"step"])
+    bench.clock.now += LEASE_SECONDS
+    new = await claimed(bench.doors[1], "new")
+    assert (new.key, new.token) == (old.key, old.token + 1)
+    before = await bench.ledger.get(old.key)
+    with pytest.raises(ClaimLost, match="old no longer has the job"):
+        await write(bench.ledger, old)
+    assert await bench.ledger.get(old.key) == before
+    assert await bench.doors[1].append(new, [b"step again"]) == 3
+    # Nor once the other one has ended the job.
+    await bench.doors[1].finish(new, JobState.SUCCEEDED, b"result", [])
+    with pytest.raises(ClaimLost):
+        await write(bench.ledger, old)
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_a_lease_that_was_found_to_have_ended_is_lost_before_the_next_claim(
+    bench: Bench, write: Callable[[JobLedger, Claim], Awaitable[object]]
+) -> None:
+    urgent = submission(scheduling=Scheduling(Priority.INTERACTIVE))
+    await bench.ledger.submit(submission())
+    old = await claimed(bench.ledger)
+    await bench.ledger.submit(urgent)
+    bench.clock.now += LEASE_SECONDS
+    assert (await claimed(bench.ledger)).key == urgent.key
+    with pytest.raises(ClaimLost):
+        await write(bench.ledger, old)
+    assert (await bench.ledger.get(old.key)).state is JobState.QUEUED
+
+
+async def test_a_job_that_is_given_back_is_next_in_its_old_place(bench: Bench) -> None:
+    await bench.ledger.submit(submission())
+    first = await claimed(bench.ledger)
+    await bench.ledger.submit(submission())
+    await bench.ledger.give_back(first)
+    again = await claimed(bench.ledger)
+    assert (again.key, again.token) == (first.key, 2)
+
+
+async def test_a_job_that_is_given_back_for_later_waits(bench: Bench) -> None:
+    await bench.ledger.submit(submission())
+    first = await claimed(bench.ledger)
+    await bench.ledger.give_back(first, 5.0)
+    assert (await bench.ledger.get(first.key)).state is JobState.QUEUED
+    bench.clock.now += 4
+    assert await bench.ledger.claim("worker", LEASE_SECONDS) is None
+    bench.clock.now += 1
+    assert (await claimed(bench.ledger)).key == first.key
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_a_cancelled_job_takes_nothing_more_from_its_worker(
+    bench: Bench, write: Callable[[JobLedger, Claim], Awaitable[object]]
+) -> None:
+    await bench.ledger.submit(submission(b"accepted"))
+    claim = await claimed(bench.ledger)
+    record = await bench.doors[1].cancel(claim.key, b"cancelled")
+    assert (record.state, record.end_time) == (JobState.CANCELLED, bench.clock.now)
+    with pytest.raises(Cancelled, match=claim.key.job_id):
+        await write(bench.ledger, claim)
+    assert [event.data for event in await all_events(bench.ledger, claim.key)] == [
+        b"accepted",
+        b"cancelled",
+    ]
+    usage = await bench.ledger.usage()
+    assert (usage.queued, usage.held, usage.ended) == (0, 0, 1)
+
+
+async def test_a_job_that_waits_is_cancelled_and_never_claimed(bench: Bench) -> None:
+    given = submission()
+    await bench.ledger.submit(given)
+    await bench.ledger.cancel(given.key, b"cancelled")
+    assert await bench.ledger.claim("worker", LEASE_SECONDS) is None
+
+
+async def test_a_job_that_waits_for_its_next_try_is_cancelled_and_never_claimed(
+    bench: Bench,
+) -> None:
+    await bench.ledger.submit(submission())
+    claim = await claimed(bench.ledger)
+    await bench.ledger.give_back(claim, 5.0)
+    await bench.ledger.cancel(claim.key, b"cancelled")
+    bench.clock.now += 5
+    assert await bench.ledger.claim("worker", LEASE_SECONDS) is None
+
+
+async def test_cancelling_a_job_that_has_ended_changes_nothing(bench: Bench) -> None:
+    key = await ended(bench.ledger, submission())
+    before = await bench.ledger.get(key)
+    assert await bench.ledger.cancel(key, b"cancelled") == before
+    assert await bench.ledger.get(key) == before
+
+
+async def test_nobody_finds_a_job_that_never_was_or_is_anothers(bench: Bench) -> None:
+    given = submission()
+    await bench.ledger.submit(given)
+    for key in (NOBODY, JobKey("bob", given.key.job_id)):
+        with pytest.raises(JobNotFound, match=key.job_id):
+            await bench.ledger.get(key)
+        with pytest.raises(JobNotFound):
+            await bench.ledger.cancel(key, b"cancelled")
+        with pytest.raises(JobNotFound):
+            await all_events(bench.ledger, key)
+    assert (await bench.ledger.get(given.key)).state is JobState.QUEUED
+    assert (await bench.ledger.list_jobs("bob")).records == ()
+
+
+async def test_a_watcher_gets_all_events_once_and_in_order_wherever_it_begins(
+    bench: Bench,
+) -> None:
+    await bench.ledger.submit(submission(b"1"))
+    claim = await claimed(bench.ledger)
+    watched = {
+        after: asyncio.create_task(all_events(bench.doors[1], claim.key, after)) for after in (0, 1)
+    }
+    for number in range(2, 252):
+        # Some one by one, some together, so that readers are behind as well as abreast.
+        await bench.ledger.append(claim, [str(number).encode()])
+        if number % 50 == 0:
+            watched[number] = asyncio.create_task(all_events(bench.doors[1], claim.key, number))
+    await bench.ledger.append(claim, [str(number).encode() for number in range(252, 400)])
+    await bench.ledger.finish(claim, JobState.SUCCEEDED, b"", [b"400"])
+    for after, watching in watched.items():
+        events = await watching
+        assert [event.sequence for event in events] == list(range(after + 1, 401))
+        assert all(event.data == str(event.sequence).encode() for event in events)
+    assert await all_events(bench.ledger, claim.key, 400) == []
+
+
+async def test_a_watcher_is_told_of_a_cancellation_at_another_door(bench: Bench) -> None:
+    given = submission()
+    await bench.ledger.submit(given)
+    watching = asyncio.create_task(all_events(bench.doors[1], given.key))
+    await bench.doors[0].cancel(given.key, b"cancelled")
+    async with asyncio.timeout(4):
+        assert [event.data for event in await watching] == [b"cancelled"]
+
+
+async def test_events_that_are_not_there_yet_cannot_be_skipped(bench: Bench) -> None:
+    given = submission(b"1", b"2")
+    await bench.ledger.submit(given)
+    for after in (3, -1):
+        with pytest.raises(InvalidRequest, match=f"after_sequence: is {after}; allowed are 0 to 2"):
+            await all_events(bench.ledger, given.key, after)
+
+
+async def test_whoever_waits_for_work_hears_of_it(bench: Bench) -> None:
+    waiting = asyncio.create_task(bench.doors[1].wait_for_work(60))
+    await asyncio.sleep(0)
+    await bench.doors[0].submit(submission())
+    async with asyncio.timeout(4):
+        await waiting
+        # There is some already.
+        await bench.doors[0].wait_for_work(60)
+    await claimed(bench.ledger)
+    await bench.ledger.wait_for_work(0.001)
+
+
+async def test_pages_have_each_job_once_newest_first(bench: Bench) -> None:
+    given = [submission() for _ in range(7)]
+    for each in given:
+        await bench.ledger.submit(each)
+        await bench.ledger.submit(submission(tenant="bob"))
+    await bench.ledger.cancel(given[2].key, b"cancelled")
+    await bench.ledger.cancel(given[5].key, b"cancelled")
+    found: list[JobKey] = []
+    token = ""
+    for _ in range(4):
+        page = await bench.ledger.list_jobs("ada", page_size=2, page_token=token)
+        found += [record.key for record in page.records]
+        token = page.next_page_token
+    assert found == [each.key for each in reversed(given)]
+    assert token == ""
+    cancelled = await bench.ledger.list_jobs("ada", states={JobState.CANCELLED})
+    assert [record.key for record in cancelled.records] == [given[5].key, given[2].key]
+    assert cancelled.next_page_token == ""
+    one = await bench.ledger.list_jobs("ada", states={JobState.CANCELLED}, page_size=1)
+    two = await bench.ledger.list_jobs(
+        "ada", states={JobState.CANCELLED}, page_size=1, page_token=one.next_page_token
+    )
+    assert (*one.records, *two.records) == cancelled.records
+
+
+@pytest.mark.parametrize("token", ["x", "-1", "1" * 40, "\u0661", "1 2"])
+async def test_a_page_token_of_nobody_is_refused(bench: Bench, token: str) -> None:
+    with pytest.raises(InvalidRequest, match="page_token: is "):
+        await bench.ledger.list_jobs("ada", page_token=token)
+
+
+@pytest.mark.parametrize("size", [-1, 1001])
+async def test_a_page_size_that_is_not_allowed_is_refused(bench: Bench, size: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"page_size: is {size}; allowed are 0 .* to 1000"):
+        await bench.ledger.list_jobs("ada", page_size=size)
+
+
+async def test_a_job_expires_after_its_time_and_leaves_a_tombstone(bench: Bench) -> None:
+    key = await ended(bench.ledger, submission(b"accepted", request_id="mine"))
+    await bench.ledger.submit(open_one := submission())
+    retention = Retention()
+    bench.clock.now += retention.ended_seconds - 1
+    assert await bench.ledger.sweep() == 0
+    bench.clock.now += 1
+    assert await bench.ledger.sweep() == 1
+    with pytest.raises(JobExpired, match="has ended and is no longer kept"):
+        await bench.ledger.get(key)
+    with pytest.raises(JobExpired):
+        await all_events(bench.ledger, key)
+    with pytest.raises(JobExpired):
+        await bench.ledger.cancel(key, b"cancelled")
+    with pytest.raises(JobExpired):
+        await bench.ledger.submit(submission(request_id="mine"))
+    with pytest.raises(RequestIdReused):
+        await bench.ledger.submit(submission(request_id="mine", fingerprint="other"))
+    # One that has not ended never goes.
+    page = await bench.ledger.list_jobs("ada")
+    assert [record.key for record in page.records] == [open_one.key]
+    assert (await bench.ledger.usage()).tombstones == 1
+    bench.clock.now += retention.tombstone_seconds
+    assert await bench.ledger.sweep() == 1
+    with pytest.raises(JobNotFound):
+        await bench.ledger.get(key)
+    again = await bench.ledger.submit(submission(request_id="mine", fingerprint="other"))
+    assert again.meaning is Meaning.NEW
+
+
+async def test_a_watcher_whose_job_expires_is_told(bench: Bench) -> None:
+    key = await ended(bench.ledger, submission(b"1", b"2"))
+    watching = bench.ledger.watch(key)
+    # It took some, and came back too late for the rest.
+    first = await anext(watching)
+    assert first.data == b"1"
+    await watching.aclose()
+    bench.clock.now += Retention().ended_seconds
+    await bench.ledger.sweep()
+    with pytest.raises(JobExpired):
+        await all_events(bench.ledger, key, first.sequence)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    assert isinstance(request.param, str)
+    return request.param
+
+
+async def test_the_first_events_of_a_job_that_has_too_many_go(
+    ledger_servers: Mapping[str, KeyValueServer], backend: str
+) -> None:
+    limit = 10 * (EVENT_OVERHEAD_BYTES + 1)
+    async with bench_of(ledger_servers, backend, Retention(max_event_bytes=limit)) as bench:
+        await bench.ledger.submit(submission(b"a"))
+        claim = await claimed(bench.ledger)
+        await bench.ledger.append(claim, [b"b"] * 11)
+        with pytest.raises(EventsExpired, match=r"is 1; .* allowed is 2 or later"):
+            await all_events(bench.ledger, claim.key, 1)
+        await bench.ledger.append(claim, [b"c" * 2 * limit])
+        record = await bench.ledger.get(claim.key)
+        # The last one stays, whatever its size.
+        assert (record.first_sequence, record.last_sequence) == (13, 13)
+        await bench.ledger.finish(claim, JobState.FAILED, b"", [b"d"])
+        assert [e.sequence for e in await all_events(bench.ledger, claim.key, 13)] == [14]
+        record = await bench.ledger.get(claim.key)
+        kept = JOB_OVERHEAD_BYTES + len(b"parameters") + EVENT_OVERHEAD_BYTES + 1
+        assert record.size_bytes == (await bench.ledger.usage()).size_bytes == kept
+
+
+async def test_ended_jobs_make_room_and_others_do_not(
+    ledger_servers: Mapping[str, KeyValueServer], backend: str
+) -> None:
+    room = 3 * (JOB_OVERHEAD_BYTES + 200)
+    async with bench_of(ledger_servers, backend, Retention(max_bytes=room)) as bench:
+        old = await ended(bench.ledger, submission())
+        bench.clock.now += 1
+        young = await ended(bench.ledger, submission())
+        await bench.ledger.submit(submission())
+        assert (await bench.ledger.usage()).ended == 2
+        await bench.ledger.submit(submission())
+        with pytest.raises(JobExpired):
+            await bench.ledger.get(old)
+        await bench.ledger.get(young)
+        # What would be refused all the same costs nobody anything.
+        with pytest.raises(LedgerFull, match=f"bytes of {room}"):
+            await bench.ledger.submit(submission(parameters=b"x" * JOB_OVERHEAD_BYTES))
+        await bench.ledger.get(young)
+        await bench.ledger.submit(submission())
+        with pytest.raises(JobExpired):
+            await bench.ledger.get(young)
+        with pytest.raises(LedgerFull):
+            await bench.ledger.submit(submission())
+        # Those who run go on.
+        claim = await claimed(bench.ledger)
+        await bench.ledger.append(claim, [b"x" * room])
+        await bench.ledger.finish(claim, JobState.SUCCEEDED, b"", [])
+        assert (await bench.ledger.usage()).size_bytes > room
+        assert await bench.ledger.sweep() == 1
+        assert (await bench.ledger.usage()).size_bytes < room
+
+
+async def test_tombstones_are_bounded(
+    ledger_servers: Mapping[str, KeyValueServer], backend: str
+) -> None:
+    bounds = Retention(max_tombstones=2, ended_seconds=1)
+    async with bench_of(ledger_servers, backend, bounds) as bench:
+        keys = []
+        for _ in range(4):
+            keys.append(await ended(bench.ledger, submission()))
+            bench.clock.now += 1
+            await bench.ledger.sweep()
+        assert (await bench.ledger.usage()).tombstones == 2
+        with pytest.raises(JobNotFound):
+            await bench.ledger.get(keys[1])
+        with pytest.raises(JobExpired):
+            await bench.ledger.get(keys[2])
