@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from services.jobs.ledger import JobLedger
+from services.jobs.ledger import Claim, JobLedger
 from services.jobs.memory_ledger import MemoryLedger
 from services.jobs.record import JobEvent, JobKey, Scheduling, Submission
 from services.jobs.redis_ledger import RedisLedger
 from services.jobs.retention import Retention
 from tests.valkey_server import BINARIES, KeyValueServer
+from triptych.domain.job import JobState
 
 KEPT = ("--appendonly", "yes", "--appendfsync", "everysec")
 MEMORY = "memory"
@@ -76,3 +77,16 @@ def submission(
 async def all_events(ledger: JobLedger, key: JobKey, after: int = 0) -> list[JobEvent]:
     """Of a job that has ended."""
     return [event async for event in ledger.watch(key, after)]
+
+
+async def claimed(ledger: JobLedger, worker: str = "worker") -> Claim:
+    claim = await ledger.claim(worker, LEASE_SECONDS)
+    assert claim is not None
+    return claim
+
+
+async def ended(ledger: JobLedger, given: Submission) -> JobKey:
+    await ledger.submit(given)
+    claim = await claimed(ledger)
+    await ledger.finish(claim, JobState.SUCCEEDED, b"result", [b"end"])
+    return claim.key

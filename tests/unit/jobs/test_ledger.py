@@ -1,7 +1,7 @@
 """What every ledger does."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -12,26 +12,20 @@ from services.jobs.record import (
     JobKey,
     OutputSlot,
     Scheduling,
-    Submission,
 )
-from services.jobs.retention import Retention
 from tests.unit.jobs.benches import (
-    BACKENDS,
     LEASE_SECONDS,
     Bench,
     all_events,
-    bench_of,
+    claimed,
+    ended,
     submission,
 )
-from tests.valkey_server import KeyValueServer
 from triptych.domain.errors import (
     Cancelled,
     ClaimLost,
-    EventsExpired,
     InvalidRequest,
-    JobExpired,
     JobNotFound,
-    LedgerFull,
     RequestIdReused,
 )
 from triptych.domain.job import JobState, Priority
@@ -48,19 +42,6 @@ WRITES: dict[str, Callable[[JobLedger, Claim], Awaitable[object]]] = {
     "give_back": lambda ledger, claim: ledger.give_back(claim),
     "finish": lambda ledger, claim: ledger.finish(claim, JobState.FAILED, b"late", [b"late"]),
 }
-
-
-async def claimed(ledger: JobLedger, worker: str = "worker") -> Claim:
-    claim = await ledger.claim(worker, LEASE_SECONDS)
-    assert claim is not None
-    return claim
-
-
-async def ended(ledger: JobLedger, given: Submission) -> JobKey:
-    await ledger.submit(given)
-    claim = await claimed(ledger)
-    await ledger.finish(claim, JobState.SUCCEEDED, b"result", [b"end"])
-    return claim.key
 
 
 async def test_a_job_is_kept_as_it_was_submitted(bench: Bench) -> None:
@@ -316,210 +297,3 @@ async def test_nobody_finds_a_job_that_never_was_or_is_anothers(bench: Bench) ->
             await all_events(bench.ledger, key)
     assert (await bench.ledger.get(given.key)).state is JobState.QUEUED
     assert (await bench.ledger.list_jobs("bob")).records == ()
-
-
-async def test_a_watcher_gets_all_events_once_and_in_order_wherever_it_begins(
-    bench: Bench,
-) -> None:
-    await bench.ledger.submit(submission(b"1"))
-    claim = await claimed(bench.ledger)
-    watched = {
-        after: asyncio.create_task(all_events(bench.doors[1], claim.key, after)) for after in (0, 1)
-    }
-    for number in range(2, 252):
-        # Some one by one, some together, so that readers are behind as well as abreast.
-        await bench.ledger.append(claim, [str(number).encode()])
-        if number % 50 == 0:
-            watched[number] = asyncio.create_task(all_events(bench.doors[1], claim.key, number))
-    await bench.ledger.append(claim, [str(number).encode() for number in range(252, 400)])
-    await bench.ledger.finish(claim, JobState.SUCCEEDED, b"", [b"400"])
-    for after, watching in watched.items():
-        events = await watching
-        assert [event.sequence for event in events] == list(range(after + 1, 401))
-        assert all(event.data == str(event.sequence).encode() for event in events)
-    assert await all_events(bench.ledger, claim.key, 400) == []
-
-
-async def test_a_watcher_is_told_of_a_cancellation_at_another_door(bench: Bench) -> None:
-    given = submission()
-    await bench.ledger.submit(given)
-    watching = asyncio.create_task(all_events(bench.doors[1], given.key))
-    await bench.doors[0].cancel(given.key, b"cancelled")
-    async with asyncio.timeout(4):
-        assert [event.data for event in await watching] == [b"cancelled"]
-
-
-async def test_events_that_are_not_there_yet_cannot_be_skipped(bench: Bench) -> None:
-    given = submission(b"1", b"2")
-    await bench.ledger.submit(given)
-    for after in (3, -1):
-        with pytest.raises(InvalidRequest, match=f"after_sequence: is {after}; allowed are 0 to 2"):
-            await all_events(bench.ledger, given.key, after)
-
-
-async def test_whoever_waits_for_work_hears_of_it(bench: Bench) -> None:
-    waiting = asyncio.create_task(bench.doors[1].wait_for_work(60))
-    await asyncio.sleep(0)
-    await bench.doors[0].submit(submission())
-    async with asyncio.timeout(4):
-        await waiting
-        # There is some already.
-        await bench.doors[0].wait_for_work(60)
-    await claimed(bench.ledger)
-    await bench.ledger.wait_for_work(0.001)
-
-
-async def test_pages_have_each_job_once_newest_first(bench: Bench) -> None:
-    given = [submission() for _ in range(7)]
-    for each in given:
-        await bench.ledger.submit(each)
-        await bench.ledger.submit(submission(tenant="bob"))
-    await bench.ledger.cancel(given[2].key, b"cancelled")
-    await bench.ledger.cancel(given[5].key, b"cancelled")
-    found: list[JobKey] = []
-    token = ""
-    for _ in range(4):
-        page = await bench.ledger.list_jobs("ada", page_size=2, page_token=token)
-        found += [record.key for record in page.records]
-        token = page.next_page_token
-    assert found == [each.key for each in reversed(given)]
-    assert token == ""
-    cancelled = await bench.ledger.list_jobs("ada", states={JobState.CANCELLED})
-    assert [record.key for record in cancelled.records] == [given[5].key, given[2].key]
-    assert cancelled.next_page_token == ""
-    one = await bench.ledger.list_jobs("ada", states={JobState.CANCELLED}, page_size=1)
-    two = await bench.ledger.list_jobs(
-        "ada", states={JobState.CANCELLED}, page_size=1, page_token=one.next_page_token
-    )
-    assert (*one.records, *two.records) == cancelled.records
-
-
-@pytest.mark.parametrize("token", ["x", "-1", "1" * 40, "\u0661", "1 2"])
-async def test_a_page_token_of_nobody_is_refused(bench: Bench, token: str) -> None:
-    with pytest.raises(InvalidRequest, match="page_token: is "):
-        await bench.ledger.list_jobs("ada", page_token=token)
-
-
-@pytest.mark.parametrize("size", [-1, 1001])
-async def test_a_page_size_that_is_not_allowed_is_refused(bench: Bench, size: int) -> None:
-    with pytest.raises(InvalidRequest, match=f"page_size: is {size}; allowed are 0 .* to 1000"):
-        await bench.ledger.list_jobs("ada", page_size=size)
-
-
-async def test_a_job_expires_after_its_time_and_leaves_a_tombstone(bench: Bench) -> None:
-    key = await ended(bench.ledger, submission(b"accepted", request_id="mine"))
-    await bench.ledger.submit(open_one := submission())
-    retention = Retention()
-    bench.clock.now += retention.ended_seconds - 1
-    assert await bench.ledger.sweep() == 0
-    bench.clock.now += 1
-    assert await bench.ledger.sweep() == 1
-    with pytest.raises(JobExpired, match="has ended and is no longer kept"):
-        await bench.ledger.get(key)
-    with pytest.raises(JobExpired):
-        await all_events(bench.ledger, key)
-    with pytest.raises(JobExpired):
-        await bench.ledger.cancel(key, b"cancelled")
-    with pytest.raises(JobExpired):
-        await bench.ledger.submit(submission(request_id="mine"))
-    with pytest.raises(RequestIdReused):
-        await bench.ledger.submit(submission(request_id="mine", fingerprint="other"))
-    # One that has not ended never goes.
-    page = await bench.ledger.list_jobs("ada")
-    assert [record.key for record in page.records] == [open_one.key]
-    assert (await bench.ledger.usage()).tombstones == 1
-    bench.clock.now += retention.tombstone_seconds
-    assert await bench.ledger.sweep() == 1
-    with pytest.raises(JobNotFound):
-        await bench.ledger.get(key)
-    again = await bench.ledger.submit(submission(request_id="mine", fingerprint="other"))
-    assert again.meaning is Meaning.NEW
-
-
-async def test_a_watcher_whose_job_expires_is_told(bench: Bench) -> None:
-    key = await ended(bench.ledger, submission(b"1", b"2"))
-    watching = bench.ledger.watch(key)
-    # It took some, and came back too late for the rest.
-    first = await anext(watching)
-    assert first.data == b"1"
-    await watching.aclose()
-    bench.clock.now += Retention().ended_seconds
-    await bench.ledger.sweep()
-    with pytest.raises(JobExpired):
-        await all_events(bench.ledger, key, first.sequence)
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    assert isinstance(request.param, str)
-    return request.param
-
-
-async def test_the_first_events_of_a_job_that_has_too_many_go(
-    ledger_servers: Mapping[str, KeyValueServer], backend: str
-) -> None:
-    limit = 10 * (EVENT_OVERHEAD_BYTES + 1)
-    async with bench_of(ledger_servers, backend, Retention(max_event_bytes=limit)) as bench:
-        await bench.ledger.submit(submission(b"a"))
-        claim = await claimed(bench.ledger)
-        await bench.ledger.append(claim, [b"b"] * 11)
-        with pytest.raises(EventsExpired, match=r"is 1; .* allowed is 2 or later"):
-            await all_events(bench.ledger, claim.key, 1)
-        await bench.ledger.append(claim, [b"c" * 2 * limit])
-        record = await bench.ledger.get(claim.key)
-        # The last one stays, whatever its size.
-        assert (record.first_sequence, record.last_sequence) == (13, 13)
-        await bench.ledger.finish(claim, JobState.FAILED, b"", [b"d"])
-        assert [e.sequence for e in await all_events(bench.ledger, claim.key, 13)] == [14]
-        record = await bench.ledger.get(claim.key)
-        kept = JOB_OVERHEAD_BYTES + len(b"parameters") + EVENT_OVERHEAD_BYTES + 1
-        assert record.size_bytes == (await bench.ledger.usage()).size_bytes == kept
-
-
-async def test_ended_jobs_make_room_and_others_do_not(
-    ledger_servers: Mapping[str, KeyValueServer], backend: str
-) -> None:
-    room = 3 * (JOB_OVERHEAD_BYTES + 200)
-    async with bench_of(ledger_servers, backend, Retention(max_bytes=room)) as bench:
-        old = await ended(bench.ledger, submission())
-        bench.clock.now += 1
-        young = await ended(bench.ledger, submission())
-        await bench.ledger.submit(submission())
-        assert (await bench.ledger.usage()).ended == 2
-        await bench.ledger.submit(submission())
-        with pytest.raises(JobExpired):
-            await bench.ledger.get(old)
-        await bench.ledger.get(young)
-        # What would be refused all the same costs nobody anything.
-        with pytest.raises(LedgerFull, match=f"bytes of {room}"):
-            await bench.ledger.submit(submission(parameters=b"x" * JOB_OVERHEAD_BYTES))
-        await bench.ledger.get(young)
-        await bench.ledger.submit(submission())
-        with pytest.raises(JobExpired):
-            await bench.ledger.get(young)
-        with pytest.raises(LedgerFull):
-            await bench.ledger.submit(submission())
-        # Those who run go on.
-        claim = await claimed(bench.ledger)
-        await bench.ledger.append(claim, [b"x" * room])
-        await bench.ledger.finish(claim, JobState.SUCCEEDED, b"", [])
-        assert (await bench.ledger.usage()).size_bytes > room
-        assert await bench.ledger.sweep() == 1
-        assert (await bench.ledger.usage()).size_bytes < room
-
-
-async def test_tombstones_are_bounded(
-    ledger_servers: Mapping[str, KeyValueServer], backend: str
-) -> None:
-    bounds = Retention(max_tombstones=2, ended_seconds=1)
-    async with bench_of(ledger_servers, backend, bounds) as bench:
-        keys = []
-        for _ in range(4):
-            keys.append(await ended(bench.ledger, submission()))
-            bench.clock.now += 1
-            await bench.ledger.sweep()
-        assert (await bench.ledger.usage()).tombstones == 2
-        with pytest.raises(JobNotFound):
-            await bench.ledger.get(keys[1])
-        with pytest.raises(JobExpired):
-            await bench.ledger.get(keys[2])
