@@ -5,11 +5,13 @@ TriptychError
 ├── NotFound
 │   ├── ModelNotFound
 │   ├── TensorNotFound     released, expired, or never there
-│   └── JobNotFound        no such job of the tenant's
+│   ├── JobNotFound        no such job of the tenant's
+│   └── ArtifactNotFound   deleted, expired, another tenant's, or never there
 ├── Expired                it was there, and is no longer kept
 │   ├── JobExpired
 │   └── EventsExpired      the job's first events; later ones are there
-├── AlreadyExists          a request of this id is at work already
+├── OutOfRange             an offset beyond the end
+├── AlreadyExists          something of this id is at work, or kept, already
 │   └── RequestIdReused    the client_request_id came with other parameters before
 ├── ClaimLost              another worker may have the job, or it has ended
 ├── Unauthenticated        no key, or nobody's
@@ -113,6 +115,15 @@ class JobNotFound(NotFound):
         super().__init__(f"job_id: there is no job {job_id!r}")
 
 
+class ArtifactNotFound(NotFound):
+    """The tenant has no such artifact: deleted, expired, another tenant's, or never there."""
+
+    reason = "ARTIFACT_NOT_FOUND"
+
+    def __init__(self, artifact_id: str) -> None:
+        super().__init__(f"artifact_id: {artifact_id[:80]!r} is not here (any more)")
+
+
 class Expired(TriptychError):
     """Base of what was there and is no longer kept."""
 
@@ -142,7 +153,7 @@ class EventsExpired(Expired):
 
 
 class AlreadyExists(TriptychError):
-    """A request of this id is at work already."""
+    """Something of this id is at work, or kept, already."""
 
     status = "ALREADY_EXISTS"
     reason = "ALREADY_EXISTS"
@@ -165,6 +176,13 @@ class ClaimLost(TriptychError):
 
     status = "ABORTED"
     reason = "CLAIM_LOST"
+
+
+class OutOfRange(TriptychError):
+    """An offset beyond the end of what is read."""
+
+    status = "OUT_OF_RANGE"
+    reason = "OUT_OF_RANGE"
 
 
 class Unauthenticated(TriptychError):

@@ -1,0 +1,1 @@
+"""Where finished media and uploaded pictures are kept, by tenant and for a time."""
