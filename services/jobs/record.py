@@ -13,6 +13,8 @@ MAX_REQUEST_ID_CHARACTERS: Final = 128
 _TENANT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _JOB_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
+LATEST_SECONDS: Final = 1e12
+"""Some 30,000 years: what a deadline is before."""
 EVENT_OVERHEAD_BYTES: Final = 64
 """What an event takes in a ledger beside its bytes, about."""
 JOB_OVERHEAD_BYTES: Final = 8192
@@ -47,10 +49,17 @@ class Scheduling:
     Attributes:
         deadline: when its result stops being worth anything, in seconds since the epoch; whole
             milliseconds are kept.
+
+    Raises:
+        ValueError: the deadline is not a time.
     """
 
     priority: Priority = Priority.STANDARD
     deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.deadline is not None and not 0 <= self.deadline < LATEST_SECONDS:
+            raise ValueError(f"deadline is {self.deadline}; allowed are 0 to {LATEST_SECONDS:.0f}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def deadline_digits(deadline: float | None) -> str:
     """16 digits that sort as deadlines do, none as the last."""
     if deadline is None:
         return str(_LATEST_MILLISECONDS)
-    return f"{min(max(milliseconds(deadline), 0), _LATEST_MILLISECONDS - 1):016d}"
+    return f"{milliseconds(deadline):016d}"
 
 
 def output_field(slot: OutputSlot) -> str:

@@ -134,6 +134,12 @@ async def test_a_request_id_that_is_too_long_is_refused() -> None:
         submission(request_id="x" * 129)
 
 
+@pytest.mark.parametrize("deadline", [-1.0, float("inf"), float("nan")])
+def test_a_deadline_that_is_no_time_is_refused(deadline: float) -> None:
+    with pytest.raises(ValueError, match=f"deadline is {deadline}; allowed are 0 to"):
+        Scheduling(deadline=deadline)
+
+
 async def test_jobs_without_a_request_id_are_jobs_of_their_own(bench: Bench) -> None:
     await bench.ledger.submit(submission())
     assert (await bench.ledger.submit(submission())).meaning is Meaning.NEW
@@ -196,6 +202,8 @@ async def test_a_worker_whose_lease_has_ended_writes_nothing_more(
     bench.clock.now += LEASE_SECONDS
     new = await claimed(bench.doors[1], "new")
     assert (new.key, new.token) == (old.key, old.token + 1)
+    # A job starts once, however often it is claimed.
+    assert new.record.start_time == old.record.start_time == bench.clock.now - LEASE_SECONDS
     before = await bench.ledger.get(old.key)
     with pytest.raises(ClaimLost, match="old no longer has the job"):
         await write(bench.ledger, old)

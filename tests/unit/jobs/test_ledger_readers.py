@@ -41,13 +41,40 @@ async def test_a_watcher_gets_all_events_once_and_in_order_wherever_it_begins(
     assert await all_events(bench.ledger, claim.key, 400) == []
 
 
-async def test_a_watcher_is_told_of_a_cancellation_at_another_door(bench: Bench) -> None:
-    given = submission()
-    await bench.ledger.submit(given)
-    watching = asyncio.create_task(all_events(bench.doors[1], given.key))
-    await bench.doors[0].cancel(given.key, b"cancelled")
-    async with asyncio.timeout(4):
-        assert [event.data for event in await watching] == [b"cancelled"]
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set when somebody begins to wait, who then waits for news alone."""
+    begun = asyncio.Event()
+
+    async def wait(heard: asyncio.Event, seconds: float) -> None:
+        begun.set()
+        await heard.wait()
+
+    for ledger in ("memory_ledger", "redis_ledger"):
+        monkeypatch.setattr(f"services.jobs.{ledger}.heard_within", wait)
+    return begun
+
+
+async def test_a_watcher_that_waits_is_told_of_what_happens_at_another_door(
+    bench: Bench, waiting: asyncio.Event
+) -> None:
+    await bench.ledger.submit(submission())
+    claim = await claimed(bench.ledger)
+    watching = bench.doors[1].watch(claim.key)
+    # Several times: it looks once more when its door begins to hear.
+    for number in range(4):
+        waiting.clear()
+        coming = asyncio.ensure_future(anext(watching))
+        await waiting.wait()
+        await bench.doors[0].append(claim, [b"%d" % number])
+        async with asyncio.timeout(30):
+            assert (await coming).data == b"%d" % number
+    waiting.clear()
+    ending = asyncio.ensure_future(anext(watching, None))
+    await waiting.wait()
+    await bench.doors[0].finish(claim, JobState.SUCCEEDED, b"", [])
+    async with asyncio.timeout(30):
+        assert await ending is None
 
 
 async def test_events_that_are_not_there_yet_cannot_be_skipped(bench: Bench) -> None:
@@ -58,15 +85,22 @@ async def test_events_that_are_not_there_yet_cannot_be_skipped(bench: Bench) -> 
             await all_events(bench.ledger, given.key, after)
 
 
-async def test_whoever_waits_for_work_hears_of_it(bench: Bench) -> None:
-    waiting = asyncio.create_task(bench.doors[1].wait_for_work(60))
-    await asyncio.sleep(0)
-    await bench.doors[0].submit(submission())
-    async with asyncio.timeout(4):
-        await waiting
-        # There is some already.
-        await bench.doors[0].wait_for_work(60)
-    await claimed(bench.ledger)
+async def test_a_worker_that_waits_is_told_of_work_at_another_door(
+    bench: Bench, waiting: asyncio.Event
+) -> None:
+    for _ in range(3):
+        waiting.clear()
+        idle = asyncio.ensure_future(bench.doors[1].wait_for_work(60))
+        await waiting.wait()
+        await bench.doors[0].submit(submission())
+        async with asyncio.timeout(30):
+            await idle
+            # There is some already.
+            await bench.doors[1].wait_for_work(60)
+        await claimed(bench.ledger)
+
+
+async def test_nobody_waits_for_work_for_longer_than_told(bench: Bench) -> None:
     await bench.ledger.wait_for_work(0.001)
 
 

@@ -12,7 +12,7 @@ from services.jobs.redis_ledger import RedisLedger
 from services.jobs.retention import Retention
 from tests.unit.jobs.benches import KEPT, LEASE_SECONDS, Clock, all_events, submission
 from tests.valkey_server import BINARIES, KeyValueServer, key_value_server
-from triptych.domain.errors import ConfigurationError, LedgerFull, LedgerUnavailable
+from triptych.domain.errors import ClaimLost, ConfigurationError, LedgerFull, LedgerUnavailable
 from triptych.domain.job import JobState, Priority
 from triptych.domain.stage_timing import StageTask
 
@@ -176,6 +176,26 @@ async def test_times_are_the_servers_where_no_clock_is_given(server: KeyValueSer
         seconds, microseconds = server.client().time()
         record = (await ledger.submit(submission())).record
         assert 0 <= record.create_time - (seconds + microseconds / 1e6) + 0.001 < 60
+
+
+async def test_a_lease_ends_by_the_servers_clock(server: KeyValueServer) -> None:
+    async with opened(server.url) as ledger, opened(server.url) as other:
+        await ledger.submit(submission())
+        old = await ledger.claim("old", 0.05)
+        assert old is not None
+        while (new := await other.claim("new", LEASE_SECONDS)) is None:
+            await other.wait_for_work(0.01)
+        assert (new.key, new.token) == (old.key, 2)
+        with pytest.raises(ClaimLost):
+            await ledger.append(old, [b"late"])
+
+
+async def test_nothing_runs_on_once_a_ledger_is_closed(server: KeyValueServer) -> None:
+    others = asyncio.all_tasks()
+    for _ in range(5):
+        async with opened(server.url) as ledger:
+            await ledger.usage()
+        assert asyncio.all_tasks() == others
 
 
 async def test_a_page_that_is_looked_for_among_many_jobs_says_where_to_go_on(
