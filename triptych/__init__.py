@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from triptych.domain.output_options import OutputOptions
     from triptych.domain.parallel import ParallelDegrees
     from triptych.domain.stage_timing import StageTiming
+    from triptych.download import Download
     from triptych.errors import (
         ArtifactCorruptedError,
         CancelledError,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         InvalidRequestError,
         ModelNotFoundError,
         NotFoundError,
+        OutOfRangeError,
         ResourceExhaustedError,
         TriptychError,
         UnauthenticatedError,
@@ -78,6 +80,7 @@ __all__ = [
     "Completed",
     "ConditioningReuse",
     "DeadlineExceededError",
+    "Download",
     "Event",
     "Failure",
     "FieldViolation",
@@ -95,6 +98,7 @@ __all__ = [
     "ModelNotFoundError",
     "NoCache",
     "NotFoundError",
+    "OutOfRangeError",
     "OutputOptions",
     "ParallelDegrees",
     "Preview",
@@ -131,6 +135,7 @@ _HOMES = (
     "domain.events",
     "errors",
     "generation",
+    "download",
     "events",
     "channel",
     "client",

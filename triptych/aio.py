@@ -21,6 +21,7 @@ from triptych.domain.deadline import Deadline, checked_timeout
 from triptych.domain.generation import GenerationRequest, RequestOptions
 from triptych.domain.input_image import ImageFile, UploadedImage
 from triptych.domain.model import ModelInfo
+from triptych.download import Download, DownloadReader, download_request
 from triptych.errors import InvalidRequestError, TriptychError, error_from
 from triptych.event_reader import EventReader
 from triptych.events import Completed, Event
@@ -145,6 +146,30 @@ class AsyncClient:
         with Client(self._target, credentials=self._credentials, api_key=self._api_key) as client:
             seconds = self._or_default(timeout)
             return await asyncio.to_thread(client.upload_image, image, timeout=seconds)
+
+    async def download(
+        self, artifact_id: str, *, offset: int = 0, timeout: float | None = None
+    ) -> Download:
+        """Downloads an artifact again that this tenant had drawn, while the cluster keeps it.
+
+        Args:
+            artifact_id: of one of a Generation's `artifacts`; its `expire_time` says until when.
+            offset: the byte to begin with, to go on where an earlier download broke off.
+            timeout: seconds the download may take.
+
+        Raises:
+            NotFoundError: there is no such artifact, or no longer.
+            OutOfRangeError: the offset is beyond its end.
+            ArtifactCorruptedError: the bytes are not those that were announced.
+            ValueError: the offset is negative.
+        """
+        request, reader = download_request(artifact_id, offset), DownloadReader(offset)
+        with self._translated():
+            async for response in self._stub.DownloadArtifact(
+                request, timeout=self._or_default(timeout), metadata=self._metadata
+            ):
+                reader.read(response)
+        return await asyncio.to_thread(reader.finish)
 
     async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """The models a request may name now."""

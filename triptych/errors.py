@@ -5,6 +5,7 @@ TriptychError
 ├── UnauthenticatedError      the key is missing or nobody's
 ├── NotFoundError
 │   └── ModelNotFoundError
+├── OutOfRangeError          an offset beyond the end
 ├── ResourceExhaustedError    full now; repeat after `retry_after_seconds`
 ├── UnavailableError          down or unreachable now; safe to repeat
 ├── DeadlineExceededError
@@ -61,6 +62,10 @@ class ModelNotFoundError(NotFoundError):
     """No such model is served."""
 
 
+class OutOfRangeError(TriptychError):
+    """What the request asks for begins beyond the end of what is there."""
+
+
 class ResourceExhaustedError(TriptychError):
     """A queue, a store or the tenant's quota is full now."""
 
@@ -96,6 +101,7 @@ _BY_STATUS: dict[str, type[TriptychError]] = {
     "INVALID_ARGUMENT": InvalidRequestError,
     "UNAUTHENTICATED": UnauthenticatedError,
     "NOT_FOUND": NotFoundError,
+    "OUT_OF_RANGE": OutOfRangeError,
     "RESOURCE_EXHAUSTED": ResourceExhaustedError,
     "UNAVAILABLE": UnavailableError,
     "DEADLINE_EXCEEDED": DeadlineExceededError,

@@ -52,6 +52,7 @@ class ArtifactStore:
         quota_bytes: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.quota_bytes = quota_bytes
         self._place = place
         self._clock = clock
         refresh = REFRESH_SECONDS if place.shared else float("inf")

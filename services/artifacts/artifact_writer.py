@@ -67,6 +67,10 @@ class ArtifactWriter:
         self._hash.update(data)
         self._size_bytes += len(data)
 
+    def content(self) -> bytes:
+        """A copy of all that was written."""
+        return self._draft.content()
+
     def commit(self, content_type: str, description: str = "") -> StoredArtifact:
         """Makes it an artifact.
 

@@ -150,6 +150,10 @@ class _FileDraft(Draft):
             while view:
                 view = view[self._file.write(view) :]
 
+    def content(self) -> bytes:
+        with self._place.errors():
+            return self._path.read_bytes()
+
     def keep(self, name: str, content_type: str) -> None:
         with self._place.errors():
             os.fsync(self._file.fileno())

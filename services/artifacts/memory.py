@@ -70,6 +70,9 @@ class _MemoryDraft(Draft):
     def write(self, data: bytes | memoryview) -> None:
         self._data += data
 
+    def content(self) -> bytes:
+        return bytes(self._data)
+
     def keep(self, name: str, content_type: str) -> None:
         self._place.insert(name, self._data)
 

@@ -25,6 +25,10 @@ class Draft(ABC):
         """
 
     @abstractmethod
+    def content(self) -> bytes:
+        """A copy of all that was written."""
+
+    @abstractmethod
     def keep(self, name: str, content_type: str) -> None:
         """Makes it an object, whole or not at all, and durable where the place is.
 

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
 PART_BYTES: Final = 8 << 20
-"""What a draft keeps in memory before it goes to a temporary file, and what one request carries."""
+"""What one request carries of an object that is larger."""
+
+# Of one object: as many parts are in memory.
+_PARTS_AT_ONCE: Final = 2
 
 _CONNECTING: Final = timedelta(seconds=5)
 _RETRIES: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
@@ -26,9 +29,9 @@ _RETRIES: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=
 class S3Place(ObjectPlace):
     """A bucket below a prefix.
 
-    A draft is spooled here and sent when it is kept, in parts if it is large; the server makes it
-    an object whole or not at all. Parts that a killed process sent stay invisible: a lifecycle rule
-    of the bucket (AbortIncompleteMultipartUpload) removes them.
+    A draft is a temporary file here, and is sent when it is kept, in parts if it is large; the
+    server makes it an object whole or not at all. Parts that a killed process sent stay invisible:
+    a lifecycle rule of the bucket (AbortIncompleteMultipartUpload) removes them.
 
     Args:
         store: the client, of the bucket and the prefix.
@@ -94,7 +97,7 @@ class S3Place(ObjectPlace):
 
     def draft(self) -> Draft:
         """See ObjectPlace."""
-        return _SpooledDraft(self)
+        return _TemporaryDraft(self)
 
     def read(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
         """See ObjectPlace."""
@@ -130,7 +133,7 @@ class S3Place(ObjectPlace):
     def sweep(self) -> None:
         """Nothing: drafts are temporary files without a name, which go with their writers."""
 
-    def send(self, name: str, content: "tempfile.SpooledTemporaryFile[bytes]", kind: str) -> None:
+    def send(self, name: str, content: BinaryIO, kind: str) -> None:
         """Makes an object of a file's bytes, in the time that its parts take.
 
         Raises:
@@ -145,7 +148,12 @@ class S3Place(ObjectPlace):
                 obstore.put(self._store, name, data, attributes=attributes, mode="create")
             else:
                 obstore.put(
-                    self._store, name, content, attributes=attributes, chunk_size=PART_BYTES
+                    self._store,
+                    name,
+                    content,
+                    attributes=attributes,
+                    chunk_size=PART_BYTES,
+                    max_concurrency=_PARTS_AT_ONCE,
                 )
 
     @contextmanager
@@ -163,20 +171,29 @@ class S3Place(ObjectPlace):
             ) from error
 
 
-class _SpooledDraft(Draft):
+class _TemporaryDraft(Draft):
     def __init__(self, place: S3Place) -> None:
         self._place = place
-        self._spool = tempfile.SpooledTemporaryFile(max_size=PART_BYTES)  # noqa: SIM115
+        with place.errors("a temporary file"):
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
 
     def write(self, data: bytes | memoryview) -> None:
         with self._place.errors("a temporary file"):
-            self._spool.write(data)
+            view = memoryview(data)
+            # The system may take less than it is given.
+            while view:
+                view = view[self._file.write(view) :]
+
+    def content(self) -> bytes:
+        with self._place.errors("a temporary file"):
+            self._file.seek(0)
+            return self._file.read()
 
     def keep(self, name: str, content_type: str) -> None:
-        self._place.send(name, self._spool, content_type)
+        self._place.send(name, self._file, content_type)
 
     def discard(self) -> None:
-        self._spool.close()
+        self._file.close()
 
 
 def _first_line(error: BaseException) -> str:

@@ -24,6 +24,7 @@ class Quota(BaseModel):
         requests_per_minute: generations that may start.
         concurrent_jobs: generations at once.
         pixel_steps_per_minute: width x height x frames or layers x steps.
+        artifact_bytes: results and uploads that are kept at once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +32,7 @@ class Quota(BaseModel):
     requests_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     concurrent_jobs: Annotated[int, Field(gt=0)] | None = None
     pixel_steps_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    artifact_bytes: Annotated[int, Field(gt=0)] | None = None
 
 
 class Tenant(BaseModel):

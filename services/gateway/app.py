@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+from services.artifacts.opening import open_artifact_store
 from services.domain.stages import Denoiser, Encoder, Vae
 from services.gateway.access import Access
+from services.gateway.artifact_calls import ArtifactCalls
 from services.gateway.pipeline import Pipeline
 from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
+from services.gateway.results import Results
 from services.gateway.servicer import GENERATION_SERVICE, GenerationServicer
 from services.gateway.settings import PipelineSettings
 from services.gateway.uploads import Uploads
@@ -25,6 +28,9 @@ class GatewayApp:
         encoders: at least one.
         denoisers: at least one.
         vaes: at least one.
+
+    Raises:
+        ConfigurationError: the access file or the artifact store cannot be used.
     """
 
     def __init__(
@@ -44,15 +50,15 @@ class GatewayApp:
             start_patience_seconds=settings.start_patience_seconds,
             on_change=self._on_change,
         )
-        self._pipeline = Pipeline(self._pools, Quotas())
+        self._artifacts = _artifact_calls(settings)
+        self._sweep_seconds = settings.artifact_sweep_seconds
+        results = Results(self._artifacts, settings.artifact_ttl_seconds)
+        uploads = Uploads(
+            self._artifacts, settings.upload_ttl_seconds, settings.upload_idle_seconds
+        )
+        self._pipeline = Pipeline(self._pools, Quotas(), results)
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
-            GenerationServicer(
-                self._pipeline,
-                self._pools,
-                Uploads(settings.upload_quota_bytes, settings.upload_ttl_seconds),
-                settings,
-                access,
-            ),
+            GenerationServicer(self._pipeline, self._pools, uploads, results, settings, access),
             self.server.grpc,
         )
 
@@ -68,10 +74,24 @@ class GatewayApp:
                 READY_REPLICAS.watching(self._pools.ready),
                 INCOMPATIBLE_REPLICAS.watching(self._pools.incompatible),
             ):
-                await run_until_first_ends(self.server.run(), self._pools.watch())
+                await run_until_first_ends(
+                    self.server.run(),
+                    self._pools.watch(),
+                    self._artifacts.sweep_forever(self._sweep_seconds),
+                )
         finally:
             await self.server.close()
             await self._pipeline.close()
+            self._artifacts.close()
 
     async def _on_change(self, serving: bool) -> None:
         await self.server.set_serving(serving=serving)
+
+
+def _artifact_calls(settings: PipelineSettings) -> ArtifactCalls:
+    store = open_artifact_store(settings.artifacts)
+    tenant_bytes: int | None = settings.tenant_artifact_bytes
+    if tenant_bytes is None and store.quota_bytes is not None and settings.access_file is not None:
+        # So that no tenant alone takes the room of all.
+        tenant_bytes = store.quota_bytes // 2
+    return ArtifactCalls(store, tenant_bytes)

@@ -22,9 +22,11 @@ from services.domain.stages import (
     PreviewPicture,
 )
 from services.domain.tensor_ref import TensorRef
+from services.gateway.access import Tenant
 from services.gateway.merged import merged
 from services.gateway.previews import Previews
 from services.gateway.replicas import Route
+from services.gateway.results import Results
 from triptych.domain.cache_statistics import joined
 from triptych.domain.conditioning_reuse import ConditioningReuse, summed
 from triptych.domain.deadline import Deadline
@@ -49,6 +51,7 @@ class Job:
         tenant: whose job it is.
         job_id: 32 hexadecimal digits, never used before.
         deadline: when the result stops being worth anything.
+        results: where its artifacts are kept.
     """
 
     def __init__(
@@ -56,12 +59,15 @@ class Job:
         route: Route,
         parameters: GenerationParameters,
         images: tuple[bytes, ...],
-        tenant: str,
+        tenant: Tenant,
         job_id: str,
         deadline: Deadline,
+        results: Results,
     ) -> None:
         self.route = route
-        self.tenant = tenant
+        self.tenant = tenant.name
+        self._owner = tenant
+        self._results = results
         self.job_id = job_id
         self._parameters = parameters
         self._images = images
@@ -198,19 +204,25 @@ class Job:
         asked = DecodeRequest(self.job_id, self.tenant, parameters, denoised.latents)
         offset = 0
         timing = artifact = None
-        async with aclosing(self.route.vae.decode(asked, self.deadline)) as events:
-            async for event in events:
-                if isinstance(event, Artifact):
-                    artifact = self._placed(event, index, denoised.latents_checksum_xxh3)
-                elif isinstance(event, MediaChunk):
-                    # Only the first chunk says what the bytes are.
-                    yield ArtifactChunk(None if offset else artifact, offset, event.data)
-                    offset += len(event.data)
-                else:
-                    timing = event.timing
-        if timing is None or artifact is None or offset != artifact.size_bytes:
-            raise TriptychError("the VAE ended before the artifact was complete")
-        self._artifacts.append(artifact)
+        kept = self._results.begin(self._owner)
+        try:
+            async with aclosing(self.route.vae.decode(asked, self.deadline)) as events:
+                async for event in events:
+                    if isinstance(event, Artifact):
+                        artifact = self._placed(event, index, denoised.latents_checksum_xxh3)
+                        kept.open(artifact)
+                    elif isinstance(event, MediaChunk):
+                        # Only the first chunk says what the bytes are.
+                        yield ArtifactChunk(None if offset else artifact, offset, event.data)
+                        offset += len(event.data)
+                        await kept.write(event.data)
+                    else:
+                        timing = event.timing
+            if timing is None or artifact is None or offset != artifact.size_bytes:
+                raise TriptychError("the VAE ended before the artifact was complete")
+            self._artifacts.append(await kept.commit(artifact))
+        finally:
+            kept.discard()
         yield self._completed(timing, began)
 
     def _placed(self, artifact: Artifact, index: int, latents_checksum: int) -> Artifact:

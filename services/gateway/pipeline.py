@@ -15,6 +15,7 @@ from services.gateway.access import Tenant
 from services.gateway.job import Job
 from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
+from services.gateway.results import Results
 from services.observability.logs import get_logger
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import TensorNotFound, TriptychError, Unavailable
@@ -35,11 +36,13 @@ class Pipeline:
     Args:
         pools: the stages' replicas.
         quotas: what tenants have used.
+        results: where artifacts are kept.
     """
 
-    def __init__(self, pools: ReplicaPools, quotas: Quotas) -> None:
+    def __init__(self, pools: ReplicaPools, quotas: Quotas, results: Results) -> None:
         self._pools = pools
         self._quotas = quotas
+        self._results = results
         self._releases: set[asyncio.Task[None]] = set()
 
     def check_quota(self, tenant: Tenant) -> None:
@@ -72,7 +75,7 @@ class Pipeline:
         parameters = resolve(request, route.model, _drawn_seed)
         with self._quotas.admitted(tenant, parameters.pixel_steps):
             route.assign()
-            job = Job(route, parameters, images, tenant.name, job_id, deadline)
+            job = Job(route, parameters, images, tenant, job_id, deadline, self._results)
             yield Accepted(job_id, parameters)
             async with aclosing(self._run(job)) as events:
                 async for event in events:

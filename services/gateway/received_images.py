@@ -47,6 +47,6 @@ async def _receive(
             described = await asyncio.to_thread(describe_picture, field, message.data)
             return ReceivedImage(message.data, described)
         case "upload_id":
-            upload = uploads.find(tenant, f"{field}.upload_id", message.upload_id)
+            upload = await uploads.find(tenant, f"{field}.upload_id", message.upload_id)
             return ReceivedImage(upload.data, upload.described)
     raise InvalidRequest.of(field, "is empty; give its data or its upload_id")

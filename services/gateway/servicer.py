@@ -13,6 +13,7 @@ from services.gateway.access import Access, Tenant
 from services.gateway.pipeline import Pipeline
 from services.gateway.received_images import receive_images
 from services.gateway.replicas import ReplicaPools
+from services.gateway.results import Results
 from services.gateway.settings import PipelineSettings
 from services.gateway.uploads import Uploads
 from services.observability import tracing
@@ -20,6 +21,7 @@ from services.observability.logs import bind_request, get_logger
 from services.observability.tracked import GATEWAY, GENERATE, Tracked
 from services.rpc.event_writer import EventWriter
 from services.rpc.generation_request import read_request
+from services.rpc.tables import ARTIFACT_CHUNKS
 from triptych.codec.tables import MODELS, UPLOADED_IMAGES
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import DeadlineExceeded, ModelNotFound, Unsupported
@@ -44,6 +46,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         pipeline: what carries out a request.
         pools: what can be served.
         uploads: images that came before their requests.
+        results: what was drawn before.
         settings: limits of deadlines.
         access: whose keys are whose.
     """
@@ -53,12 +56,14 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         pipeline: Pipeline,
         pools: ReplicaPools,
         uploads: Uploads,
+        results: Results,
         settings: PipelineSettings,
         access: Access,
     ) -> None:
         self._pipeline = pipeline
         self._pools = pools
         self._uploads = uploads
+        self._results = results
         self._settings = settings
         self._access = access
 
@@ -137,11 +142,15 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """Not served yet."""
         _unserved("ListJobs")
 
-    def DownloadArtifact(  # noqa: N802 - gRPC's name
+    async def DownloadArtifact(  # noqa: N802 - gRPC's name
         self, request: pb2.DownloadArtifactRequest, context: Context
     ) -> AsyncIterator[pb2.DownloadArtifactResponse]:
-        """Not served yet."""
-        _unserved("DownloadArtifact")
+        """Streams a kept artifact of the caller's tenant."""
+        tenant = self._tenant(context).name
+        chunks = self._results.read(tenant, request.artifact_id, request.offset_bytes)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield pb2.DownloadArtifactResponse(chunk=ARTIFACT_CHUNKS.write(chunk))
 
     async def UploadImage(  # noqa: N802 - gRPC's name
         self, request: AsyncIterator[pb2.UploadImageRequest], context: Context
@@ -151,7 +160,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         try:
             # What has arrived takes room, and whoever sends it may have no deadline of its own.
             async with asyncio.timeout(self._deadline(context).remaining_seconds()):
-                upload_id, described = await self._uploads.take(tenant.name, chunks)
+                upload_id, described = await self._uploads.take(tenant, chunks)
         except TimeoutError as error:
             raise DeadlineExceeded("the deadline passed before the upload was here") from error
         return UPLOADED_IMAGES.write(UploadedImage(upload_id, described.width, described.height))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.domain.settings import MAX_SECONDS, Seconds, SecretSettings, ServerSettings
@@ -31,10 +31,26 @@ class PipelineSettings(ServerSettings):
         description="how long health waits at the start for every replica to hold its models;"
         " after that, and with 0, one of each stage is enough",
     )
-    upload_quota_bytes: Annotated[int, Field(ge=0)] = Field(
-        512 * 1024 * 1024, description="memory for uploaded images; more are refused"
+    artifacts: str = Field(
+        "memory:",
+        description="where results and uploaded images are kept: memory:, file:///directory, or"
+        " s3://bucket/prefix",
+    )
+    artifact_ttl_seconds: Seconds = Field(
+        3600.0, description="how long a result can be downloaded again"
     )
     upload_ttl_seconds: Seconds = Field(600.0, description="how long an uploaded image is kept")
+    upload_idle_seconds: Seconds = Field(
+        30.0, description="how long an upload may pause before it is given up"
+    )
+    tenant_artifact_bytes: Annotated[ByteSize, Field(gt=0)] | None = Field(
+        None,
+        description="what a tenant may keep whose quota does not say; by default half of the"
+        " store's quota_bytes, if it has one and there is an access file",
+    )
+    artifact_sweep_seconds: Seconds = Field(
+        60.0, description="pause between sweeps for expired artifacts"
+    )
     poll_seconds: Seconds = Field(
         0.5, description="pause between looks at what the stages hold and how busy they are"
     )

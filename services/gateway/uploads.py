@@ -1,74 +1,81 @@
 """Input images that came before their requests."""
 
 import asyncio
-import time
+import json
+import threading
 import uuid
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Final
 
+from services.artifacts.artifact import ArtifactKey, ArtifactKind
+from services.artifacts.artifact_writer import ArtifactWriter
+from services.gateway.access import Tenant
+from services.gateway.artifact_calls import ArtifactCalls
 from services.pictures.input_picture import MAX_BYTES, describe_picture
-from triptych.domain.errors import InvalidRequest, ResourceExhausted
+from triptych.domain.errors import ArtifactNotFound, DeadlineExceeded, InvalidRequest
 from triptych.domain.input_image import ImageDescription
 
-# What keeping an upload takes beside its bytes, so that tiny ones cannot be piled up without end.
-_LEAST_BYTES = 4096
+# What is inside is told by its first bytes, which its readers look at anyway.
+_CONTENT_TYPE: Final = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
     """One picture, kept until its time is over: several requests may name it."""
 
-    tenant: str
     data: bytes
     described: ImageDescription
-    expires_at: float
 
 
 class Uploads:
-    """Keeps uploads in this gateway's memory: another gateway does not know them.
+    """Keeps uploads in the artifact store: every gateway that has the same store knows them.
 
     Args:
-        quota_bytes: of all of them together; more are refused.
+        calls: the store's.
         ttl_seconds: how long each is kept.
-        clock: seconds that never go back.
+        idle_seconds: how long the next bytes of one that is coming in may be waited for.
     """
 
-    def __init__(
-        self,
-        quota_bytes: int,
-        ttl_seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._quota_bytes = quota_bytes
+    def __init__(self, calls: ArtifactCalls, ttl_seconds: float, idle_seconds: float) -> None:
+        self._calls = calls
         self._ttl_seconds = ttl_seconds
-        self._clock = clock
-        # The oldest first: all are kept equally long.
-        self._uploads: dict[str, Upload] = {}
-        self._kept_bytes = 0
-        # Of uploads that are still coming in, which count as well.
-        self._arriving_bytes = 0
+        self._idle_seconds = idle_seconds
+        # One at a time is copied to be looked at: what that takes of memory is bounded.
+        self._describing = threading.Lock()
 
-    async def take(self, tenant: str, chunks: AsyncIterator[bytes]) -> tuple[str, ImageDescription]:
+    async def take(
+        self, tenant: Tenant, chunks: AsyncIterator[bytes]
+    ) -> tuple[str, ImageDescription]:
         """Takes a picture in; returns the id that requests name it by, and what its header says.
 
         Raises:
             InvalidRequest: not a picture, or too large a one.
-            ResourceExhausted: no room for it now.
+            QuotaExceeded, ResourceExhausted: no room for it now.
+            DeadlineExceeded: the next bytes were too long in coming.
+            Unavailable: the store cannot be reached.
         """
-        data = bytearray()
+        upload_id = uuid.uuid4().hex
+        key = ArtifactKey(tenant.name, ArtifactKind.UPLOAD, upload_id)
+        limits = self._calls.limits(tenant, result=False)
+        writing = self._calls.begin(key, self._ttl_seconds, limits)
         try:
-            async for chunk in chunks:
-                self._reserve(len(data), len(chunk))
-                data += chunk
-            picture = bytes(data)
+            arrived = 0
+            async for chunk in self._timely(chunks):
+                arrived += len(chunk)
+                if arrived > MAX_BYTES:
+                    raise InvalidRequest.of(
+                        "data", f"has more than {MAX_BYTES} bytes; allowed are at most so many"
+                    )
+                await writing.write(chunk)
             # In a thread: a crafted header takes seconds, in which others must be served.
-            described = await asyncio.to_thread(describe_picture, "data", picture)
-            # All of it is here, so it counts as kept in the same breath as no longer arriving.
-            return self._keep(Upload(tenant, picture, described, self._clock() + self._ttl_seconds))
+            described = await writing.run(self._described)
+            await writing.commit(_CONTENT_TYPE, json.dumps(asdict(described)))
         finally:
-            self._arriving_bytes -= len(data)
+            writing.discard()
+        return upload_id, described
 
-    def find(self, tenant: str, field: str, upload_id: str) -> Upload:
+    async def find(self, tenant: str, field: str, upload_id: str) -> Upload:
         """An upload of a tenant's own.
 
         Args:
@@ -78,42 +85,33 @@ class Uploads:
 
         Raises:
             InvalidRequest: there is no such upload, or no longer.
+            Unavailable: the store cannot be reached.
         """
-        self._expire()
-        upload = self._uploads.get(upload_id)
-        if upload is None or upload.tenant != tenant:
+        key = ArtifactKey(tenant, ArtifactKind.UPLOAD, upload_id)
+        try:
+            stored = await self._calls.stat(key)
+            data = await self._calls.whole(key)
+        except ArtifactNotFound as error:
             raise InvalidRequest.of(
                 field, f"is {upload_id!r}, which is not here (any more); upload the image again"
-            )
-        return upload
+            ) from error
+        return Upload(data, ImageDescription(**json.loads(stored.description)))
 
-    def _reserve(self, arrived: int, arriving: int) -> None:
-        if arrived + arriving > MAX_BYTES:
-            raise InvalidRequest.of(
-                "data", f"has more than {MAX_BYTES} bytes; allowed are at most so many"
-            )
-        self._expire()
-        if self._kept_bytes + self._arriving_bytes + arriving > self._quota_bytes:
-            raise ResourceExhausted(
-                f"uploaded images fill the gateway's {self._quota_bytes} bytes for them;"
-                " repeat the upload later"
-            )
-        self._arriving_bytes += arriving
+    def _described(self, writer: ArtifactWriter) -> ImageDescription:
+        with self._describing:
+            return describe_picture("data", writer.content())
 
-    def _keep(self, upload: Upload) -> tuple[str, ImageDescription]:
-        upload_id = uuid.uuid4().hex
-        self._uploads[upload_id] = upload
-        self._kept_bytes += _charge(upload)
-        return upload_id, upload.described
-
-    def _expire(self) -> None:
-        now = self._clock()
-        while self._uploads:
-            oldest = next(iter(self._uploads))
-            if self._uploads[oldest].expires_at > now:
+    async def _timely(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        while True:
+            try:
+                async with asyncio.timeout(self._idle_seconds) as patience:
+                    chunk = await anext(chunks, None)
+            except TimeoutError as error:
+                if not patience.expired():
+                    raise
+                raise DeadlineExceeded(
+                    f"no more of the upload came for {self._idle_seconds:g} s; upload it again"
+                ) from error
+            if chunk is None:
                 return
-            self._kept_bytes -= _charge(self._uploads.pop(oldest))
-
-
-def _charge(upload: Upload) -> int:
-    return max(len(upload.data), _LEAST_BYTES)
+            yield chunk

@@ -25,6 +25,7 @@ def collected_wheels() -> Iterator[None]:
         *described["build-system"]["requires"],
         *described["project"]["dependencies"],
         *described["project"]["optional-dependencies"]["stages"],
+        *described["project"]["optional-dependencies"]["s3"],
         # Of redis, before Python 3.11.3: Debian has 3.11.2.
         "async-timeout",
     ]

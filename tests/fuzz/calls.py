@@ -190,9 +190,11 @@ def call_targets(callers: Callers, tensors: "StoredTensors") -> list[Target]:
     release = tensor_store_service_pb2.ReleaseRequest(tenant=_TENANT, request_id="7" * 32)
     cancel = denoiser_service_pb2.CancelRequest(request_id="7" * 32)
     get_model = generation_service_pb2.GetModelRequest(name="triptych-demo")
+    download = generation_service_pb2.DownloadArtifactRequest(artifact_id="7" * 32)
     methods: list[tuple[_Method, Message]] = [
         (_Method(callers.gateway, generation, "Generate"), generate),
         (_Method(callers.gateway, generation, "GetModel"), get_model),
+        (_Method(callers.gateway, generation, "DownloadArtifact"), download),
         (_Method(stages["encoder"], "EncoderService", "Encode"), sound.encode),
         (_Method(stages["denoiser"], "DenoiserService", "Cancel"), cancel),
         (_Method(stages["vae"], "VaeService", "EncodeImage"), sound.encode_image),

@@ -17,6 +17,7 @@ from tests.fuzz.campaign import OK, Target, refusal
 from tests.fuzz.messages import altered
 from tests.fuzz.pictures import files
 from tests.unit.domain.examples import CAPABILITIES, DEFAULTS, MODEL
+from tests.unit.gateway.kept_artifacts import artifact_calls
 from triptych.codec.tables import PARAMETERS
 from triptych.domain.acceleration import CacheMethod, CacheSupport
 from triptych.domain.errors import TriptychError
@@ -108,7 +109,7 @@ SUGGESTED = {
 @contextmanager
 def request_targets() -> Iterator[list[Target]]:
     """What the gateway does before any work, and what each stage does."""
-    uploads = Uploads(1 << 20, 600)
+    uploads = Uploads(artifact_calls(), 600, 60)
     served = models()
     runner = asyncio.Runner()
 
@@ -190,9 +191,8 @@ def _asked(model: ModelInfo) -> generation_service_pb2.GenerateRequest:
 
 def _effective(model: ModelInfo) -> generation_pb2.GenerationParameters:
     message = _asked(model)
-    described = [
-        each.described
-        for each in asyncio.run(receive_images(message.parameters, Uploads(0, 1), "a"))
-    ]
+    uploads = Uploads(artifact_calls(), 600, 60)
+    received = asyncio.run(receive_images(message.parameters, uploads, "a"))
+    described = [each.described for each in received]
     asked = read_request(message.parameters, message.scheduling, described)
     return PARAMETERS.write(resolve(asked, model, draw_seed=lambda: 7))

@@ -17,6 +17,7 @@ from tests.integration.scripted_cluster import (
 from triptych import (
     AsyncClient,
     Client,
+    Download,
     Event,
     Generation,
     ModelInfo,
@@ -60,6 +61,13 @@ class BlockingFlavour:
 
         return await asyncio.to_thread(upload)
 
+    async def download(self, target: str, artifact_id: str, **options: object) -> Download:
+        def download() -> Download:
+            with Client(target) as client:
+                return client.download(artifact_id, **options)
+
+        return await asyncio.to_thread(download)
+
     async def model(self, target: str, name: str) -> tuple[list[ModelInfo], ModelInfo]:
         def model() -> tuple[list[ModelInfo], ModelInfo]:
             with Client(target) as client:
@@ -88,6 +96,10 @@ class AsyncioFlavour:
     async def upload(self, target: str, image: object) -> UploadedImage:
         async with AsyncClient(target) as client:
             return await client.upload_image(image)
+
+    async def download(self, target: str, artifact_id: str, **options: object) -> Download:
+        async with AsyncClient(target) as client:
+            return await client.download(artifact_id, **options)
 
     async def model(self, target: str, name: str) -> tuple[list[ModelInfo], ModelInfo]:
         async with AsyncClient(target) as client:

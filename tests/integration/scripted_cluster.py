@@ -1,7 +1,7 @@
 """A gateway that does as it is told: real sockets, real messages, no stages."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 import grpc
@@ -52,6 +52,7 @@ class ScriptedGateway(GenerationServiceServicer):
         self._on_upload = on_upload
         self.requests: list[messages.GenerateRequest] = []
         self.uploads: dict[str, list[bytes]] = {}
+        self.artifacts: dict[str, Callable[[int], Iterable[messages.ArtifactChunk]]] = {}
         self.cancelled = asyncio.Event()
         self.finished = asyncio.Event()
 
@@ -84,6 +85,18 @@ class ScriptedGateway(GenerationServiceServicer):
         upload_id = f"upload-{len(self.uploads)}"
         self.uploads[upload_id] = chunks
         return messages.UploadImageResponse(upload_id=upload_id, width=640, height=480)
+
+    async def DownloadArtifact(  # noqa: N802
+        self, request: messages.DownloadArtifactRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[messages.DownloadArtifactResponse]:
+        if request.artifact_id not in self.artifacts:
+            message = f"artifact_id: {request.artifact_id!r} is not here (any more)"
+            await refuse(context, grpc.StatusCode.NOT_FOUND, "ARTIFACT_NOT_FOUND", message)
+        if request.offset_bytes > len(PICTURE):
+            message = f"offset_bytes: is {request.offset_bytes}"
+            await refuse(context, grpc.StatusCode.OUT_OF_RANGE, "OUT_OF_RANGE", message)
+        for chunk in self.artifacts[request.artifact_id](request.offset_bytes):
+            yield messages.DownloadArtifactResponse(chunk=chunk)
 
     async def ListModels(  # noqa: N802
         self, request: messages.ListModelsRequest, context: grpc.aio.ServicerContext

@@ -4,6 +4,7 @@ import typer
 
 from triptych import __version__
 from triptych.cli.calibrate import calibrate
+from triptych.cli.download import download
 from triptych.cli.drain import drain
 from triptych.cli.exit_codes import EPILOG
 from triptych.cli.generate import generate
@@ -24,6 +25,7 @@ app = typer.Typer(
 
 
 app.command(epilog=EPILOG)(generate)
+app.command(epilog=EPILOG)(download)
 app.command(epilog=EPILOG)(up)
 app.command(epilog=EPILOG)(models)
 app.command(epilog=EPILOG)(health)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -35,6 +36,10 @@ def print_report(generation: Generation, paths: Sequence[Path]) -> None:
     for path, artifact in zip(paths, generation.artifacts, strict=True):
         contents = _contents(generation, artifact)
         console.print(f"{path}: {contents}", soft_wrap=True, markup=False)
+        if artifact.expire_time is not None:
+            until = datetime.fromtimestamp(artifact.expire_time, UTC)
+            kept = f"artifact {artifact.artifact_id}, kept until {until:%Y-%m-%d %H:%M:%S} UTC"
+            console.print(f"  {kept}", soft_wrap=True, markup=False)
 
 
 def _timings(generation: Generation) -> Table:
@@ -100,7 +105,7 @@ def _contents(generation: Generation, artifact: Artifact) -> str:
 
 
 def json_report(generation: Generation, paths: Sequence[Path]) -> str:
-    """One JSON object; checksums are 16 hexadecimal digits, times are seconds."""
+    """One JSON object; checksums are 16 hexadecimal digits, times are seconds (of the epoch)."""
     return json.dumps(
         {
             "path": str(paths[0]),
@@ -112,6 +117,10 @@ def json_report(generation: Generation, paths: Sequence[Path]) -> str:
             "num_frames": generation.num_frames,
             "size_bytes": len(generation.data),
             "checksum_xxh3": f"{generation.checksum_xxh3:016x}",
+            "artifacts": [
+                {"artifact_id": each.artifact_id, "expire_time": each.expire_time}
+                for each in generation.artifacts
+            ],
             "seed": generation.seed,
             "written_prompt": generation.written_prompt,
             "latents_checksum_xxh3": f"{generation.latents_checksum_xxh3:016x}",

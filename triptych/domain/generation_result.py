@@ -21,6 +21,8 @@ class Artifact:
         index: which of the request's results it is.
         seed: what it was drawn from.
         latents_checksum_xxh3: XXH3-64 of its final latents.
+        expire_time: until when it can be downloaded again, in seconds of the epoch; None if the
+            cluster does not keep it, or while that is not known.
     """
 
     artifact_id: str
@@ -34,6 +36,7 @@ class Artifact:
     index: int = 0
     seed: int = 0
     latents_checksum_xxh3: int = 0
+    expire_time: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

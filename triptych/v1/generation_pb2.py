@@ -23,49 +23,50 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from triptych.v1 import acceleration_pb2 as triptych_dot_v1_dot_acceleration__pb2
 from triptych.v1 import tensor_pb2 as triptych_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctriptych/v1/generation.proto\x12\x0btriptych.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1etriptych/v1/acceleration.proto\x1a\x18triptych/v1/tensor.proto\"\xa8\x06\n\x14GenerationParameters\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x1c\n\x0fnegative_prompt\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x12\n\x05width\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x13\n\x06height\x18\x05 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05steps\x18\x06 \x01(\rH\x04\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x07 \x01(\x01H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x06\x88\x01\x01\x12\'\n\x05\x64type\x18\t \x01(\x0e\x32\x18.triptych.v1.ElementType\x12/\n\x0c\x61\x63\x63\x65leration\x18\n \x01(\x0b\x32\x19.triptych.v1.Acceleration\x12.\n\x0cmedia_format\x18\x0b \x01(\x0e\x32\x18.triptych.v1.MediaFormat\x12\'\n\x06images\x18\x0c \x03(\x0b\x32\x17.triptych.v1.InputImage\x12\x1b\n\x13preview_every_steps\x18\r \x01(\r\x12*\n\x05video\x18\x0e \x01(\x0b\x32\x19.triptych.v1.VideoOptionsH\x00\x12.\n\x07layered\x18\x0f \x01(\x0b\x32\x1b.triptych.v1.LayeredOptionsH\x00\x12/\n\x08long_cat\x18\x10 \x01(\x0b\x32\x1b.triptych.v1.LongCatOptionsH\x00\x12*\n\x05\x62\x61gel\x18\x11 \x01(\x0b\x32\x19.triptych.v1.BagelOptionsH\x00\x12(\n\x04\x66lux\x18\x12 \x01(\x0b\x32\x18.triptych.v1.FluxOptionsH\x00\x12*\n\x06output\x18\x13 \x01(\x0b\x32\x1a.triptych.v1.OutputOptions\x12\x17\n\nnum_images\x18\x14 \x01(\rH\x07\x88\x01\x01\x42\x10\n\x0e\x66\x61mily_optionsB\x12\n\x10_negative_promptB\x08\n\x06_widthB\t\n\x07_heightB\x08\n\x06_stepsB\x11\n\x0f_guidance_scaleB\x07\n\x05_seedB\r\n\x0b_num_images\"g\n\rOutputOptions\x12\x14\n\x07quality\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11\x63ompression_level\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\n\n\x08_qualityB\x14\n\x12_compression_level\"o\n\nInputImage\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x13\n\tupload_id\x18\x02 \x01(\tH\x00\x12\x32\n\x0b\x64\x65scription\x18\x03 \x01(\x0b\x32\x1d.triptych.v1.ImageDescriptionB\x08\n\x06source\"\\\n\x10ImageDescription\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x15\n\rchecksum_xxh3\x18\x04 \x01(\x06\"\xb0\x01\n\x0cVideoOptions\x12\x17\n\nnum_frames\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11\x66rames_per_second\x18\x02 \x01(\rH\x01\x88\x01\x01\x12%\n\x18low_noise_guidance_scale\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\r\n\x0b_num_framesB\x14\n\x12_frames_per_secondB\x1b\n\x19_low_noise_guidance_scale\"\x86\x01\n\x0eLayeredOptions\x12\x13\n\x06layers\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nresolution\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rcaption_image\x18\x03 \x01(\x08H\x02\x88\x01\x01\x42\t\n\x07_layersB\r\n\x0b_resolutionB\x10\n\x0e_caption_image\"@\n\x0eLongCatOptions\x12\x1b\n\x0erewrite_prompt\x18\x01 \x01(\x08H\x00\x88\x01\x01\x42\x11\n\x0f_rewrite_prompt\"\xca\x01\n\x0c\x42\x61gelOptions\x12!\n\x14image_guidance_scale\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12$\n\x17guidance_interval_start\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\"\n\x15guidance_interval_end\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\x17\n\x15_image_guidance_scaleB\x1a\n\x18_guidance_interval_startB\x18\n\x16_guidance_interval_end\"G\n\x0b\x46luxOptions\x12 \n\x13true_guidance_scale\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x16\n\x14_true_guidance_scale\"\xfc\x01\n\x08\x41rtifact\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12.\n\x0cmedia_format\x18\x02 \x01(\x0e\x32\x18.triptych.v1.MediaFormat\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\x12\n\nnum_frames\x18\x05 \x01(\r\x12\x12\n\nsize_bytes\x18\x06 \x01(\x04\x12\x15\n\rchecksum_xxh3\x18\x07 \x01(\x06\x12\x11\n\ttile_size\x18\x08 \x01(\r\x12\r\n\x05index\x18\t \x01(\r\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\x1d\n\x15latents_checksum_xxh3\x18\x0b \x01(\x06\"\xd8\x02\n\x0bStageTiming\x12!\n\x05stage\x18\x01 \x01(\x0e\x32\x12.triptych.v1.Stage\x12\x31\n\x0equeue_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0crun_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11transfer_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0etotal_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x04task\x18\x06 \x01(\x0e\x32\x16.triptych.v1.StageTask\x12\x33\n\x10writing_duration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"c\n\x11\x43onditioningReuse\x12+\n\x04part\x18\x01 \x01(\x0e\x32\x1d.triptych.v1.ConditioningPart\x12\x11\n\tlooked_up\x18\x02 \x01(\r\x12\x0e\n\x06reused\x18\x03 \x01(\r\"\xd2\x03\n\x10GenerationResult\x12\x35\n\nparameters\x18\x01 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12(\n\tartifacts\x18\x02 \x03(\x0b\x32\x15.triptych.v1.Artifact\x12/\n\rstage_timings\x18\x03 \x03(\x0b\x32\x18.triptych.v1.StageTiming\x12\x36\n\x10\x63\x61\x63he_statistics\x18\x04 \x01(\x0b\x32\x1c.triptych.v1.CacheStatistics\x12\x1d\n\x15latents_checksum_xxh3\x18\x05 \x01(\x06\x12\x31\n\x0etotal_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x0ewritten_prompt\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x36\n\x10parallel_degrees\x18\x08 \x01(\x0b\x32\x1c.triptych.v1.ParallelDegrees\x12:\n\x12\x63onditioning_reuse\x18\t \x03(\x0b\x32\x1e.triptych.v1.ConditioningReuseB\x11\n\x0f_written_prompt*\xa3\x01\n\x0bMediaFormat\x12\x1c\n\x18MEDIA_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10MEDIA_FORMAT_PNG\x10\x01\x12\x14\n\x10MEDIA_FORMAT_MP4\x10\x02\x12\x1c\n\x18MEDIA_FORMAT_PNG_ARCHIVE\x10\x03\x12\x15\n\x11MEDIA_FORMAT_JPEG\x10\x04\x12\x15\n\x11MEDIA_FORMAT_WEBP\x10\x05*T\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x11\n\rSTAGE_ENCODER\x10\x01\x12\x12\n\x0eSTAGE_DENOISER\x10\x02\x12\r\n\tSTAGE_VAE\x10\x03*\x92\x01\n\tStageTask\x12\x1a\n\x16STAGE_TASK_UNSPECIFIED\x10\x00\x12\x1c\n\x18STAGE_TASK_ENCODE_PROMPT\x10\x01\x12\x1c\n\x18STAGE_TASK_ENCODE_IMAGES\x10\x02\x12\x16\n\x12STAGE_TASK_DENOISE\x10\x03\x12\x15\n\x11STAGE_TASK_DECODE\x10\x04*\x97\x01\n\x10\x43onditioningPart\x12!\n\x1d\x43ONDITIONING_PART_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONDITIONING_PART_PROMPT\x10\x01\x12%\n!CONDITIONING_PART_NEGATIVE_PROMPT\x10\x02\x12\x1b\n\x17\x43ONDITIONING_PART_IMAGE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctriptych/v1/generation.proto\x12\x0btriptych.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1etriptych/v1/acceleration.proto\x1a\x18triptych/v1/tensor.proto\"\xa8\x06\n\x14GenerationParameters\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x1c\n\x0fnegative_prompt\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x12\n\x05width\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x13\n\x06height\x18\x05 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05steps\x18\x06 \x01(\rH\x04\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x07 \x01(\x01H\x05\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x06\x88\x01\x01\x12\'\n\x05\x64type\x18\t \x01(\x0e\x32\x18.triptych.v1.ElementType\x12/\n\x0c\x61\x63\x63\x65leration\x18\n \x01(\x0b\x32\x19.triptych.v1.Acceleration\x12.\n\x0cmedia_format\x18\x0b \x01(\x0e\x32\x18.triptych.v1.MediaFormat\x12\'\n\x06images\x18\x0c \x03(\x0b\x32\x17.triptych.v1.InputImage\x12\x1b\n\x13preview_every_steps\x18\r \x01(\r\x12*\n\x05video\x18\x0e \x01(\x0b\x32\x19.triptych.v1.VideoOptionsH\x00\x12.\n\x07layered\x18\x0f \x01(\x0b\x32\x1b.triptych.v1.LayeredOptionsH\x00\x12/\n\x08long_cat\x18\x10 \x01(\x0b\x32\x1b.triptych.v1.LongCatOptionsH\x00\x12*\n\x05\x62\x61gel\x18\x11 \x01(\x0b\x32\x19.triptych.v1.BagelOptionsH\x00\x12(\n\x04\x66lux\x18\x12 \x01(\x0b\x32\x18.triptych.v1.FluxOptionsH\x00\x12*\n\x06output\x18\x13 \x01(\x0b\x32\x1a.triptych.v1.OutputOptions\x12\x17\n\nnum_images\x18\x14 \x01(\rH\x07\x88\x01\x01\x42\x10\n\x0e\x66\x61mily_optionsB\x12\n\x10_negative_promptB\x08\n\x06_widthB\t\n\x07_heightB\x08\n\x06_stepsB\x11\n\x0f_guidance_scaleB\x07\n\x05_seedB\r\n\x0b_num_images\"g\n\rOutputOptions\x12\x14\n\x07quality\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11\x63ompression_level\x18\x02 \x01(\rH\x01\x88\x01\x01\x42\n\n\x08_qualityB\x14\n\x12_compression_level\"o\n\nInputImage\x12\x0e\n\x04\x64\x61ta\x18\x01 \x01(\x0cH\x00\x12\x13\n\tupload_id\x18\x02 \x01(\tH\x00\x12\x32\n\x0b\x64\x65scription\x18\x03 \x01(\x0b\x32\x1d.triptych.v1.ImageDescriptionB\x08\n\x06source\"\\\n\x10ImageDescription\x12\r\n\x05width\x18\x01 \x01(\r\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x15\n\rchecksum_xxh3\x18\x04 \x01(\x06\"\xb0\x01\n\x0cVideoOptions\x12\x17\n\nnum_frames\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1e\n\x11\x66rames_per_second\x18\x02 \x01(\rH\x01\x88\x01\x01\x12%\n\x18low_noise_guidance_scale\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\r\n\x0b_num_framesB\x14\n\x12_frames_per_secondB\x1b\n\x19_low_noise_guidance_scale\"\x86\x01\n\x0eLayeredOptions\x12\x13\n\x06layers\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x17\n\nresolution\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1a\n\rcaption_image\x18\x03 \x01(\x08H\x02\x88\x01\x01\x42\t\n\x07_layersB\r\n\x0b_resolutionB\x10\n\x0e_caption_image\"@\n\x0eLongCatOptions\x12\x1b\n\x0erewrite_prompt\x18\x01 \x01(\x08H\x00\x88\x01\x01\x42\x11\n\x0f_rewrite_prompt\"\xca\x01\n\x0c\x42\x61gelOptions\x12!\n\x14image_guidance_scale\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12$\n\x17guidance_interval_start\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\"\n\x15guidance_interval_end\x18\x03 \x01(\x01H\x02\x88\x01\x01\x42\x17\n\x15_image_guidance_scaleB\x1a\n\x18_guidance_interval_startB\x18\n\x16_guidance_interval_end\"G\n\x0b\x46luxOptions\x12 \n\x13true_guidance_scale\x18\x01 \x01(\x01H\x00\x88\x01\x01\x42\x16\n\x14_true_guidance_scale\"\xad\x02\n\x08\x41rtifact\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12.\n\x0cmedia_format\x18\x02 \x01(\x0e\x32\x18.triptych.v1.MediaFormat\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\x12\n\nnum_frames\x18\x05 \x01(\r\x12\x12\n\nsize_bytes\x18\x06 \x01(\x04\x12\x15\n\rchecksum_xxh3\x18\x07 \x01(\x06\x12\x11\n\ttile_size\x18\x08 \x01(\r\x12\r\n\x05index\x18\t \x01(\r\x12\x0c\n\x04seed\x18\n \x01(\x04\x12\x1d\n\x15latents_checksum_xxh3\x18\x0b \x01(\x06\x12/\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd8\x02\n\x0bStageTiming\x12!\n\x05stage\x18\x01 \x01(\x0e\x32\x12.triptych.v1.Stage\x12\x31\n\x0equeue_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0crun_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11transfer_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0etotal_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x04task\x18\x06 \x01(\x0e\x32\x16.triptych.v1.StageTask\x12\x33\n\x10writing_duration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"c\n\x11\x43onditioningReuse\x12+\n\x04part\x18\x01 \x01(\x0e\x32\x1d.triptych.v1.ConditioningPart\x12\x11\n\tlooked_up\x18\x02 \x01(\r\x12\x0e\n\x06reused\x18\x03 \x01(\r\"\xd2\x03\n\x10GenerationResult\x12\x35\n\nparameters\x18\x01 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12(\n\tartifacts\x18\x02 \x03(\x0b\x32\x15.triptych.v1.Artifact\x12/\n\rstage_timings\x18\x03 \x03(\x0b\x32\x18.triptych.v1.StageTiming\x12\x36\n\x10\x63\x61\x63he_statistics\x18\x04 \x01(\x0b\x32\x1c.triptych.v1.CacheStatistics\x12\x1d\n\x15latents_checksum_xxh3\x18\x05 \x01(\x06\x12\x31\n\x0etotal_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x0ewritten_prompt\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x36\n\x10parallel_degrees\x18\x08 \x01(\x0b\x32\x1c.triptych.v1.ParallelDegrees\x12:\n\x12\x63onditioning_reuse\x18\t \x03(\x0b\x32\x1e.triptych.v1.ConditioningReuseB\x11\n\x0f_written_prompt*\xa3\x01\n\x0bMediaFormat\x12\x1c\n\x18MEDIA_FORMAT_UNSPECIFIED\x10\x00\x12\x14\n\x10MEDIA_FORMAT_PNG\x10\x01\x12\x14\n\x10MEDIA_FORMAT_MP4\x10\x02\x12\x1c\n\x18MEDIA_FORMAT_PNG_ARCHIVE\x10\x03\x12\x15\n\x11MEDIA_FORMAT_JPEG\x10\x04\x12\x15\n\x11MEDIA_FORMAT_WEBP\x10\x05*T\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x11\n\rSTAGE_ENCODER\x10\x01\x12\x12\n\x0eSTAGE_DENOISER\x10\x02\x12\r\n\tSTAGE_VAE\x10\x03*\x92\x01\n\tStageTask\x12\x1a\n\x16STAGE_TASK_UNSPECIFIED\x10\x00\x12\x1c\n\x18STAGE_TASK_ENCODE_PROMPT\x10\x01\x12\x1c\n\x18STAGE_TASK_ENCODE_IMAGES\x10\x02\x12\x16\n\x12STAGE_TASK_DENOISE\x10\x03\x12\x15\n\x11STAGE_TASK_DECODE\x10\x04*\x97\x01\n\x10\x43onditioningPart\x12!\n\x1d\x43ONDITIONING_PART_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONDITIONING_PART_PROMPT\x10\x01\x12%\n!CONDITIONING_PART_NEGATIVE_PROMPT\x10\x02\x12\x1b\n\x17\x43ONDITIONING_PART_IMAGE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MEDIAFORMAT']._serialized_start=3091
-  _globals['_MEDIAFORMAT']._serialized_end=3254
-  _globals['_STAGE']._serialized_start=3256
-  _globals['_STAGE']._serialized_end=3340
-  _globals['_STAGETASK']._serialized_start=3343
-  _globals['_STAGETASK']._serialized_end=3489
-  _globals['_CONDITIONINGPART']._serialized_start=3492
-  _globals['_CONDITIONINGPART']._serialized_end=3643
-  _globals['_GENERATIONPARAMETERS']._serialized_start=136
-  _globals['_GENERATIONPARAMETERS']._serialized_end=944
-  _globals['_OUTPUTOPTIONS']._serialized_start=946
-  _globals['_OUTPUTOPTIONS']._serialized_end=1049
-  _globals['_INPUTIMAGE']._serialized_start=1051
-  _globals['_INPUTIMAGE']._serialized_end=1162
-  _globals['_IMAGEDESCRIPTION']._serialized_start=1164
-  _globals['_IMAGEDESCRIPTION']._serialized_end=1256
-  _globals['_VIDEOOPTIONS']._serialized_start=1259
-  _globals['_VIDEOOPTIONS']._serialized_end=1435
-  _globals['_LAYEREDOPTIONS']._serialized_start=1438
-  _globals['_LAYEREDOPTIONS']._serialized_end=1572
-  _globals['_LONGCATOPTIONS']._serialized_start=1574
-  _globals['_LONGCATOPTIONS']._serialized_end=1638
-  _globals['_BAGELOPTIONS']._serialized_start=1641
-  _globals['_BAGELOPTIONS']._serialized_end=1843
-  _globals['_FLUXOPTIONS']._serialized_start=1845
-  _globals['_FLUXOPTIONS']._serialized_end=1916
-  _globals['_ARTIFACT']._serialized_start=1919
-  _globals['_ARTIFACT']._serialized_end=2171
-  _globals['_STAGETIMING']._serialized_start=2174
-  _globals['_STAGETIMING']._serialized_end=2518
-  _globals['_CONDITIONINGREUSE']._serialized_start=2520
-  _globals['_CONDITIONINGREUSE']._serialized_end=2619
-  _globals['_GENERATIONRESULT']._serialized_start=2622
-  _globals['_GENERATIONRESULT']._serialized_end=3088
+  _globals['_MEDIAFORMAT']._serialized_start=3173
+  _globals['_MEDIAFORMAT']._serialized_end=3336
+  _globals['_STAGE']._serialized_start=3338
+  _globals['_STAGE']._serialized_end=3422
+  _globals['_STAGETASK']._serialized_start=3425
+  _globals['_STAGETASK']._serialized_end=3571
+  _globals['_CONDITIONINGPART']._serialized_start=3574
+  _globals['_CONDITIONINGPART']._serialized_end=3725
+  _globals['_GENERATIONPARAMETERS']._serialized_start=169
+  _globals['_GENERATIONPARAMETERS']._serialized_end=977
+  _globals['_OUTPUTOPTIONS']._serialized_start=979
+  _globals['_OUTPUTOPTIONS']._serialized_end=1082
+  _globals['_INPUTIMAGE']._serialized_start=1084
+  _globals['_INPUTIMAGE']._serialized_end=1195
+  _globals['_IMAGEDESCRIPTION']._serialized_start=1197
+  _globals['_IMAGEDESCRIPTION']._serialized_end=1289
+  _globals['_VIDEOOPTIONS']._serialized_start=1292
+  _globals['_VIDEOOPTIONS']._serialized_end=1468
+  _globals['_LAYEREDOPTIONS']._serialized_start=1471
+  _globals['_LAYEREDOPTIONS']._serialized_end=1605
+  _globals['_LONGCATOPTIONS']._serialized_start=1607
+  _globals['_LONGCATOPTIONS']._serialized_end=1671
+  _globals['_BAGELOPTIONS']._serialized_start=1674
+  _globals['_BAGELOPTIONS']._serialized_end=1876
+  _globals['_FLUXOPTIONS']._serialized_start=1878
+  _globals['_FLUXOPTIONS']._serialized_end=1949
+  _globals['_ARTIFACT']._serialized_start=1952
+  _globals['_ARTIFACT']._serialized_end=2253
+  _globals['_STAGETIMING']._serialized_start=2256
+  _globals['_STAGETIMING']._serialized_end=2600
+  _globals['_CONDITIONINGREUSE']._serialized_start=2602
+  _globals['_CONDITIONINGREUSE']._serialized_end=2701
+  _globals['_GENERATIONRESULT']._serialized_start=2704
+  _globals['_GENERATIONRESULT']._serialized_end=3170
 # @@protoc_insertion_point(module_scope)

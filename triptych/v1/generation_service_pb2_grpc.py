@@ -164,16 +164,18 @@ class GenerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DownloadArtifact(self, request, context):
-        """Streams an artifact's bytes from an offset.
-        Errors: NOT_FOUND, OUT_OF_RANGE.
+        """Streams the bytes of an artifact of the caller's tenant from an offset, until the artifact expires. The first message
+        describes it, also where no bytes are left.
+        Errors: NOT_FOUND, OUT_OF_RANGE (the offset is beyond its end), UNAVAILABLE (the artifact store cannot be reached).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadImage(self, request_iterator, context):
-        """Takes an input image that is too large for a request.
-        Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED.
+        """Takes an input image that is too large for a request, or that several requests name.
+        Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED (the tenant's quota or the artifact
+        store is full), DEADLINE_EXCEEDED (the deadline passed, or the next bytes were too long in coming), UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -72,12 +72,14 @@ class GenerationServiceStub:
     Errors: NOT_FOUND, UNAVAILABLE (no model is served yet, or any more).
     """
     DownloadArtifact: _grpc.UnaryStreamMultiCallable[_generation_service_pb2.DownloadArtifactRequest, _generation_service_pb2.DownloadArtifactResponse]
-    """Streams an artifact's bytes from an offset.
-    Errors: NOT_FOUND, OUT_OF_RANGE.
+    """Streams the bytes of an artifact of the caller's tenant from an offset, until the artifact expires. The first message
+    describes it, also where no bytes are left.
+    Errors: NOT_FOUND, OUT_OF_RANGE (the offset is beyond its end), UNAVAILABLE (the artifact store cannot be reached).
     """
     UploadImage: _grpc.StreamUnaryMultiCallable[_generation_service_pb2.UploadImageRequest, _generation_service_pb2.UploadImageResponse]
-    """Takes an input image that is too large for a request.
-    Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED.
+    """Takes an input image that is too large for a request, or that several requests name.
+    Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED (the tenant's quota or the artifact
+    store is full), DEADLINE_EXCEEDED (the deadline passed, or the next bytes were too long in coming), UNAVAILABLE.
     """
 
 @_typing.type_check_only
@@ -124,12 +126,14 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     Errors: NOT_FOUND, UNAVAILABLE (no model is served yet, or any more).
     """
     DownloadArtifact: _aio.UnaryStreamMultiCallable[_generation_service_pb2.DownloadArtifactRequest, _generation_service_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
-    """Streams an artifact's bytes from an offset.
-    Errors: NOT_FOUND, OUT_OF_RANGE.
+    """Streams the bytes of an artifact of the caller's tenant from an offset, until the artifact expires. The first message
+    describes it, also where no bytes are left.
+    Errors: NOT_FOUND, OUT_OF_RANGE (the offset is beyond its end), UNAVAILABLE (the artifact store cannot be reached).
     """
     UploadImage: _aio.StreamUnaryMultiCallable[_generation_service_pb2.UploadImageRequest, _generation_service_pb2.UploadImageResponse]  # type: ignore[assignment]
-    """Takes an input image that is too large for a request.
-    Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED.
+    """Takes an input image that is too large for a request, or that several requests name.
+    Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED (the tenant's quota or the artifact
+    store is full), DEADLINE_EXCEEDED (the deadline passed, or the next bytes were too long in coming), UNAVAILABLE.
     """
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -227,8 +231,9 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generation_service_pb2.DownloadArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generation_service_pb2.DownloadArtifactResponse], _abc.AsyncIterator[_generation_service_pb2.DownloadArtifactResponse]]:
-        """Streams an artifact's bytes from an offset.
-        Errors: NOT_FOUND, OUT_OF_RANGE.
+        """Streams the bytes of an artifact of the caller's tenant from an offset, until the artifact expires. The first message
+        describes it, also where no bytes are left.
+        Errors: NOT_FOUND, OUT_OF_RANGE (the offset is beyond its end), UNAVAILABLE (the artifact store cannot be reached).
         """
 
     @_abc_1.abstractmethod
@@ -237,8 +242,9 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_generation_service_pb2.UploadImageRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_generation_service_pb2.UploadImageResponse, _abc.Awaitable[_generation_service_pb2.UploadImageResponse]]:
-        """Takes an input image that is too large for a request.
-        Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED.
+        """Takes an input image that is too large for a request, or that several requests name.
+        Errors: INVALID_ARGUMENT (not a PNG, JPEG or WebP picture), RESOURCE_EXHAUSTED (the tenant's quota or the artifact
+        store is full), DEADLINE_EXCEEDED (the deadline passed, or the next bytes were too long in coming), UNAVAILABLE.
         """
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,6 +6,7 @@ from pathlib import Path
 from denoiser_service.rank.channel import MAX_FRAME_BYTES
 from denoiser_service.rank.handshake import MAX_HANDSHAKE_BYTES
 from encoder_service.settings import EncoderSettings
+from services.artifacts.opening import DEFAULT_MEMORY_BYTES
 from services.domain.settings import MAX_SECONDS
 from services.domain.tensor_ref import MAX_INLINE_BYTES, MAX_RANK, MAX_TENSORS
 from services.gateway.received_images import MAX_IMAGES
@@ -30,9 +31,7 @@ def test_the_table_of_limits_is_true() -> None:
         "a picture": MAX_PIXELS,
         "a picture's longer side": MAX_ASPECT_RATIO,
         "pictures in a request": MAX_IMAGES,
-        "uploads that a gateway keeps, unless told otherwise": gateway[
-            "upload_quota_bytes"
-        ].default,
+        "artifacts that a gateway keeps in memory, unless told otherwise": DEFAULT_MEMORY_BYTES,
         "tensors behind a reference": MAX_TENSORS,
         "tensors inside a reference": MAX_INLINE_BYTES,
         "dimensions of a tensor": MAX_RANK,

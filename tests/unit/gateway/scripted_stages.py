@@ -149,6 +149,7 @@ class ScriptedVae(ScriptedStage):
         self.requests: list[DecodeRequest] = []
         self.image_requests: list[EncodeImageRequest] = []
         self.conditioning_reuse: tuple[ConditioningReuse, ...] = ()
+        self.artifact_id = ARTIFACT.artifact_id
         self.media: tuple[bytes, ...] = MEDIA
         self.preview_requests: list[DrawPreviewRequest] = []
         self.on_preview: Callable[[DrawPreviewRequest], Awaitable[None]] = _at_once
@@ -166,7 +167,7 @@ class ScriptedVae(ScriptedStage):
         self, request: DecodeRequest, deadline: Deadline
     ) -> AsyncGenerator[DecodeEvent, None]:
         self.requests.append(request)
-        yield ARTIFACT
+        yield replace(ARTIFACT, artifact_id=self.artifact_id)
         yield MediaChunk(self.media[0])
         await self._middle(deadline)
         for each in self.media[1:]:

@@ -10,6 +10,7 @@ from services.gateway.pipeline import Pipeline
 from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import REQUEST_ID
+from tests.unit.gateway.kept_artifacts import results
 from tests.unit.gateway.scripted_stages import ScriptedDenoiser, ScriptedEncoder, ScriptedVae
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import InvalidRequest, QuotaExceeded, TriptychError
@@ -37,7 +38,7 @@ class Gateway:
             poll_seconds=60,
             on_change=_ignore,
         )
-        self._pipeline = Pipeline(self.pools, Quotas())
+        self._pipeline = Pipeline(self.pools, Quotas(), results())
 
     async def generate(self, request: GenerationRequest, tenant: Tenant) -> None:
         """To the end, and until all is released."""

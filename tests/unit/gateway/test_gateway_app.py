@@ -18,7 +18,7 @@ from tests.unit.gateway.scripted_stages import ScriptedCluster
 from triptych.domain.errors import QueueFull
 from triptych.v1 import generation_service_pb2
 
-SERVED = {"Generate", "ListModels", "GetModel", "UploadImage"}
+SERVED = {"Generate", "ListModels", "GetModel", "UploadImage", "DownloadArtifact"}
 
 
 async def test_generate_streams_events_chunks_and_the_result(tmp_path: Path) -> None:

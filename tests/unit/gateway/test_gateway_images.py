@@ -194,7 +194,7 @@ async def test_an_upload_that_never_ends_gives_its_room_back_at_the_deadline(
         yield generation_service_pb2.UploadImageRequest(data=PICTURE[:100])
         await left.wait()
 
-    limits = {"upload_quota_bytes": len(PICTURE), "max_deadline_seconds": 0.5}
+    limits = {"artifacts": "memory:?quota_bytes=4096", "max_deadline_seconds": 0.5}
     async with running_gateway(tmp_path, **limits) as gateway:
         error = await failure_of(gateway.stub.UploadImage(begun()))
         assert (error.status, error.reason) == ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")

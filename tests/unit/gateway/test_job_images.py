@@ -11,6 +11,7 @@ from services.gateway.pipeline import Pipeline
 from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import CAPABILITIES, REQUEST_ID
+from tests.unit.gateway.kept_artifacts import results
 from tests.unit.gateway.scripted_stages import IMAGE_LATENTS, ScriptedCluster
 from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
 from triptych.domain.deadline import Deadline
@@ -46,7 +47,7 @@ class Editor:
         self.pools = ReplicaPools(
             [stages.encoder], [stages.denoiser], [stages.vae], poll_seconds=60, on_change=_ignore
         )
-        self.pipeline = Pipeline(self.pools, Quotas())
+        self.pipeline = Pipeline(self.pools, Quotas(), results())
 
     def generate(self) -> AsyncGenerator[JobEvent, None]:
         return self.pipeline.generate(

@@ -12,6 +12,7 @@ from services.gateway.pipeline import Pipeline
 from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import ARTIFACT, REQUEST_ID
+from tests.unit.gateway.kept_artifacts import results
 from tests.unit.gateway.scripted_stages import CONDITIONING, LATENTS, ScriptedCluster
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import (
@@ -66,7 +67,7 @@ class Gateway:
             poll_seconds=60,
             on_change=_ignore,
         )
-        self.pipeline = Pipeline(self.pools, Quotas())
+        self.pipeline = Pipeline(self.pools, Quotas(), results())
 
     def generate(
         self, request: GenerationRequest = REQUEST, deadline: Deadline | None = None
@@ -135,7 +136,9 @@ async def test_the_result_tells_what_was_done() -> None:
     completed = events[-1]
     assert isinstance(completed, GenerationResult)
     assert completed.parameters.seed == 7
-    assert completed.artifacts == (DRAWN,)
+    (artifact,) = completed.artifacts
+    assert artifact.expire_time
+    assert replace(artifact, expire_time=None) == DRAWN
     assert completed.latents_checksum_xxh3 == 77
     assert [each.stage for each in completed.stage_timings] == list(Stage)
     for each in completed.stage_timings:

@@ -12,6 +12,7 @@ from services.gateway.pipeline import Pipeline
 from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import CAPABILITIES, REQUEST_ID
+from tests.unit.gateway.kept_artifacts import results
 from tests.unit.gateway.scripted_stages import PICTURE, PREVIEWS, ScriptedCluster
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import TensorNotFound
@@ -41,7 +42,7 @@ class Drawing:
             poll_seconds=60,
             on_change=_ignore,
         )
-        self.pipeline = Pipeline(self.pools, Quotas())
+        self.pipeline = Pipeline(self.pools, Quotas(), results())
 
     def generate(self, request: GenerationRequest = ASKED) -> AsyncGenerator[JobEvent, None]:
         return self.pipeline.generate(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from services.gateway.pipeline import Pipeline
 from services.gateway.quotas import Quotas
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import REQUEST_ID
+from tests.unit.gateway.kept_artifacts import results
 from tests.unit.gateway.scripted_stages import ScriptedCluster
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import StageUnavailable, TriptychError
@@ -36,7 +38,7 @@ class Painter:
         self.pools = ReplicaPools(
             [stages.encoder], [stages.denoiser], [stages.vae], poll_seconds=60, on_change=_ignore
         )
-        self.pipeline = Pipeline(self.pools, Quotas())
+        self.pipeline = Pipeline(self.pools, Quotas(), results())
 
     def generate(self) -> AsyncGenerator[JobEvent, None]:
         return self.pipeline.generate(
@@ -81,7 +83,9 @@ async def test_artifacts_come_in_order_and_each_says_which_it_is() -> None:
     assert [artifact.index for artifact in result.artifacts] == [0, 1, 2]
     assert len({artifact.artifact_id for artifact in result.artifacts}) == 3
     described = [event.artifact for event in events if isinstance(event, ArtifactChunk)]
-    assert [artifact for artifact in described if artifact] == list(result.artifacts)
+    assert [artifact for artifact in described if artifact] == [
+        replace(artifact, expire_time=None) for artifact in result.artifacts
+    ]
     steps = [event.image_index for event in events if isinstance(event, StepCompleted)]
     assert sorted(set(steps)) == [0, 1, 2]
     assert painter.releases == RELEASED
