@@ -7,6 +7,7 @@ from typing import Final
 
 from services.jobs.record import JobRecord
 from triptych.domain.errors import (
+    ArtifactNotFound,
     CallRefused,
     JobNotFound,
     RequestIdReused,
@@ -88,6 +89,8 @@ _BY_REASON: Final = {
     # Of another store, when the replica that wrote it shares none with the one that reads it.
     TensorRefused.reason: _REMAKE,
     CallRefused.reason: _NEVER,
+    # An input that was deleted or has expired: nobody but its client can bring it again.
+    ArtifactNotFound.reason: _NOT_THIS_JOB,
     # Of the ledger, as are some statuses below: no stage raises them.
     RequestIdReused.reason: _NEVER,
     JobNotFound.reason: _NOT_THIS_JOB,

@@ -33,6 +33,8 @@ EXPECTED = {
     "MODEL_NOT_FOUND": (2, THE_SAME, True),
     "TENSOR_NOT_FOUND": (3, EARLIER, True),
     "JOB_NOT_FOUND": (0, None, True),
+    "ARTIFACT_NOT_FOUND": (0, None, True),
+    "OUT_OF_RANGE": (0, None, True),
     "EXPIRED": (0, None, True),
     "JOB_EXPIRED": (0, None, True),
     "EVENTS_EXPIRED": (0, None, True),
