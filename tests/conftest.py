@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -15,6 +16,9 @@ settings.load_profile("triptych")
 # tensors included: most of the time of tests that let something fail.
 configure("tests", "info", "json")
 
+# Large libraries make so many objects that the collector would look through again and again.
+gc.disable()
+
 TESTS = Path(__file__).parent
 # Processes do not look for modules where they are started; some of the tests' are there.
 # An empty entry would stand for the directory they are started in.
@@ -22,6 +26,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, (str(TESTS.parent), os.environ.get("PYTHONPATH")))
 )
 SHARED_CLUSTERS = {"split_cluster", "fused_cluster"}
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what was imported and collected to itself; it stays until the end."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,4 +50,7 @@ def _group(item: pytest.Item) -> str:
     # A model is built, loaded and drawn with once, whichever files its tests are in.
     if file.parts[0] == "conformance" and "reference" in given and "ranks" not in fixtures:
         return f"conformance {given['reference'].model}"
+    # All models are in one cluster of a type, which takes long to load.
+    if "studio" in fixtures:
+        return f"every model in {given['dtype']}"
     return str(file)
