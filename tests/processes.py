@@ -9,17 +9,20 @@ tests/architecture.
 
 import asyncio
 import os
+import pkgutil
 import signal
 import subprocess
 import threading
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from io import TextIOWrapper
 from select import select
 from types import MappingProxyType
 from typing import Final, TypeVar
 
+from services import model_families
 from triptych.launcher.command import Command
 from triptych.launcher.fork_launcher import ForkLauncher
 from triptych.launcher.fork_server_link import ForkServerLink
@@ -29,11 +32,17 @@ from triptych.launcher.process import LaunchedProcess
 T = TypeVar("T")
 
 EXEC: Final = ExecLauncher()
-MODULES: Final = (
+_STARTED: Final = (
     *("triptych", "encoder_service", "denoiser_service", "denoiser_service.rank", "vae_service"),
     *("services.gateway", "services.fused", "services.tuning.calibrate", "services.tuning.tune"),
 )
-"""What tests start; what is imported for it is imported once."""
+_LOADED_LATER: Final = tuple(
+    module.name
+    for family in pkgutil.iter_modules(model_families.__path__, f"{model_families.__name__}.")
+    for module in pkgutil.iter_modules(import_module(family.name).__path__, f"{family.name}.")
+)
+MODULES: Final = (*_STARTED, *_LOADED_LATER)
+"""What tests start, and what it loads models with; its libraries are imported once."""
 
 _NOT_TOLD: Final = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}
 """What pytest and torch themselves set in a process of tests."""

@@ -8,6 +8,8 @@ from pydantic import SecretStr
 from services.domain.tensor_ref import Seal
 from services.tensor_store.tensor_store import open_store
 from tests.conformance.gallery import Gallery
+from tests.conformance.references import Reference, references
+from tests.conformance.sampling import sampled
 from tests.conformance.small_areas import shrink_areas
 
 
@@ -26,3 +28,10 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gallery]:
     seal = Seal(SecretStr("a secret of at least 32 characters"))
     with closing(open_store("memory:", seal=seal, ttl_seconds=600)) as store:
         yield Gallery(tmp_path_factory.mktemp("gallery"), store)
+
+
+@pytest.fixture(params=[sampled(reference) for reference in references()])
+def reference(request: pytest.FixtureRequest) -> Reference:
+    """Of every model, by default one of those that run the same code."""
+    assert isinstance(request.param, Reference)
+    return request.param

@@ -8,9 +8,10 @@ import torch
 from services.tensor_store.tensor_store import TensorStore
 from tests.checkpoints import MODELS
 from tests.checkpoints.stock import stock_pipeline
-from tests.conformance.references import Reference
+from tests.conformance.references import Drawn, Reference
 from tests.conformance.split_stages import Split, load_split
 from triptych.domain.element_type import ElementType
+from triptych.domain.generation import GenerationParameters
 
 
 class Gallery:
@@ -21,6 +22,7 @@ class Gallery:
         self._store = store
         self._splits: dict[tuple[str, ElementType], Split] = {}
         self._published: dict[tuple[str, ElementType], Any] = {}
+        self._drawn: dict[tuple[str, str], Drawn] = {}
 
     def directory(self, reference: Reference) -> Path:
         path = self._folder / reference.model
@@ -46,3 +48,11 @@ class Gallery:
             assert type(pipeline) is reference.pipeline
             self._published[key] = pipeline
         return self._published[key]
+
+    def drawn(self, reference: Reference, parameters: GenerationParameters) -> Drawn:
+        """What the published pipeline draws in float32, drawn for the first test that asks."""
+        key = (reference.model, repr(parameters))
+        if key not in self._drawn:
+            pipeline = self.published(reference, ElementType.FLOAT32)
+            self._drawn[key] = reference.draw(pipeline, parameters)
+        return self._drawn[key]

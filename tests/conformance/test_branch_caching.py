@@ -41,12 +41,6 @@ CACHES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=references(), ids=lambda reference: reference.model)
-def reference(request: pytest.FixtureRequest) -> Reference:
-    assert isinstance(request.param, Reference)
-    return request.param
-
-
 @pytest.fixture
 def split(gallery: Gallery, reference: Reference) -> Split:
     return gallery.split(reference, ElementType.FLOAT32)

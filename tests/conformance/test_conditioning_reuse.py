@@ -14,17 +14,11 @@ from services.model_ports.stages import ImageEncodingVae
 from services.tensor_store.tensor_store import open_store
 from tests.conformance.gallery import Gallery
 from tests.conformance.pictures import encoded_of, pictures_of
-from tests.conformance.references import Reference, references
+from tests.conformance.references import Reference
 from tests.conformance.split_stages import TENANT, Split
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import InvalidRequest
 from triptych.domain.generation import GenerationParameters
-
-
-@pytest.fixture(params=references(), ids=lambda reference: reference.model)
-def reference(request: pytest.FixtureRequest) -> Reference:
-    assert isinstance(request.param, Reference)
-    return request.param
 
 
 @pytest.fixture

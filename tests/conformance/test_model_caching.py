@@ -12,7 +12,7 @@ import torch
 from denoiser_service.rank.acceleration.tea_cache import TeaCacheSession
 from denoiser_service.rank.stage import DenoiseStage
 from tests.conformance.gallery import Gallery
-from tests.conformance.references import Drawn, Reference, guidance, references
+from tests.conformance.references import Drawn, Reference, guidance
 from tests.conformance.sampling import every_model_with
 from tests.conformance.split_stages import Split
 from triptych.domain.cache_statistics import BranchDecision
@@ -48,12 +48,6 @@ TAKING_TURNS: list[dict[str, Any]] = [
     {**CACHE_DIT, "residual_diff_threshold": 0.9, "bn_compute_blocks": 1, "taylorseer_order": 2},
     {**CACHE_DIT, "scm_mask_policy": "fast", "scm_policy": "static"},
 ]
-
-
-@pytest.fixture(params=references(), ids=lambda reference: reference.model)
-def reference(request: pytest.FixtureRequest) -> Reference:
-    assert isinstance(request.param, Reference)
-    return request.param
 
 
 @pytest.fixture

@@ -26,12 +26,6 @@ TEA_CACHE = {
 }
 
 
-@pytest.fixture(params=references(), ids=lambda reference: reference.model)
-def reference(request: pytest.FixtureRequest) -> Reference:
-    assert isinstance(request.param, Reference)
-    return request.param
-
-
 @pytest.fixture
 def split(gallery: Gallery, reference: Reference) -> Split:
     return gallery.split(reference, ElementType.FLOAT32)

@@ -11,7 +11,7 @@ from services.model_families import find_family
 from services.model_files.directory import ModelDirectory
 from services.model_ports.sizes import SCHEDULE_BYTES
 from tests.conformance.gallery import Gallery
-from tests.conformance.references import Reference, guidance, references
+from tests.conformance.references import Reference, guidance
 from tests.conformance.split_stages import Split
 from triptych.domain.element_type import ElementType
 from triptych.domain.generation import GenerationParameters
@@ -35,12 +35,6 @@ CACHES: Mapping[str, dict[str, Any]] = {
     "cache_dit": {"kind": "cache_dit", "max_warmup_steps": STEPS},
     "taylorseer": {"kind": "cache_dit", "max_warmup_steps": STEPS, "taylorseer_order": 1},
 }
-
-
-@pytest.fixture(params=references(), ids=lambda reference: reference.model)
-def reference(request: pytest.FixtureRequest) -> Reference:
-    assert isinstance(request.param, Reference)
-    return request.param
 
 
 def kept(

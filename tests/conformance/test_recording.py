@@ -39,7 +39,6 @@ def subjects_for(split: Split, reference: Reference, *prompts: str) -> Subjects:
     return Subjects(model, prompts, images, asked)
 
 
-@pytest.mark.parametrize("reference", references(), ids=lambda each: each.model)
 def test_every_branch_of_every_transformer_is_recorded(
     gallery: Gallery, reference: Reference
 ) -> None:

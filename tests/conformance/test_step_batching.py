@@ -22,18 +22,12 @@ from denoiser_service.rank.stage import DenoiseStage
 from services.domain.stages import DenoiseRequest
 from services.model_ports.stages import BatchingDenoiserModel
 from tests.conformance.gallery import Gallery
-from tests.conformance.references import Reference, guidance, references
+from tests.conformance.references import Reference, guidance
 from tests.conformance.split_stages import Split
 from triptych.domain.element_type import ElementType
 from triptych.domain.generation import GenerationParameters
 
 STEPS = (5, 3, 4)
-
-
-@pytest.fixture(params=references(), ids=lambda reference: reference.model)
-def reference(request: pytest.FixtureRequest) -> Reference:
-    assert isinstance(request.param, Reference)
-    return request.param
 
 
 def test_models_say_whether_their_steps_can_be_shared(

@@ -22,12 +22,6 @@ LARGE_TILE = 1024
 LAYERED = "qwen-image-layered"
 
 
-@pytest.fixture(params=references(), ids=lambda reference: reference.model)
-def reference(request: pytest.FixtureRequest) -> Reference:
-    assert isinstance(request.param, Reference)
-    return request.param
-
-
 @pytest.fixture
 def split(gallery: Gallery, reference: Reference) -> Iterator[Split]:
     split = gallery.split(reference, ElementType.FLOAT32)

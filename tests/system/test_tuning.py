@@ -3,8 +3,6 @@
 import asyncio
 import shutil
 import signal
-import sys
-from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
@@ -40,16 +38,6 @@ def prompt(tmp_path: Path) -> Path:
     return file
 
 
-async def start(*arguments: str) -> asyncio.subprocess.Process:
-    command = (sys.executable, "-m", "triptych", *arguments)
-    return await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
-
-
-async def end(process: asyncio.subprocess.Process) -> Ended:
-    out, err = await asyncio.wait_for(process.communicate(), SECONDS)
-    return Ended(process.returncode, out.decode(), err.decode())
-
-
 async def run(*arguments: str) -> Ended:
     children = ("services.tuning.calibrate", "services.tuning.tune")
     ended = await asyncio.to_thread(
@@ -73,7 +61,7 @@ async def manifest_of(model: Path, folder: Path) -> str:
 async def test_a_model_is_calibrated(tmp_path: Path, prompts: Path) -> None:
     model = checkpoint("longcat-image", tmp_path)
     file = tmp_path / "profile.json"
-    drawn = ("--steps", "12", "--prompts", str(prompts))
+    drawn = ("--steps", "8", "--prompts", str(prompts))
     manifest = await manifest_of(model, tmp_path)
     told = ("--model", str(model), "--model-manifest", manifest, *SMALL, *drawn)
     calibrated = await run("calibrate", *told, "-o", str(file))
@@ -84,9 +72,9 @@ async def test_a_model_is_calibrated(tmp_path: Path, prompts: Path) -> None:
     assert profile.tea_cache.polynomial == "fitted"
     assert profile.tea_cache.coefficients == profile.tea_cache.fit.coefficients
     assert profile.tea_cache.fit.r_squared >= MIN_R_SQUARED
-    # Eleven pairs of steps in each of two branches, of two prompts.
-    assert profile.tea_cache.fit.pairs == 44
-    assert (profile.tea_cache.conditions.steps, profile.tea_cache.conditions.prompts) == (12, 2)
+    # Seven pairs of steps in each of two branches, of two prompts.
+    assert profile.tea_cache.fit.pairs == 28
+    assert (profile.tea_cache.conditions.steps, profile.tea_cache.conditions.prompts) == (8, 2)
     for heading in ("speed-up", "reused", "PSNR", "SSIM", "R2", "1 thread"):
         assert heading in calibrated.out
 
@@ -98,10 +86,10 @@ async def test_a_model_is_calibrated(tmp_path: Path, prompts: Path) -> None:
     assert support.tea_cache_coefficients == profile.tea_cache.coefficients
 
 
-async def test_a_fit_that_predicts_nothing_is_refused(tmp_path: Path, prompts: Path) -> None:
+async def test_a_fit_that_predicts_nothing_is_refused(tmp_path: Path, prompt: Path) -> None:
     model = checkpoint("stable-diffusion-3.5-medium", tmp_path)
     file = tmp_path / "profile.json"
-    drawn = (*SMALL, "--steps", "12", "--prompts", str(prompts))
+    drawn = (*SMALL, "--steps", "12", "--prompts", str(prompt))
     said = refusal(await run("calibrate", "--model", str(model), *drawn, "--output", str(file)))
     assert "at least 0.5 is needed" in said
     assert "--identity" in said
@@ -112,7 +100,7 @@ async def test_the_fastest_cache_that_holds_becomes_the_models_default(
     tmp_path: Path, prompt: Path
 ) -> None:
     model = Path(shutil.copytree(MODEL, tmp_path / "demo"))
-    drawn = ("--steps", "10", "--prompts", str(prompt))
+    drawn = (*SMALL, "--steps", "10", "--prompts", str(prompt))
     tuned = await run("tune", "--model", str(model), *drawn, "--min-psnr", "15")
     assert tuned.code == 0, tuned.err
     directory = ModelDirectory(model)
@@ -170,14 +158,15 @@ async def test_a_model_that_is_not_its_manifests_is_not_measured(
 
 
 async def test_ctrl_c_ends_what_measures(tmp_path: Path) -> None:
-    process = await start(
-        "calibrate", "--model", "models/demo", "--steps", "200", "-o", str(tmp_path / "p.json")
+    told = ("--model", "models/demo", "--steps", "200", "-o", str(tmp_path / "p.json"))
+    process = processes.start(
+        "triptych", "calibrate", *told, piped=True, children=("services.tuning.calibrate",)
     )
-    assert process.stderr is not None
-    first = await asyncio.wait_for(process.stderr.readline(), 100)
-    assert b"loaded" in first
+    assert process.stdout is not None
+    first = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 100)
+    assert "loaded" in first
     process.send_signal(signal.SIGINT)
-    ended = await end(process)
-    assert ended.code == 130
-    assert "cancelled" in ended.err
+    with process.stdout:
+        assert "cancelled" in await asyncio.to_thread(process.stdout.read)
+    assert process.wait(SECONDS) == 130
     assert not (tmp_path / "p.json").exists()
