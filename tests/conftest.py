@@ -34,6 +34,8 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+# Before xdist writes the groups into the tests' ids.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Says which tests go to the same process of several: what they share is made there once."""
     for item in items:

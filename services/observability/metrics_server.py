@@ -30,6 +30,8 @@ class _Server(ThreadingMixIn, WSGIServer):
     """
 
     daemon_threads = True
+    # Of connections that nobody has accepted yet: with few, a scraper's waits for seconds.
+    request_queue_size = 128
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - the library's
         self._lock = Lock()

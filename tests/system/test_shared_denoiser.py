@@ -74,6 +74,23 @@ async def test_requests_that_share_steps_draw_what_they_draw_alone(
             assert difference.max() <= 1
 
 
+async def test_pictures_of_one_request_share_steps_and_are_those_of_as_many_requests(
+    shared_cluster: RunningCluster, split_cluster: RunningCluster
+) -> None:
+    asked: dict[str, Any] = {"prompt": "a red circle", "steps": 6}
+    before = (await rank_group(shared_cluster)).completed_steps
+    with shared_cluster.client() as client:
+        together = client.generate(**asked, seed=5, num_images=3)
+    assert (await rank_group(shared_cluster)).completed_steps - before == 3 * 6
+    with split_cluster.client() as client:
+        for number, picture in enumerate(together.pictures()):
+            alone = client.generate(**asked, seed=5 + number)
+            shared = np.asarray(Image.open(io.BytesIO(picture)), dtype=np.int16)
+            # See above.
+            assert np.abs(pixels(alone) - shared).max() <= 1
+    assert until(lambda: shared_cluster.stored_tensors() == [])
+
+
 @pytest.mark.parametrize(
     ("asked", "field"),
     [

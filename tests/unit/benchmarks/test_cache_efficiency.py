@@ -11,12 +11,11 @@ from services.domain.tensor_ref import Seal
 from services.tensor_store.tensor_store import open_store
 
 
+# It starts a process for each loop.
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "architecture",
-    [
-        pytest.param(QWEN_IMAGE, id="qwen-image"),
-        pytest.param(FLUX_DEV, id="flux", marks=pytest.mark.exhaustive),
-    ],
+    [pytest.param(QWEN_IMAGE, id="qwen-image"), pytest.param(FLUX_DEV, id="flux")],
 )
 def test_the_same_steps_are_skipped_whatever_the_weights(
     architecture: Architecture, tmp_path: Path

@@ -1,7 +1,7 @@
 """The published pipelines change pictures with the checkpoints.
 
-They bring every picture to about a million pixels, so each draws once; what it told its
-transformer and its text encoder is then told again with another sign.
+Each draws once; what it told its transformer and its text encoder is then told again with another
+sign.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,7 @@ from torch import nn
 
 from tests.checkpoints import checkpoint
 from tests.checkpoints.stock import stock_pipeline
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+from tests.conformance.small_areas import shrink_areas
 
 SLANT = np.indices((96, 128)).sum(0)
 PICTURE = Image.fromarray((SLANT[..., None] * np.array([1, 2, 3]) % 256).astype("uint8"))
@@ -40,16 +39,17 @@ REQUESTS: Mapping[str, Mapping[str, object]] = {
 SHAPES = {
     "qwen-image-edit": (1, 64, 64, 3),
     "qwen-image-edit-2509": (1, 64, 64, 3),
-    "qwen-image-layered": (1, 2, 544, 736, 4),
-    "longcat-image-edit": (1, 896, 1184, 3),
+    "qwen-image-layered": (1, 2, 64, 96, 4),
+    "longcat-image-edit": (1, 112, 160, 3),
 }
 # The new picture's tokens come first; it has as many or more.
 SOME = 16
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
+@pytest.fixture(autouse=True)
+def _set_up(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
+    shrink_areas(monkeypatch)
 
 
 def first_calls(models: Mapping[str, nn.Module]) -> dict[str, Mapping[str, Any]]:
