@@ -2,9 +2,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# Two at once, a file or a model each; torch gets one thread, or they would wait for one another's. Processes
-# are started by the hundred: what was compiled for the first is kept, whatever the environment says.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 2 --dist loadgroup
+# Two at once, a file or a model each, in the order of tests/conftest.py; torch gets one thread, or they would
+# wait for one another's. Processes are started by the hundred: what was compiled for the first is kept,
+# whatever the environment says.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest \
+	--numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup demo test test-fast test-all fuzz deploy-check test-docker check format protos up bench
 

@@ -25,6 +25,7 @@ TESTS = Path(__file__).parent
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, (str(TESTS.parent), os.environ.get("PYTHONPATH")))
 )
+LARGEST_FIRST = ("system", "conformance", "fuzz", "integration", "unit", "architecture", "deploy")
 SHARED_CLUSTERS = {"split_cluster", "fused_cluster"}
 
 
@@ -36,13 +37,19 @@ def pytest_collection_finish() -> None:
 
 # Before xdist writes the groups into the tests' ids.
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """Says which tests go to the same process of several: what they share is made there once."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
+    # What takes longest begins first, and the processes end at about the same time.
+    items.sort(key=lambda item: ("studio" not in item.fixturenames, _reach(item)))
 
 
-def _group(item: pytest.Item) -> str:
+def _reach(item: pytest.Function) -> int:
+    return LARGEST_FIRST.index(item.path.relative_to(TESTS).parts[0])
+
+
+def _group(item: pytest.Function) -> str:
     fixtures = set(getattr(item, "fixturenames", ()))
     callspec = getattr(item, "callspec", None)
     given = {} if callspec is None else callspec.params

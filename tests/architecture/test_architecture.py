@@ -219,3 +219,9 @@ def test_a_request_field_is_declared_in_at_most_four_files(field: str, kind: str
     declaring = [file for file in sources if declared.search(file.read_text())]
     assert {"generation.proto", "generation.py"} <= {file.name for file in declaring}
     assert len(declaring) <= 4, declaring
+
+
+def test_tests_of_a_file_go_to_the_same_process(request: pytest.FixtureRequest) -> None:
+    if not hasattr(request.config, "workerinput"):
+        pytest.skip("all tests run in one process")
+    assert request.node.nodeid.endswith("@architecture/test_architecture.py")

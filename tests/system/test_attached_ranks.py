@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ import pytest
 from tests.system.further_denoiser import further_denoiser, shared_flags, started
 from tests.system.running_cluster import RunningCluster, until
 from triptych import Client, Generation, UnavailableError
+from triptych.cluster.address import Address
 from triptych.domain.events import StepCompleted
 from triptych.events import Event
 
@@ -21,16 +21,10 @@ SUPERVISOR = "127.0.0.2"
 RANKS = "127.0.0.1"
 
 
-def free_port(address: str) -> int:
-    with socket.create_server((address, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 @contextmanager
 def two_nodes(cluster: RunningCluster, supervisor: str) -> Iterator[None]:
     """torchrun on each, with one rank."""
-    rendezvous = f"{RANKS}:{free_port(RANKS)}"
+    rendezvous = str(Address(RANKS, 0).free())
     torchrun = [
         *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
         *("--rdzv-backend=c10d", f"--rdzv-endpoint={rendezvous}", "--rdzv-id=test"),
@@ -67,7 +61,7 @@ def draw(client: Client) -> Generation:
 def test_ranks_of_two_nodes_draw_together_and_come_back_when_one_is_killed(
     split_cluster: RunningCluster, tmp_path_factory: pytest.TempPathFactory, number: int
 ) -> None:
-    supervisor = f"{SUPERVISOR}:{free_port(SUPERVISOR)}"
+    supervisor = str(Address(SUPERVISOR, 0).free())
     options = (f"--rank-listen={supervisor}", "--cfg=2")
     folder = tmp_path_factory.mktemp("a")
     with (

@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -84,12 +83,6 @@ class SecureCluster:
         return Client(self.targets["gateway"], credentials=credentials, api_key=api_key, timeout=60)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
-
-
 def serving(target: str, credentials: grpc.ChannelCredentials) -> bool:
     with grpc.secure_channel(target, credentials) as channel:
         try:
@@ -125,7 +118,8 @@ def cluster(
     key, listed = new_key("alice")
     access.write_text(json.dumps(listed))
     targets = {
-        each: f"localhost:{free_port()}" for each in ("encoder", "denoiser", "vae", "gateway")
+        each: str(Address("localhost", 0).free())
+        for each in ("encoder", "denoiser", "vae", "gateway")
     }
     password_file, password = directory / "password", secrets.token_hex(32)
     password_file.write_text(password)

@@ -2,12 +2,17 @@
 
 import errno
 import os
+import random
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
 from triptych.cluster.errors import ClusterConfigurationError
 
+# Linux gives those above to outgoing connections: one could be taken before its listener has it.
+_PORTS = range(2**14, 2**15)
+_TRIES = 20
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, never bound
 
 
@@ -46,6 +51,10 @@ class Address:
         Raises:
             ClusterConfigurationError: it is taken, or not this machine's.
         """
+        if self.port == 0:
+            for port in random.sample(_PORTS, _TRIES):
+                with suppress(ClusterConfigurationError):
+                    return Address(self.host, port).free()
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(
                 self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

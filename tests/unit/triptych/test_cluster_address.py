@@ -1,5 +1,7 @@
 """Addresses a cluster listens on."""
 
+from pathlib import Path
+
 import pytest
 
 from triptych.cluster.address import Address
@@ -29,6 +31,11 @@ def test_port_0_becomes_one_that_is_free() -> None:
     free = Address("127.0.0.1", 0).free()
     assert free.host == "127.0.0.1"
     assert free.port > 0
+
+
+def test_a_port_for_0_is_none_that_the_system_gives_to_outgoing_connections() -> None:
+    first, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    assert Address("127.0.0.1", 0).free().port < int(first)
 
 
 def test_address_for_all_interfaces_is_reached_by_the_local_one() -> None:
