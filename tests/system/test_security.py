@@ -25,6 +25,7 @@ from triptych import (
     UnavailableError,
     tls_credentials,
 )
+from triptych.cluster.address import Address
 
 pytestmark = pytest.mark.timeout(200)
 
