@@ -11,6 +11,8 @@ import pytest
 
 from tests.unit.model_files.scripted_hub import ScriptedHub
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "models" / "demo"
 DRAW = ("generate", "a red circle", "--width=64", "--height=64", "--steps=2", "--seed=7")

@@ -127,7 +127,7 @@ def check(cluster: RunningCluster, case: Case) -> None:
     assert pixels_of(drawn.data) == case.pixels
 
 
-# In one cluster, always in float32. By default in bfloat16 all that need no picture: a megapixel
+# In one cluster, in float32 all but one of two that draw a megapixel by the same code. By default in bfloat16 all that need no picture: a megapixel
 # takes a minute on a processor that has no bfloat16 of its own.
 _IN_BFLOAT16_FUSED = {each.model for each in REFERENCES} - {
     "qwen-image-edit",
@@ -166,7 +166,7 @@ def each_model(in_float32: Collection[str], in_bfloat16: Collection[str]) -> pyt
     )
 
 
-@each_model({each.model for each in REFERENCES}, _IN_BFLOAT16_FUSED)
+@each_model({each.model for each in REFERENCES} - {"qwen-image-edit"}, _IN_BFLOAT16_FUSED)
 def test_a_fused_cluster_of_all_models_draws_what_each_published_pipeline_draws(
     reference: Reference, dtype: ElementType, studio: Studio
 ) -> None:

@@ -3,6 +3,8 @@ import torch
 
 from benchmarks import gpu_real_size
 
+pytestmark = pytest.mark.slow
+
 
 def test_it_runs_from_end_to_end_at_small_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_real_size.main(["--tiny", "--steps", "10", "--model", "flux.1-dev"]) == 0

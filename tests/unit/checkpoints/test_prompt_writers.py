@@ -26,6 +26,8 @@ def longcat(tmp_path_factory: pytest.TempPathFactory) -> DiffusionPipeline:
     return stock_pipeline(checkpoint("longcat-image", tmp_path_factory.mktemp("checkpoints")))
 
 
+# It is about the libraries and the tests' own checkpoint.
+@pytest.mark.exhaustive
 def test_a_rewritten_prompt_depends_on_the_prompt_alone(longcat: DiffusionPipeline) -> None:
     giraffe = "A tall giraffe eats 42 fresh leaves in the evening sun; watercolour on {paper}."
     (first,), (again,), (other,) = (

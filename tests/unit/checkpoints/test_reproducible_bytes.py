@@ -15,6 +15,8 @@ BUILD_ALL = """
 import sys
 from pathlib import Path
 from tests.checkpoints import MODELS, checkpoint
+
+pytestmark = pytest.mark.slow
 for name in reversed(MODELS):
     checkpoint(name, Path(sys.argv[1]))
 """

@@ -14,6 +14,8 @@ from tests.checkpoints import MODELS, checkpoint
 from tests.checkpoints.directory import draw_weights
 from tests.checkpoints.stock import stock_pipeline
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a red circle on a {blue} background, 漢字 ☂"
 # Below this mean difference of pixels between 0 and 1, eight-bit pictures could be the same.
 VISIBLE = 1 / 255

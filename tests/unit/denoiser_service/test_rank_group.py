@@ -31,6 +31,8 @@ from tests.unit.domain.examples import TENSOR_REF
 from tests.unit.model_ports.fake_model import parameters
 from triptych.domain.errors import ConfigurationError, TriptychError
 
+pytestmark = pytest.mark.slow
+
 SILENCE = 1.6
 
 

@@ -20,6 +20,8 @@ from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.model import Stage
 
+pytestmark = pytest.mark.slow
+
 LOAD = {Stage.ENCODER: load_encoder, Stage.DENOISER: load_denoiser, Stage.VAE: load_vae}
 _opened: list[str] | None = None
 

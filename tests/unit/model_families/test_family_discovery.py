@@ -10,6 +10,8 @@ from services.model_files.directory import ModelDirectory
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.model import Stage
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

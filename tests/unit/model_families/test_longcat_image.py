@@ -22,6 +22,8 @@ from triptych.domain.family_options import LongCatOptions
 from triptych.domain.generation import GenerationParameters, GenerationRequest, resolve
 from triptych.domain.model import GenerationDefaults, Stage
 
+pytestmark = pytest.mark.slow
+
 SPEC, _ = SPECS
 
 Ask = Callable[..., GenerationParameters]

@@ -18,6 +18,8 @@ from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError
 from triptych.domain.generation import GenerationRequest, resolve
 
+pytestmark = pytest.mark.slow
+
 CPU = "cpu"
 Change = Callable[[Path], object]
 

@@ -17,6 +17,8 @@ from triptych.domain.element_type import ElementType
 from triptych.domain.errors import InvalidRequest
 from triptych.domain.generation import GenerationRequest, resolve
 
+pytestmark = pytest.mark.slow
+
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 REFUSED = {
     "qwen-image-edit": {IMAGE, VIDEO},

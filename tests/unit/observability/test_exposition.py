@@ -23,6 +23,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
 
 from triptych import Client, TriptychError
 
+pytestmark = pytest.mark.slow
+
 
 class Collector(MetricsServiceServicer):
     """An OTLP receiver."""

@@ -14,6 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.rpc.process import run_until_first_ends
 
+pytestmark = pytest.mark.slow
+
 
 def _command(listen: str, *flags: str) -> list[str]:
     # Its stages need not be there: a gateway starts without them and waits.

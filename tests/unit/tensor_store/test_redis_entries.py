@@ -18,6 +18,8 @@ from tests.unit.tensor_store.test_redis import RIGHTS
 from tests.valkey_server import BINARIES, KeyValueServer, key_value_server
 from triptych.domain.errors import ConfigurationError, StoreFull, Unavailable
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 LIMIT_BYTES = 64 * MIB
 IDLE_SECONDS = 600.0

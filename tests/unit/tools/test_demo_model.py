@@ -46,6 +46,8 @@ from tools.demo_model.training_loop import Phase, run_phase
 from tools.demo_model.vae_forward import decode
 from tools.demo_model.vae_forward import encode as encode_pictures
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
@@ -314,6 +316,7 @@ def test_two_steps_of_training_are_the_same_to_the_bit(untrained: Path, tmp_path
     assert not torch.equal(states[0]["master"][:100], next(iter(start.values())).flatten()[:100])
 
 
+@pytest.mark.exhaustive
 def test_an_interrupted_phase_ends_where_an_unbroken_one_does(
     untrained: Path, tmp_path: Path
 ) -> None:

@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import resource, statistics, threading, torch
 from services.torch_setup.memory import keep_freed_memory
+
+pytestmark = pytest.mark.slow
 print(keep_freed_memory())
 def write():
     return [torch.ones(2**20) for _ in range(16)]

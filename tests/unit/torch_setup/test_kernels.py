@@ -17,6 +17,8 @@ from services.tensor_store.tensor_store import TensorStore, open_store
 from services.torch_setup.kernels import attention_backends, compile_blocks, use_attention
 from triptych.domain.errors import ConfigurationError
 
+pytestmark = pytest.mark.slow
+
 CACHES: list[dict[str, object]] = [
     {"kind": "none"},
     {"kind": "tea_cache", "rel_l1_thresh": 1.5, "coefficients": (0, 0, 0, 0, 1)},

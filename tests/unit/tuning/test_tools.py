@@ -15,6 +15,8 @@ from tests.checkpoints import checkpoint
 from tests.unit.loaded_models.profiles import profile
 from triptych.domain.errors import ConfigurationError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
