@@ -127,8 +127,9 @@ def check(cluster: RunningCluster, case: Case) -> None:
     assert pixels_of(drawn.data) == case.pixels
 
 
-# In one cluster, in float32 all but one of two that draw a megapixel by the same code. By default in bfloat16 all that need no picture: a megapixel
-# takes a minute on a processor that has no bfloat16 of its own.
+# In one cluster. By default in float32 all but one of two that draw a megapixel by the same code;
+# in bfloat16 all that need no picture: a megapixel takes a minute on a processor that has no
+# bfloat16 of its own.
 _IN_BFLOAT16_FUSED = {each.model for each in REFERENCES} - {
     "qwen-image-edit",
     "qwen-image-edit-2509",
