@@ -10,13 +10,13 @@ import pytest
 
 from tests.checkpoints import MODELS, checkpoint
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[3]
 BUILD_ALL = """
 import sys
 from pathlib import Path
 from tests.checkpoints import MODELS, checkpoint
-
-pytestmark = pytest.mark.slow
 for name in reversed(MODELS):
     checkpoint(name, Path(sys.argv[1]))
 """

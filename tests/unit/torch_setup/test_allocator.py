@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 # The usual page faults of a thread that writes 64 MiB in pieces and frees them, after a first one.
 PROGRAM = """
 import resource, statistics, threading, torch
 from services.torch_setup.memory import keep_freed_memory
-
-pytestmark = pytest.mark.slow
 print(keep_freed_memory())
 def write():
     return [torch.ones(2**20) for _ in range(16)]
