@@ -56,7 +56,7 @@ class GatewayApp:
         uploads = Uploads(
             self._artifacts, settings.upload_ttl_seconds, settings.upload_idle_seconds
         )
-        self._pipeline = Pipeline(self._pools, Quotas(), results)
+        self._pipeline = Pipeline(self._pools, Quotas(), results, settings.picture_transit_bytes)
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
             GenerationServicer(self._pipeline, self._pools, uploads, results, settings, access),
             self.server.grpc,
