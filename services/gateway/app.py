@@ -82,7 +82,6 @@ class GatewayApp:
         finally:
             await self.server.close()
             await self._pipeline.close()
-            self._artifacts.close()
 
     async def _on_change(self, serving: bool) -> None:
         await self.server.set_serving(serving=serving)
