@@ -1,7 +1,6 @@
 """The stages in other processes, behind the same ports as those in this one."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -52,7 +51,7 @@ from triptych.domain.model import Stage
 from triptych.v1 import (
     denoiser_service_pb2,
     denoiser_service_pb2_grpc,
-    encoder_service_pb2,
+    encoder_service_pb2_grpc,
     stage_service_pb2,
     stage_service_pb2_grpc,
     tensor_store_service_pb2,
@@ -152,20 +151,15 @@ class RemoteEncoder(RemoteReplica):
         self, target: str, tls: TlsFiles | None = None, seal: CallSeal | None = None
     ) -> None:
         super().__init__(Stage.ENCODER, target, tls, seal)
-        # Takes bytes: with pictures, a message is made of them in a thread.
-        self._encode: grpc.aio.UnaryUnaryMultiCallable[
-            bytes, encoder_service_pb2.EncodeResponse
-        ] = self._channel.unary_unary(
-            "/triptych.v1.EncoderService/Encode",
-            response_deserializer=encoder_service_pb2.EncodeResponse.FromString,
-        )
+        self._encoder = encoder_service_pb2_grpc.EncoderServiceStub(self._channel)
 
     async def encode(self, request: EncodeRequest, deadline: Deadline) -> Encoded:
         """Encodes and stores."""
-        data = await _made(_encode_message, request, has_pictures=bool(request.images))
+        message = ENCODE_REQUESTS.write(request)
+        attach_images(message.parameters, request.images)
         with self._errors():
-            answer = await self._encode(
-                data,
+            answer = await self._encoder.Encode(
+                message,
                 timeout=deadline.remaining_seconds(),
                 metadata=_metadata(request.request_id),
             )
@@ -216,20 +210,13 @@ class RemoteVae(RemoteReplica):
     ) -> None:
         super().__init__(Stage.VAE, target, tls, seal)
         self._vae = vae_service_pb2_grpc.VaeServiceStub(self._channel)
-        # As with the encoder's.
-        self._encode_image: grpc.aio.UnaryUnaryMultiCallable[
-            bytes, vae_service_pb2.EncodeImageResponse
-        ] = self._channel.unary_unary(
-            "/triptych.v1.VaeService/EncodeImage",
-            response_deserializer=vae_service_pb2.EncodeImageResponse.FromString,
-        )
 
     async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:
         """Encodes one input image and stores its latents."""
-        data = await _made(_encode_image_message, request, has_pictures=True)
+        message = ENCODE_IMAGE_REQUESTS.write(request)
         with self._errors():
-            answer = await self._encode_image(
-                data,
+            answer = await self._vae.EncodeImage(
+                message,
                 timeout=deadline.remaining_seconds(),
                 metadata=_metadata(request.request_id),
             )
@@ -260,21 +247,6 @@ class RemoteVae(RemoteReplica):
                 metadata=_metadata(request.request_id),
             )
             return PREVIEW_PICTURES.read(answer)
-
-
-async def _made(write: Callable[[T], bytes], request: T, *, has_pictures: bool) -> bytes:
-    """A message, serialised: in a thread if it has pictures, whose copies take a while."""
-    return await asyncio.to_thread(write, request) if has_pictures else write(request)
-
-
-def _encode_message(request: EncodeRequest) -> bytes:
-    message = ENCODE_REQUESTS.write(request)
-    attach_images(message.parameters, request.images)
-    return message.SerializeToString()
-
-
-def _encode_image_message(request: EncodeImageRequest) -> bytes:
-    return ENCODE_IMAGE_REQUESTS.write(request).SerializeToString()
 
 
 def _metadata(request_id: str) -> tuple[tuple[str, str], ...]:

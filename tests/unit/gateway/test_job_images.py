@@ -2,7 +2,6 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
@@ -10,7 +9,6 @@ from services.domain.job_event import JobEvent
 from services.gateway.access import ANYBODY
 from services.gateway.pipeline import Pipeline
 from services.gateway.quotas import Quotas
-from services.gateway.received_images import ReceivedImage
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import CAPABILITIES, REQUEST_ID
 from tests.unit.gateway.kept_artifacts import results
@@ -35,16 +33,6 @@ REQUEST = GenerationRequest(
 RELEASED = [[("default", REQUEST_ID)]] * 3
 
 
-def received() -> tuple[ReceivedImage, ...]:
-    async def load(data: bytes) -> bytes:
-        return data
-
-    return tuple(
-        ReceivedImage(described, partial(load, data))
-        for described, data in zip(REQUEST.images, IMAGES, strict=True)
-    )
-
-
 async def _ignore(serving: bool) -> None:
     pass
 
@@ -64,7 +52,7 @@ class Editor:
     def generate(self) -> AsyncGenerator[JobEvent, None]:
         return self.pipeline.generate(
             REQUEST,
-            images=received(),
+            images=IMAGES,
             tenant=ANYBODY,
             job_id=REQUEST_ID,
             deadline=Deadline.after(600),

@@ -1,5 +1,3 @@
-import asyncio
-import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -18,7 +16,6 @@ from services.domain.stages import (
     PreviewLatents,
 )
 from services.pictures.input_picture import MAX_BYTES
-from services.rpc import stage_clients
 from services.rpc.channels import open_channel
 from services.rpc.status import error_of
 from tests.unit.domain.examples import PARAMETERS, REQUEST_ID, TENSOR_REF, loaded
@@ -216,29 +213,6 @@ async def test_pictures_reach_every_stage_over_the_wire(tmp_path: Path) -> None:
     async with denoiser_panel(tmp_path) as panel:
         await _all(panel.remote.denoise(denoise, SOON))
         assert panel.replica.requests == [denoise]
-
-
-async def test_the_event_loop_goes_on_while_a_message_is_made_of_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    making, may_make = threading.Event(), threading.Event()
-
-    def slow(request: EncodeRequest) -> bytes:
-        making.set()
-        assert may_make.wait(20)
-        return encode_message(request)
-
-    encode_message = stage_clients._encode_message
-    monkeypatch.setattr(stage_clients, "_encode_message", slow)
-    async with encoder_panel(tmp_path) as panel:
-        asked = EncodeRequest(REQUEST_ID, "default", PICTURED, (b"one", b"other"))
-        encoding = asyncio.create_task(panel.remote.encode(asked, SOON))
-        await asyncio.to_thread(making.wait, 20)
-        try:
-            assert await panel.remote.capacity(SOON)
-        finally:
-            may_make.set()
-        await encoding
 
 
 async def test_a_stage_takes_all_pictures_of_a_request_at_their_largest(tmp_path: Path) -> None:
