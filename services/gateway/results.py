@@ -18,8 +18,9 @@ from triptych.domain.generation_result import Artifact
 from triptych.domain.model import MediaFormat
 from triptych.v1 import generation_pb2
 
-# A request waits no longer than this for its result to be kept: it has its bytes already.
+# A request waits no longer than this for a part of its result to be kept: it has its bytes already.
 _KEEP_SECONDS: Final = 10.0
+_TOO_LONG: Final = Unavailable(f"artifacts: no answer within {_KEEP_SECONDS:g} s")
 _CONTENT_TYPES: Final = {
     MediaFormat.PNG: "image/png",
     MediaFormat.JPEG: "image/jpeg",
@@ -91,7 +92,10 @@ class KeptResult:
         """Takes bytes along."""
         if self._writing is not None:
             try:
-                await self._writing.write(data)
+                async with asyncio.timeout(_KEEP_SECONDS):
+                    await self._writing.write(data)
+            except TimeoutError:
+                self._give_up(_TOO_LONG)
             except TriptychError as error:
                 self._give_up(error)
 
@@ -103,7 +107,7 @@ class KeptResult:
             async with asyncio.timeout(_KEEP_SECONDS):
                 stored = await self._stored(self._writing, artifact)
         except TimeoutError:
-            self._give_up(Unavailable(f"artifacts: not kept within {_KEEP_SECONDS:g} s"))
+            self._give_up(_TOO_LONG)
             return artifact
         except TriptychError as error:
             self._give_up(error)

@@ -4,7 +4,6 @@ import errno
 import os
 import random
 import socket
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -51,20 +50,24 @@ class Address:
         Raises:
             ClusterConfigurationError: it is taken, or not this machine's.
         """
-        if self.port == 0:
-            for port in random.sample(_PORTS, _TRIES):
-                with suppress(ClusterConfigurationError):
-                    return Address(self.host, port).free()
+        candidates = [self.port] if self.port else [0, *random.sample(_PORTS, _TRIES)]
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
+            family, kind, protocol, _, (host, _, *rest) = socket.getaddrinfo(
                 self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
-            # gRPC shares ports between processes, so that a second cluster would start and take
-            # half of the first one's calls. A plain socket is refused.
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
-                return Address(self.host, probe.getsockname()[1])
+            while True:
+                port = candidates.pop()
+                # gRPC shares ports between processes, so that a second cluster would start and
+                # take half of the first one's calls. A plain socket is refused.
+                with socket.socket(family, kind, protocol) as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    try:
+                        probe.bind((host, port, *rest))
+                    except OSError as error:
+                        if error.errno != errno.EADDRINUSE or not candidates:
+                            raise
+                    else:
+                        return Address(self.host, probe.getsockname()[1])
         except OSError as error:
             raise ClusterConfigurationError(self._refusal(error)) from error
 

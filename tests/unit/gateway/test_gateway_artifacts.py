@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,10 @@ from typing import Any
 import grpc
 import pytest
 
+from services.artifacts.memory import MemoryPlace
+from services.artifacts.object_place import Draft
 from services.artifacts.opening import open_artifact_store
+from services.gateway import results
 from tests.s3_server import new_prefix, shared_s3_server
 from tests.unit.gateway.running_gateway import Gateway, failure_of, running_gateway
 from tests.unit.pictures.drawn import drawn, encoded
@@ -173,3 +177,24 @@ async def test_a_job_that_fails_keeps_nothing(tmp_path: Path) -> None:
         await failure_of(gateway.generate())
     assert [*open_artifact_store(url).list("default")] == []
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+async def test_a_store_that_does_not_answer_costs_a_request_its_artifact_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(results, "_KEEP_SECONDS", 0.05)
+    draft = MemoryPlace.draft
+
+    def slow(place: MemoryPlace) -> Draft:
+        go_on.wait(60)
+        return draft(place)
+
+    monkeypatch.setattr(MemoryPlace, "draft", slow)
+    async with running_gateway(tmp_path) as gateway:
+        try:
+            artifact = await _drawn(gateway)
+        finally:
+            go_on.set()
+    assert artifact.size_bytes == len(MEDIA)
+    assert not artifact.HasField("expire_time")

@@ -1,5 +1,7 @@
 """Addresses a cluster listens on."""
 
+import random
+import socket
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,28 @@ def test_port_0_becomes_one_that_is_free() -> None:
 def test_a_port_for_0_is_none_that_the_system_gives_to_outgoing_connections() -> None:
     first, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
     assert Address("127.0.0.1", 0).free().port < int(first)
+
+
+def test_a_port_that_is_taken_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free = Address("127.0.0.1", 0).free().port
+        monkeypatch.setattr(random, "sample", lambda *_: [free, taken.getsockname()[1]])
+        assert Address("127.0.0.1", 0).free().port == free
+
+
+def test_a_host_that_is_not_this_machines_is_looked_up_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+
+    def unknown(*told: object, **_: object) -> None:
+        asked.append(told)
+        raise socket.gaierror(socket.EAI_NONAME, "not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ClusterConfigurationError, match="cannot listen on nowhere:0"):
+        Address("nowhere", 0).free()
+    assert len(asked) == 1
 
 
 def test_address_for_all_interfaces_is_reached_by_the_local_one() -> None:
