@@ -30,6 +30,7 @@ def test_one_command_draws_a_picture_with_a_cluster_of_its_own(
     said = run.stdout + run.stderr
     for part in ("encoder", "denoiser", "vae", str(picture), "seed 7"):
         assert part in said
+    assert "kept until" not in said, "the cluster has ended, and what it kept with it"
     with Image.open(picture) as image:
         assert image.size == (128, 128)
 
@@ -45,6 +46,7 @@ def test_split_and_fused_write_byte_identical_files(
             *("--seed", 3, "--width", 96, "--height", 64, "--steps", 3, "--guidance", 2),
         )
         assert run.returncode == 0, run.stderr
+        assert "kept until" in run.stdout
 
     first, again, fused = (file.read_bytes() for file in files)
     assert first == again == fused

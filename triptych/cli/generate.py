@@ -3,7 +3,7 @@
 import asyncio
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -192,7 +192,13 @@ async def _generate(
         generation = await _patiently(client, order, display)
         generation.save_all(order.output)
         display.say("ending")
-    return generation
+    return generation if spec is None else _no_longer_kept(generation)
+
+
+def _no_longer_kept(generation: Generation) -> Generation:
+    """What was drawn by a cluster that has ended, and its artifacts with it."""
+    artifacts = (replace(artifact, expire_time=None) for artifact in generation.artifacts)
+    return replace(generation, artifacts=tuple(artifacts))
 
 
 async def _patiently(client: AsyncClient, order: _Order, display: ProgressDisplay) -> Generation:
