@@ -6,8 +6,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,7 +16,7 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.processes import MODULES, Process, start
-from triptych import Client
+from triptych import Client, UnavailableError
 from triptych.launcher.launcher import Launcher
 
 MODEL = Path(__file__).parents[2] / "models" / "demo"
@@ -100,29 +100,50 @@ class RunningCluster:
 
     def wait_serving(self, seconds: float = 60) -> None:
         """Follows the gateway's health service until it serves."""
-        next(each for each in self._health(seconds) if each)
+        with closing(self._health(seconds, self.target)) as health:
+            next(serving for serving in health if serving)
 
     @contextmanager
-    def healing(self, seconds: float = 90) -> Iterator[None]:
-        """Leaves once the gateway has stopped serving, or died, and serves again."""
-        health = self._health(seconds)
-        assert next(health), "not serving before"
-        # Watched from before the block, so that not even a short outage is missed.
-        healed = threading.Thread(target=lambda: _outage_and_recovery(health), daemon=True)
-        healed.start()
-        yield
-        healed.join(seconds)
-        assert not healed.is_alive(), "did not heal in time"
+    def healing(self, killed: str, seconds: float = 90) -> Iterator[None]:
+        """Leaves once what is killed inside is replaced and requests are served.
 
-    def _health(self, seconds: float) -> Iterator[bool]:
-        """Whether it serves, whenever that changes; False as well when the gateway dies."""
+        Args:
+            killed: a process's name; "rank" is the denoiser's child.
+            seconds: how long that may take.
+        """
+        stage = "denoiser" if killed == "rank" else killed
+        # The gateway itself may not have looked before a stage is back.
+        watched = self.target if killed == "gateway" else f"unix:{self.sockets}/{stage}.sock"
+        with closing(self._health(seconds, watched)) as health:
+            assert next(health), "not serving before"
+            # Watched from before the block, so that not even a short outage is missed.
+            healed = threading.Thread(target=lambda: _outage_and_recovery(health), daemon=True)
+            healed.start()
+            yield
+            healed.join(seconds)
+            assert not healed.is_alive(), "did not heal in time"
+        if killed != "gateway":
+            assert until(self._draws), "nothing is drawn"
+
+    def _draws(self) -> bool:
+        """Whether a request is served; not where a stage has not been reached again yet."""
+        with self.client() as client:
+            try:
+                client.generate("a red circle", steps=2)
+            except UnavailableError:
+                return False
+        return True
+
+    def _health(self, seconds: float, target: str) -> Generator[bool, None, None]:
+        """Whether a process serves, whenever that changes; False as well when it dies."""
         request = health_pb2.HealthCheckRequest()
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            with grpc.insecure_channel(self.target) as channel:
+            with grpc.insecure_channel(target) as channel:
                 stub = health_pb2_grpc.HealthStub(channel)
+                call = stub.Watch(request, timeout=left, wait_for_ready=True)
                 try:
-                    for answer in stub.Watch(request, timeout=left, wait_for_ready=True):
+                    for answer in call:
                         yield answer.status == health_pb2.HealthCheckResponse.SERVING
                 except grpc.RpcError:
                     yield False

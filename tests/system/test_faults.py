@@ -46,7 +46,7 @@ def kill_during(cluster: RunningCluster, client: Client, name: str) -> TriptychE
 def test_after_a_kill_the_next_request_succeeds(name: str, cluster: RunningCluster) -> None:
     cluster.wait_serving()
     pid = cluster.pid(name)
-    with cluster.healing(), cluster.client() as client:
+    with cluster.healing(name), cluster.client() as client:
         error = kill_during(cluster, client, name)
     if error is None:
         # One that has answered, or is back before its turn, may die without the request noticing.

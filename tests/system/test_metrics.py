@@ -200,12 +200,12 @@ def test_what_is_started_again_is_counted_and_read_where_it_was(
     split_metrics: RunningCluster,
 ) -> None:
     cluster, grown = split_metrics, Growth(split_metrics)
-    with cluster.healing():
+    with cluster.healing("rank"):
         cluster.kill("rank")
     grown.end()
     assert grown("ranks_restarts_total", model="triptych-demo") == 1
     assert Scraped(cluster).total("triptych_ranks_ready", model="triptych-demo") == 1
-    with cluster.healing():
+    with cluster.healing("gateway"):
         cluster.kill("gateway")
     cached_request(cluster)
     assert Scraped(cluster).total("triptych_requests_started_total", stage="gateway") == 1

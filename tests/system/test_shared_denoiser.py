@@ -127,7 +127,7 @@ async def test_a_rank_that_dies_under_shared_steps_fails_all_of_them_and_the_nex
             if len(stepping) == len(asked):
                 shared_cluster.kill("rank")
 
-    with shared_cluster.healing():
+    with shared_cluster.healing("rank"):
         async with AsyncClient(shared_cluster.target, timeout=120) as client:
             ends = await asyncio.gather(
                 *(
