@@ -3,7 +3,6 @@
 import atexit
 import json
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import obstore
 from obstore.store import S3Store
+
+from triptych.cluster.address import Address
 
 KEY_ID, SECRET = "tests", "a secret of the tests"
 _BINARY = Path(sys.executable).with_name("weed")
@@ -34,8 +35,12 @@ class S3Server:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        names = ("master", "volume", "filer", "s3")
-        ports = {f"{name}.{kind}": _free_port() for name in names for kind in ("port", "port.grpc")}
+        names = [f"{part}.port" for part in ("master", "volume", "filer", "s3")]
+        names += [f"{name}.grpc" for name in names]
+        free = set[int]()
+        while len(free) < len(names):
+            free.add(Address("127.0.0.1", 0).free().port)
+        ports = dict(zip(names, free, strict=True))
         self.endpoint = f"http://127.0.0.1:{ports['s3.port']}"
         self.secret_file = directory / "secret"
         self.secret_file.write_text(SECRET)
@@ -115,10 +120,3 @@ def shared_s3_server() -> S3Server:
 def new_prefix() -> str:
     """Where no other test keeps anything."""
     return f"tests/{secrets.token_hex(8)}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

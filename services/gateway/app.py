@@ -56,7 +56,7 @@ class GatewayApp:
         uploads = Uploads(
             self._artifacts, settings.upload_ttl_seconds, settings.upload_idle_seconds
         )
-        self._pipeline = Pipeline(self._pools, Quotas(), results)
+        self._pipeline = Pipeline(self._pools, Quotas(), results, settings.picture_transit_bytes)
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
             GenerationServicer(self._pipeline, self._pools, uploads, results, settings, access),
             self.server.grpc,
@@ -82,7 +82,6 @@ class GatewayApp:
         finally:
             await self.server.close()
             await self._pipeline.close()
-            self._artifacts.close()
 
     async def _on_change(self, serving: bool) -> None:
         await self.server.set_serving(serving=serving)

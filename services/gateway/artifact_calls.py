@@ -103,11 +103,6 @@ class ArtifactCalls:
                     _log.info("artifacts swept", expired=removed)
             await asyncio.sleep(pause_seconds)
 
-    def close(self) -> None:
-        """Ends the threads, once their calls have ended."""
-        self._threads.shutdown(wait=False)
-        self._sweeper.shutdown(wait=False)
-
 
 class ArtifactWriting:
     """One artifact on its way into the store; for one caller at a time.

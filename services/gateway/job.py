@@ -23,8 +23,10 @@ from services.domain.stages import (
 )
 from services.domain.tensor_ref import TensorRef
 from services.gateway.access import Tenant
+from services.gateway.byte_room import ByteRoom
 from services.gateway.merged import merged
 from services.gateway.previews import Previews
+from services.gateway.received_images import ReceivedImage, loaded
 from services.gateway.replicas import Route
 from services.gateway.results import Results
 from triptych.domain.cache_statistics import joined
@@ -47,27 +49,30 @@ class Job:
     Args:
         route: the replicas that work on it.
         parameters: effective values.
-        images: the encoded bytes of their images.
+        images: their images.
         tenant: whose job it is.
         job_id: 32 hexadecimal digits, never used before.
         deadline: when the result stops being worth anything.
         results: where its artifacts are kept.
+        transit: room for pictures on their way to a stage.
     """
 
     def __init__(
         self,
         route: Route,
         parameters: GenerationParameters,
-        images: tuple[bytes, ...],
+        images: tuple[ReceivedImage, ...],
         tenant: Tenant,
         job_id: str,
         deadline: Deadline,
         results: Results,
+        transit: ByteRoom,
     ) -> None:
         self.route = route
         self.tenant = tenant.name
         self._owner = tenant
         self._results = results
+        self._transit = transit
         self.job_id = job_id
         self._parameters = parameters
         self._images = images
@@ -82,11 +87,15 @@ class Job:
 
     async def run(self) -> AsyncGenerator[JobEvent, None]:
         """Yields what happens, the artifact's bytes, and the GenerationResult."""
-        async with aclosing(self._stages()) as stages:
-            wanted = self._parameters.preview_every_steps > 0
-            async with aclosing(self._previews.among(stages) if wanted else stages) as events:
-                async for event in events:
-                    yield event
+        try:
+            async with aclosing(self._stages()) as stages:
+                wanted = self._parameters.preview_every_steps > 0
+                async with aclosing(self._previews.among(stages) if wanted else stages) as events:
+                    async for event in events:
+                        yield event
+        finally:
+            # A job is in a cycle with its previews: it stays until the collector comes by.
+            self._images = ()
         # Here, where no preview can come after it.
         yield self._job_completed()
 
@@ -145,15 +154,17 @@ class Job:
         return self._encoded.timing
 
     async def _encoding_of(self, index: int) -> Encoded:
-        asked = EncodeRequest(self.job_id, self.tenant, self._parameters.alone(index), self._images)
-        return await self.route.encoder.encode(asked, self.deadline)
+        alone = self._parameters.alone(index)
+        async with loaded(self._images, self._transit, self.deadline) as images:
+            asked = EncodeRequest(self.job_id, self.tenant, alone, images)
+            return await self.route.encoder.encode(asked, self.deadline)
 
     async def _encode_images(self) -> StageTiming:
+        alone = self._parameters.alone(0)
         for index, image in enumerate(self._images):
-            asked = EncodeImageRequest(
-                self.job_id, self.tenant, self._parameters.alone(0), index, image
-            )
-            self._image_latents.append(await self.route.vae.encode_image(asked, self.deadline))
+            async with loaded([image], self._transit, self.deadline) as (data,):
+                asked = EncodeImageRequest(self.job_id, self.tenant, alone, index, data)
+                self._image_latents.append(await self.route.vae.encode_image(asked, self.deadline))
         timings = [each.timing for each in self._image_latents]
         return replace(
             timings[0],

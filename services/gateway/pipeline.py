@@ -9,11 +9,14 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Final
 
 from services.domain.job_event import JobEvent
 from services.gateway.access import Tenant
+from services.gateway.byte_room import ByteRoom
 from services.gateway.job import Job
 from services.gateway.quotas import Quotas
+from services.gateway.received_images import ReceivedImage
 from services.gateway.replicas import ReplicaPools
 from services.gateway.results import Results
 from services.observability.logs import get_logger
@@ -22,6 +25,8 @@ from triptych.domain.errors import TensorNotFound, TriptychError, Unavailable
 from triptych.domain.events import Accepted
 from triptych.domain.generation import GenerationRequest, resolve
 from triptych.domain.generation_result import GenerationResult
+
+DEFAULT_TRANSIT_BYTES: Final = 128 << 20
 
 _RELEASE_SECONDS = 5.0
 # A program whose numbers are doubles holds each as it is, and those of a thousand more pictures.
@@ -37,12 +42,20 @@ class Pipeline:
         pools: the stages' replicas.
         quotas: what tenants have used.
         results: where artifacts are kept.
+        transit_bytes: of pictures that are on their way to a stage at once; others wait.
     """
 
-    def __init__(self, pools: ReplicaPools, quotas: Quotas, results: Results) -> None:
+    def __init__(
+        self,
+        pools: ReplicaPools,
+        quotas: Quotas,
+        results: Results,
+        transit_bytes: int = DEFAULT_TRANSIT_BYTES,
+    ) -> None:
         self._pools = pools
         self._quotas = quotas
         self._results = results
+        self._transit = ByteRoom("picture_transit_bytes", transit_bytes)
         self._releases: set[asyncio.Task[None]] = set()
 
     def check_quota(self, tenant: Tenant) -> None:
@@ -53,7 +66,7 @@ class Pipeline:
         self,
         request: GenerationRequest,
         *,
-        images: tuple[bytes, ...] = (),
+        images: tuple[ReceivedImage, ...] = (),
         tenant: Tenant,
         job_id: str,
         deadline: Deadline,
@@ -62,7 +75,7 @@ class Pipeline:
 
         Args:
             request: what the client asked.
-            images: the encoded bytes of its images.
+            images: its images.
             tenant: whose job it is.
             job_id: 32 hexadecimal digits, never used before.
             deadline: when the result stops being worth anything.
@@ -75,7 +88,16 @@ class Pipeline:
         parameters = resolve(request, route.model, _drawn_seed)
         with self._quotas.admitted(tenant, parameters.pixel_steps):
             route.assign()
-            job = Job(route, parameters, images, tenant, job_id, deadline, self._results)
+            job = Job(
+                route,
+                parameters,
+                images,
+                tenant,
+                job_id,
+                deadline,
+                self._results,
+                self._transit,
+            )
             yield Accepted(job_id, parameters)
             async with aclosing(self._run(job)) as events:
                 async for event in events:

@@ -10,6 +10,7 @@ import grpc
 
 from services.domain.job_event import JobEvent
 from services.gateway.access import Access, Tenant
+from services.gateway.byte_room import ByteRoom
 from services.gateway.pipeline import Pipeline
 from services.gateway.received_images import receive_images
 from services.gateway.replicas import ReplicaPools
@@ -65,6 +66,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self._uploads = uploads
         self._results = results
         self._settings = settings
+        self._requests = ByteRoom("max_request_bytes", settings.max_request_bytes)
         self._access = access
 
     async def Generate(  # noqa: N802 - gRPC's name
@@ -79,21 +81,23 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
             tenant = self._tenant(context)
             # Before its pictures are read, which takes time that others need.
             self._pipeline.check_quota(tenant)
-            images = await receive_images(request.parameters, self._uploads, tenant.name)
-            described = [each.described for each in images]
-            asked = read_request(request.parameters, request.scheduling, described)
-            writer = EventWriter(job_id)
-            events = self._pipeline.generate(
-                asked,
-                images=tuple(each.data for each in images),
-                tenant=tenant,
-                job_id=job_id,
-                deadline=self._deadline(context),
-            )
-            async with aclosing(events):
-                async for event in events:
-                    _note_milestone(event, tracked)
-                    yield writer.write(event)
+            # A request is held, with its pictures, until it has ended.
+            with self._requests.taken(request.ByteSize()):
+                images = await receive_images(request.parameters, self._uploads, tenant.name)
+                described = [image.described for image in images]
+                asked = read_request(request.parameters, request.scheduling, described)
+                writer = EventWriter(job_id)
+                events = self._pipeline.generate(
+                    asked,
+                    images=tuple(images),
+                    tenant=tenant,
+                    job_id=job_id,
+                    deadline=self._deadline(context),
+                )
+                async with aclosing(events):
+                    async for event in events:
+                        _note_milestone(event, tracked)
+                        yield writer.write(event)
 
     async def ListModels(  # noqa: N802 - gRPC's name
         self, request: pb2.ListModelsRequest, context: Context

@@ -51,6 +51,15 @@ class PipelineSettings(ServerSettings):
     artifact_sweep_seconds: Seconds = Field(
         60.0, description="pause between sweeps for expired artifacts"
     )
+    max_request_bytes: Annotated[ByteSize, Field(gt=0)] = Field(
+        ByteSize(128 << 20),
+        description="size of all requests at work together; more are refused. Pictures that were"
+        " uploaded do not count",
+    )
+    picture_transit_bytes: Annotated[ByteSize, Field(gt=0)] = Field(
+        ByteSize(128 << 20),
+        description="size of all pictures that are on their way to a stage at once; others wait",
+    )
     poll_seconds: Seconds = Field(
         0.5, description="pause between looks at what the stages hold and how busy they are"
     )

@@ -4,8 +4,9 @@ import asyncio
 import json
 import threading
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Final
 
 from services.artifacts.artifact import ArtifactKey, ArtifactKind
@@ -18,14 +19,6 @@ from triptych.domain.input_image import ImageDescription
 
 # What is inside is told by its first bytes, which its readers look at anyway.
 _CONTENT_TYPE: Final = "application/octet-stream"
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """One picture, kept until its time is over: several requests may name it."""
-
-    data: bytes
-    described: ImageDescription
 
 
 class Uploads:
@@ -56,7 +49,7 @@ class Uploads:
             Unavailable: the store cannot be reached.
         """
         upload_id = uuid.uuid4().hex
-        key = ArtifactKey(tenant.name, ArtifactKind.UPLOAD, upload_id)
+        key = _key(tenant.name, upload_id)
         limits = self._calls.limits(tenant, result=False)
         writing = self._calls.begin(key, self._ttl_seconds, limits)
         try:
@@ -75,8 +68,8 @@ class Uploads:
             writing.discard()
         return upload_id, described
 
-    async def find(self, tenant: str, field: str, upload_id: str) -> Upload:
-        """An upload of a tenant's own.
+    async def described(self, tenant: str, field: str, upload_id: str) -> ImageDescription:
+        """What is known of an upload of a tenant's own.
 
         Args:
             tenant: whose request names it.
@@ -87,15 +80,14 @@ class Uploads:
             InvalidRequest: there is no such upload, or no longer.
             Unavailable: the store cannot be reached.
         """
-        key = ArtifactKey(tenant, ArtifactKind.UPLOAD, upload_id)
-        try:
-            stored = await self._calls.stat(key)
-            data = await self._calls.whole(key)
-        except ArtifactNotFound as error:
-            raise InvalidRequest.of(
-                field, f"is {upload_id!r}, which is not here (any more); upload the image again"
-            ) from error
-        return Upload(data, ImageDescription(**json.loads(stored.description)))
+        with _missing(field, upload_id):
+            stored = await self._calls.stat(_key(tenant, upload_id))
+        return ImageDescription(**json.loads(stored.description))
+
+    async def load(self, tenant: str, field: str, upload_id: str) -> bytes:
+        """The bytes of an upload; takes and raises what `described` does."""
+        with _missing(field, upload_id):
+            return await self._calls.whole(_key(tenant, upload_id))
 
     def _described(self, writer: ArtifactWriter) -> ImageDescription:
         with self._describing:
@@ -115,3 +107,17 @@ class Uploads:
             if chunk is None:
                 return
             yield chunk
+
+
+def _key(tenant: str, upload_id: str) -> ArtifactKey:
+    return ArtifactKey(tenant, ArtifactKind.UPLOAD, upload_id)
+
+
+@contextmanager
+def _missing(field: str, upload_id: str) -> Iterator[None]:
+    try:
+        yield
+    except ArtifactNotFound as error:
+        raise InvalidRequest.of(
+            field, f"is {upload_id!r}, which is not here (any more); upload the image again"
+        ) from error

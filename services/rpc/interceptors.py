@@ -79,8 +79,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 with self._admitted(method, request, context):
                     return await inner(read_request(request), context)
             except TriptychError as error:
+                request = None
                 await _refuse(context, error)
             except Exception as error:  # noqa: BLE001 - a defect must reach the log whole and the client bare
+                request = None
                 await _fail(context, error)
 
         make = (
@@ -103,8 +105,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                         async for response in responses:
                             yield response
             except TriptychError as error:
+                request = None
                 await _refuse(context, error)
             except Exception as error:  # noqa: BLE001 - as above
+                request = None
                 await _fail(context, error)
 
         return grpc.unary_stream_rpc_method_handler(
@@ -126,6 +130,7 @@ async def _refuse(context: "Context", error: TriptychError) -> None:
         _log.error("failed", reason=error.reason, cause=str(error))
     else:
         _log.info("refused", status=error.status, reason=error.reason)
+    _forget_frames(error)
     await abort(context, error)
 
 
@@ -133,7 +138,21 @@ async def _fail(context: "Context", error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     _log.exception("failed", exc_info=error)
+    _forget_frames(error)
     await abort(context, TriptychError("internal error; the service's log has the details"))
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Lets go of what the frames of an error hold, the request above all.
+
+    A call's context keeps the status that the call was aborted with, that what it was raised for,
+    and frames keep the context: until the collector came by, as rarely as it does, a refused
+    request would stay in memory.
+    """
+    told: BaseException | None = error
+    while told is not None:
+        told.__traceback__ = None
+        told = told.__cause__ or told.__context__
 
 
 def _snake_case(name: str) -> str:

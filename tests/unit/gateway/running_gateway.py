@@ -76,7 +76,9 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running_gateway(tmp_path: Path, **told_as_well: Any) -> AsyncIterator[Gateway]:
+async def running_gateway(
+    tmp_path: Path, *, patience_seconds: float = 40, **told_as_well: Any
+) -> AsyncIterator[Gateway]:
     """Serves until the block is left; its socket is in the folder."""
     told = Settings(
         listen=f"unix:{tmp_path}/socket", poll_seconds=0.01, drain_seconds=20, **told_as_well
@@ -85,7 +87,7 @@ async def running_gateway(tmp_path: Path, **told_as_well: Any) -> AsyncIterator[
     app = GatewayApp(told, [cluster.encoder], [cluster.denoiser], [cluster.vae])
     running = asyncio.create_task(app.run())
     try:
-        async with asyncio.timeout(40), open_channel(told.listen) as channel:
+        async with asyncio.timeout(patience_seconds), open_channel(told.listen) as channel:
             await channel.channel_ready()
             gateway = Gateway(app, cluster, channel)
             await gateway.until_health_is(SERVING)

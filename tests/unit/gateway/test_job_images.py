@@ -2,6 +2,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -9,6 +10,7 @@ from services.domain.job_event import JobEvent
 from services.gateway.access import ANYBODY
 from services.gateway.pipeline import Pipeline
 from services.gateway.quotas import Quotas
+from services.gateway.received_images import ReceivedImage
 from services.gateway.replicas import ReplicaPools
 from tests.unit.domain.examples import CAPABILITIES, REQUEST_ID
 from tests.unit.gateway.kept_artifacts import results
@@ -33,6 +35,16 @@ REQUEST = GenerationRequest(
 RELEASED = [[("default", REQUEST_ID)]] * 3
 
 
+def received() -> tuple[ReceivedImage, ...]:
+    async def load(data: bytes) -> bytes:
+        return data
+
+    return tuple(
+        ReceivedImage(described, partial(load, data))
+        for described, data in zip(REQUEST.images, IMAGES, strict=True)
+    )
+
+
 async def _ignore(serving: bool) -> None:
     pass
 
@@ -52,7 +64,7 @@ class Editor:
     def generate(self) -> AsyncGenerator[JobEvent, None]:
         return self.pipeline.generate(
             REQUEST,
-            images=IMAGES,
+            images=received(),
             tenant=ANYBODY,
             job_id=REQUEST_ID,
             deadline=Deadline.after(600),

@@ -64,15 +64,16 @@ async def test_an_upload_is_found_again_as_often_as_it_is_named() -> None:
     upload_id, described = await uploads.take(SOMEONE, chunked(picture()))
     assert (described.width, described.height) == (30, 20)
     for _ in range(2):
-        found = await uploads.find("someone", "images[0].upload_id", upload_id)
-        assert (found.data, found.described) == (picture(), described)
+        named = ("someone", "images[0].upload_id", upload_id)
+        assert await uploads.described(*named) == described
+        assert await uploads.load(*named) == picture()
 
 
 async def test_uploads_are_their_tenants_own() -> None:
     uploads = uploads_in(10_000)
     upload_id, _ = await uploads.take(SOMEONE, chunked(picture()))
     with pytest.raises(InvalidRequest, match=r"^images\[0\].upload_id: is '.*', which is not here"):
-        await uploads.find("another", "images[0].upload_id", upload_id)
+        await uploads.load("another", "images[0].upload_id", upload_id)
 
 
 async def test_an_upload_is_forgotten_after_its_time_and_makes_room() -> None:
@@ -83,7 +84,7 @@ async def test_an_upload_is_forgotten_after_its_time_and_makes_room() -> None:
         await uploads.take(SOMEONE, chunked(picture()))
     clock.now = 62
     with pytest.raises(InvalidRequest, match="not here"):
-        await uploads.find("someone", "images[0].upload_id", upload_id)
+        await uploads.load("someone", "images[0].upload_id", upload_id)
     await uploads.take(SOMEONE, chunked(picture()))
 
 
@@ -150,8 +151,7 @@ async def test_uploads_that_come_in_together_never_hold_more_than_the_quota() ->
     assert len(taken) + len(refused) == 8
     assert 0 < len(taken) <= 3
     for upload_id, _ in taken:
-        found = await uploads.find("someone", "images[0].upload_id", upload_id)
-        assert found.data == picture()
+        assert await uploads.load("someone", "images[0].upload_id", upload_id) == picture()
 
 
 async def test_the_gateway_goes_on_while_a_header_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ async def test_the_gateway_goes_on_while_a_header_is_read(monkeypatch: pytest.Mo
     upload = asyncio.create_task(uploads.take(SOMEONE, chunked(picture())))
     await asyncio.to_thread(reading.wait, 20)
     with pytest.raises(InvalidRequest, match="not here"):
-        await uploads.find("someone", "images[0].upload_id", "another")
+        await uploads.load("someone", "images[0].upload_id", "another")
     may_read.set()
     await upload
 
@@ -210,8 +210,9 @@ async def test_gateways_that_share_a_store_know_one_anothers_uploads(tmp_path: P
         for _ in range(2)
     )
     upload_id, described = await first.take(SOMEONE, chunked(picture()))
-    found = await second.find("someone", "images[0].upload_id", upload_id)
-    assert (found.data, found.described) == (picture(), described)
+    named = ("someone", "images[0].upload_id", upload_id)
+    assert await second.described(*named) == described
+    assert await second.load(*named) == picture()
 
 
 async def test_an_upload_of_nothing_is_refused() -> None:
