@@ -33,6 +33,22 @@ class _Traced(_Message):
     trace: Annotated[str, Field(max_length=TRACEPARENT_LENGTH)] | None = None
 
 
+class Checkpoint(_Message):
+    """A request between two of its steps, as its ranks have stored it.
+
+    Attributes:
+        step: how many were done.
+        degrees: how they were spread over the ranks.
+        parts: by the number of the rank that stored it: the first holds the latents, and each what
+            that rank's cache keeps; None of a rank whose cache keeps nothing. An answer of one rank
+            holds its own alone.
+    """
+
+    step: Annotated[int, Field(ge=0)]
+    degrees: ParallelDegrees = ONE_RANK
+    parts: Annotated[tuple[TensorRef | None, ...], Field(min_length=1)]
+
+
 class Prepare(_Traced):
     """Draw the noise and keep the request's state until it is finished or aborted.
 
@@ -41,6 +57,8 @@ class Prepare(_Traced):
         image_index: which of the request's results it is.
         shares_steps: whether it may be told to take its steps together with other requests.
         remaining_seconds: until when its latents may be wanted, from now.
+        resume: what to go on from; None to begin. The ranks release it when they save the next one,
+            or have no need of it any more.
     """
 
     kind: Literal["prepare"] = "prepare"
@@ -53,6 +71,7 @@ class Prepare(_Traced):
     image_index: int = 0
     shares_steps: bool = False
     remaining_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    resume: Checkpoint | None = None
 
 
 class Step(_Traced):
@@ -74,6 +93,18 @@ class StepBatch(_Message):
         return ", ".join(self.request_ids)
 
 
+class Save(_Message):
+    """Store what a request's steps have made of it so far.
+
+    Attributes:
+        kept: the step of an earlier checkpoint that is kept beside this one; others are released.
+    """
+
+    kind: Literal["save"] = "save"
+    request_id: str
+    kept: Annotated[int, Field(ge=0)] | None = None
+
+
 class Finish(_Traced):
     """Store a request's latents and forget it."""
 
@@ -88,7 +119,7 @@ class Abort(_Message):
     request_id: str
 
 
-Command = Annotated[Prepare | Step | StepBatch | Finish | Abort, Field(discriminator="kind")]
+Command = Annotated[Prepare | Step | StepBatch | Save | Finish | Abort, Field(discriminator="kind")]
 
 
 class RankReady(_Message):
@@ -118,6 +149,9 @@ class Prepared(_Message):
         held_bytes: of the request's state.
         batch_key: equal for requests whose next steps begin with one forward, if they are told to
             take it together; None for a request that takes every step alone.
+        completed_steps: of the checkpoint that it goes on from.
+        recomputes: whether its cache, or a part of it, could not be restored from there, so that
+            the next step computes what it would have reused.
     """
 
     kind: Literal["prepared"] = "prepared"
@@ -128,6 +162,8 @@ class Prepared(_Message):
     degrees: ParallelDegrees = ONE_RANK
     held_bytes: int = 0
     batch_key: str | None = None
+    completed_steps: int = 0
+    recomputes: bool = False
 
 
 class Stepped(_Message):
@@ -149,6 +185,15 @@ class Stepped(_Message):
     held_bytes: int = 0
     preview: TensorRef | None = None
     batch_key: str | None = None
+
+
+class Saved(_Message):
+    """The answer to Save; a request that could not be saved goes on nonetheless."""
+
+    kind: Literal["saved"] = "saved"
+    request_id: str
+    checkpoint: Checkpoint
+    transfer_seconds: float
 
 
 class Finished(_Message):
@@ -175,7 +220,9 @@ class Aborted(_Message):
 
 
 class Failed(_Message):
-    """The answer to a command that failed; the request is forgotten, unless it was prepared twice.
+    """The answer to a command that failed.
+
+    The request is forgotten, unless it was prepared twice or could only not be saved.
 
     Attributes:
         fatal: the rank cannot go on either, and ends.
@@ -222,7 +269,7 @@ class SteppedBatch(_Message):
 
 
 Reply = Annotated[
-    RankReady | Prepared | Stepped | SteppedBatch | Finished | Aborted | Failed,
+    RankReady | Prepared | Stepped | SteppedBatch | Saved | Finished | Aborted | Failed,
     Field(discriminator="kind"),
 ]
 _Said = Annotated[Reply | Alive, Field(discriminator="kind")]

@@ -14,6 +14,7 @@ from denoiser_service.rank.commands import (
     Finish,
     Prepare,
     Reply,
+    Save,
     Step,
     StepBatch,
     Stepped,
@@ -116,13 +117,17 @@ class RankExecutor:
                 )
                 left = command.remaining_seconds
                 deadline = None if left is None else Deadline.after(left)
-                return self._stage.prepare(request, deadline, shares_steps=command.shares_steps)
+                return self._stage.prepare(
+                    request, deadline, shares_steps=command.shares_steps, resume=command.resume
+                )
             case Step():
                 return self._stage.step(command.request_id)
             case StepBatch():
                 if self._stage.rows is None:
                     raise TriptychError("requests take their steps alone here")
                 return step_batch(self._stage, self._stage.rows, command, self._attempt)
+            case Save():
+                return self._stage.save(command.request_id, command.kept)
             case Finish():
                 return self._stage.finish(command.request_id)
             case Abort():

@@ -152,7 +152,8 @@ def _loaded_stage(
     mesh = None
     if environment.world_size > 1:
         mesh = RankMesh.build(settings.degrees, timedelta(seconds=settings.collective_seconds))
-    return model.loaded, DenoiseStage(model, store, stores=environment.rank == 0, mesh=mesh)
+    rank = environment.rank
+    return model.loaded, DenoiseStage(model, store, stores=rank == 0, mesh=mesh, number=rank)
 
 
 def _inherited(descriptor: int) -> socket.socket:

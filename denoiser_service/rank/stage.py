@@ -10,11 +10,19 @@ import torch
 import xxhash
 
 from denoiser_service.rank.acceleration.session import Session, open_session
-from denoiser_service.rank.commands import Aborted, Finished, Prepared, Stepped
+from denoiser_service.rank.commands import (
+    Aborted,
+    Checkpoint,
+    Finished,
+    Prepared,
+    Saved,
+    Stepped,
+)
 from denoiser_service.rank.held_bytes import held_bytes
 from denoiser_service.rank.joint_forward import Answers, Forward, Unanswered
 from denoiser_service.rank.parallel.mesh import RankMesh
 from denoiser_service.rank.parallel.model import ParallelModel
+from denoiser_service.rank.stored_checkpoints import StoredCheckpoints
 from denoiser_service.rank.stored_previews import StoredPreviews
 from services.domain.stages import DenoiseRequest
 from services.loaded_models.stage_model import StageModel
@@ -43,6 +51,7 @@ class _Running:
     state: DenoiserState
     session: Session | None
     previews: StoredPreviews
+    checkpoints: StoredCheckpoints
     shares_steps: bool
     deadline: Deadline | None
     held_bytes: int = 0
@@ -64,6 +73,7 @@ class DenoiseStage:
         store: where the conditioning comes from and the latents go.
         stores: whether latents go there; of ranks that work together, only one stores them.
         mesh: the ranks that make every step together; each of them is told the same.
+        number: this one's place among them.
 
     Attributes:
         rows: how forwards of several requests become one; None if every step is taken alone.
@@ -79,8 +89,10 @@ class DenoiseStage:
         *,
         stores: bool = True,
         mesh: RankMesh | None = None,
+        number: int = 0,
     ) -> None:
         self._loaded = model
+        self._number = number
         self._stores = stores
         self._model = model.model
         self._store = store
@@ -96,6 +108,7 @@ class DenoiseStage:
         deadline: Deadline | None = None,
         *,
         shares_steps: bool = False,
+        resume: Checkpoint | None = None,
     ) -> Prepared:
         """Takes a request in; its conditioning may be released from then on.
 
@@ -103,6 +116,7 @@ class DenoiseStage:
             request: what to denoise.
             deadline: until when its latents may be wanted.
             shares_steps: whether it may take its steps together with other requests.
+            resume: what to go on from; None to begin.
 
         Raises:
             TriptychError: it is here already, its tensors are gone, or this model cannot do it.
@@ -117,7 +131,12 @@ class DenoiseStage:
             state = self._model.prepare(request.parameters, conditioning)
         session = self._accelerate(request.parameters, state)
         previews = StoredPreviews(self._model, self._store if self._stores else None, request)
-        running = _Running(request, state, session, previews, shares_steps, deadline)
+        degrees = self._degrees(state)
+        checkpoints = StoredCheckpoints(
+            self._model.components, self._store, request, degrees, self._number, deadline
+        )
+        restored = resume is None or checkpoints.restore(resume, state, session)
+        running = _Running(request, state, session, previews, checkpoints, shares_steps, deadline)
         prepared = Prepared(
             request_id=request.place,
             total_steps=state.total_steps,
@@ -125,7 +144,9 @@ class DenoiseStage:
             transfer_seconds=read - began,
             held_bytes=running.count(),
             batch_key=self._batch_key(running),
-            degrees=self._degrees(state),
+            degrees=degrees,
+            completed_steps=state.completed_steps,
+            recomputes=not restored,
         )
         # Last, as in a step: looking ahead for what can be shared may fail, too.
         self._running[request.place] = running
@@ -236,6 +257,24 @@ class DenoiseStage:
             return f"{parameters.width}x{parameters.height} {kind}"
         raise TriptychError("a step without a forward cannot be taken together with others")
 
+    def save(self, request_id: str, kept: int | None = None) -> Saved:
+        """Stores what a request's steps have made of it, this rank's part; it goes on as before.
+
+        Args:
+            request_id: which.
+            kept: the step of an earlier checkpoint that is kept; others are released.
+
+        Raises:
+            NotFound: no such request is here.
+            TriptychError: it could not be stored; the request is still here.
+        """
+        if request_id not in self._running:
+            raise _not_here(request_id)
+        running, began = self._running[request_id], time.perf_counter()
+        checkpoint = running.checkpoints.save(running.state, running.session, kept)
+        seconds = time.perf_counter() - began
+        return Saved(request_id=request_id, checkpoint=checkpoint, transfer_seconds=seconds)
+
     def finish(self, request_id: str) -> Finished:
         """Stores a request's latents, for the caller to release, and forgets it.
 
@@ -259,6 +298,7 @@ class DenoiseStage:
         if self._stores:
             identity = {"tenant": request.tenant, "request_id": request.request_id}
             ref = self._store.put(latents, **identity, deadline=running.deadline)
+        running.checkpoints.release()
         return Finished(
             request_id=request_id,
             latents=ref,
@@ -275,13 +315,18 @@ class DenoiseStage:
         """
         running = self._take(request_id)
         running.previews.release()
+        running.checkpoints.release()
         return Aborted(request_id=request_id, completed_steps=running.state.completed_steps)
 
     def _take(self, request_id: str) -> _Running:
         # Taken out, and put back only by what succeeded.
         if request_id not in self._running:
-            raise NotFound(f"request {request_id} is not being denoised here")
+            raise _not_here(request_id)
         return self._running.pop(request_id)
+
+
+def _not_here(request_id: str) -> NotFound:
+    return NotFound(f"request {request_id} is not being denoised here")
 
 
 @contextmanager

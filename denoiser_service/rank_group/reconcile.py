@@ -10,9 +10,11 @@ from denoiser_service.rank.commands import (
     Prepared,
     RankReady,
     Reply,
+    Saved,
     Step,
     Stepped,
 )
+from services.domain.tensor_ref import TensorRef
 from triptych.domain.cache_statistics import BranchDecision
 
 
@@ -46,6 +48,13 @@ def reconcile(command: Command, replies: Sequence[Reply]) -> Reply:
         # Ranks with different branches may keep different caches; room is needed for the largest.
         kept = max(reply.held_bytes for reply in replies if isinstance(reply, Prepared | Stepped))
         first = first.model_copy(update={"held_bytes": kept})
+    if isinstance(first, Prepared):
+        recomputes = any(reply.recomputes for reply in replies if isinstance(reply, Prepared))
+        return first.model_copy(update={"recomputes": recomputes})
+    if isinstance(first, Saved):
+        parts = [part for reply in replies if isinstance(reply, Saved) for part in _parts(reply)]
+        whole = first.checkpoint.model_copy(update={"parts": tuple(parts)})
+        return first.model_copy(update={"checkpoint": whole})
     if isinstance(first, Stepped):
         decisions = _united([reply.decisions for reply in replies if isinstance(reply, Stepped)])
         return first.model_copy(update={"decisions": decisions})
@@ -66,16 +75,23 @@ def _agreed(reply: Reply) -> Reply:
         case RankReady():
             return reply.model_copy(update={"pid": 0})
         case Prepared():
-            own = {"run_seconds": 0, "transfer_seconds": 0, "held_bytes": 0}
+            own = {"run_seconds": 0, "transfer_seconds": 0, "held_bytes": 0, "recomputes": False}
             return reply.model_copy(update=own)
         case Stepped():
             its = {"seconds": 0, "decisions": (), "held_bytes": 0, "preview": None}
             return reply.model_copy(update=its)
+        case Saved():
+            bare = reply.checkpoint.model_copy(update={"parts": ()})
+            return reply.model_copy(update={"checkpoint": bare, "transfer_seconds": 0})
         case Finished():
             # The checksum stays: every rank holds the whole latents, and they are equal.
             untimed = {"run_seconds": 0, "transfer_seconds": 0, "latents": None}
             return reply.model_copy(update=untimed)
     return reply
+
+
+def _parts(saved: Saved) -> tuple[TensorRef | None, ...]:
+    return saved.checkpoint.parts
 
 
 def _united(

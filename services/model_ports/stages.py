@@ -87,6 +87,24 @@ class DenoiserState(Protocol):
         """Lets go of what `foreseen` needs of the last step, until the next one."""
         ...
 
+    def save(self) -> Tensors:
+        """What the steps so far have made of the request; its conditioning is not in it.
+
+        They are no copies, but no later step changes them: another thread may read them.
+        """
+        ...
+
+    def restore(self, saved: Tensors) -> None:
+        """Goes on from where a request of the same parameters and conditioning was saved.
+
+        Args:
+            saved: what `save` gave, maybe with others under further names; copied.
+
+        Raises:
+            InvalidRequest: it is not of such a request.
+        """
+        ...
+
 
 class DenoiserModel(Protocol):
     """The denoising loop, one step at a time, so that requests can take turns.

@@ -15,7 +15,9 @@ from services.model_ports.forwards import (
     Acceleration,
     BranchRunner,
 )
+from services.model_ports.stages import Tensors
 from services.numerics.schedules import Schedule
+from triptych.domain.errors import InvalidRequest
 
 Combine = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
 """One velocity from those of the guidance branches, by their names."""
@@ -67,10 +69,38 @@ class ScheduledState:
         """Lets go of what `foreseen` needs of the last step, until the next one."""
         self.schedule.forget_step()
 
+    def save(self) -> Tensors:
+        """`latents`, and what the schedule saves."""
+        return {"latents": self.latents, **self.schedule.save()}
+
+    def restore(self, saved: Tensors) -> None:
+        """Goes on from where a request of the same parameters and conditioning was saved.
+
+        Everything else follows from those. In particular no noise is drawn after the first step.
+
+        Args:
+            saved: what `save` gave; copied.
+
+        Raises:
+            InvalidRequest: it is not of such a request.
+        """
+        own, latents = self.latents, saved.get("latents")
+        if latents is None or (latents.shape, latents.dtype) != (own.shape, own.dtype):
+            found, needed = _described(latents), _described(own)
+            raise InvalidRequest.of(
+                "checkpoint", f"its latents are {found}; this request's are {needed}"
+            )
+        self.schedule.restore(saved)
+        self.latents = latents.to(own.device, copy=True)
+
     @property
     def sigma(self) -> float:
         """The noise level that the next step starts from; 0 after the last."""
         return self.schedule.sigma
+
+
+def _described(tensor: torch.Tensor | None) -> str:
+    return "missing" if tensor is None else f"{tuple(tensor.shape)} in {tensor.dtype}"
 
 
 @torch.no_grad()

@@ -12,8 +12,9 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_tim
 
 from services.model_files.directory import ModelDirectory
 from services.model_files.modules import load_part
+from services.numerics.solver_history import history_of, take_up_history
 from services.torch_setup.runtime import wait_for
-from triptych.domain.errors import ConfigurationError, TriptychError
+from triptych.domain.errors import ConfigurationError, InvalidRequest, TriptychError
 
 # What schedulers raise for a configuration that they take without looking at it.
 _UNUSABLE = (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError, ImportError)
@@ -115,6 +116,31 @@ class Schedule:
     def forget_step(self) -> None:
         """Lets go of what `destination` is made of, until the next step."""
         self._last_step = None
+
+    def save(self) -> dict[str, torch.Tensor]:
+        """What another schedule of the same request lacks to take the next step in its place."""
+        completed = torch.tensor(self.completed_steps)
+        return {"completed_steps": completed, **history_of(self._scheduler)}
+
+    def restore(self, saved: Mapping[str, torch.Tensor]) -> None:
+        """Goes on where another schedule of the same request was saved; this one is at its begin.
+
+        Args:
+            saved: what `save` gave; copied.
+
+        Raises:
+            InvalidRequest: it does not say how many of the steps are done.
+        """
+        counted = saved.get("completed_steps")
+        completed = -1 if counted is None or counted.numel() != 1 else int(counted)
+        if not 0 <= completed <= self.total_steps:
+            raise InvalidRequest.of(
+                "checkpoint",
+                f"its completed_steps are {counted}; allowed are 0 to {self.total_steps}",
+            )
+        take_up_history(self._scheduler, saved, self._device)
+        self._scheduler.set_begin_index(completed)
+        self.completed_steps = completed
 
     def advance(self, velocity: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """The latents after one more step; returns when the device has computed them.

@@ -22,6 +22,7 @@ from denoiser_service.rank.acceleration.blocks import (
 )
 from services.model_ports.blocks import BlockLists
 from services.model_ports.forwards import Branches, each_branch
+from services.model_ports.stages import Tensors
 from triptych.domain.acceleration import CacheDit, MaskPolicy, ReusePolicy, has_mask
 from triptych.domain.cache_statistics import BranchDecision
 
@@ -151,6 +152,42 @@ class CacheDitSession:
         self.decisions += map(_decision, names, managers)
         return output
 
+    def save(self, components: Mapping[str, nn.Module], /) -> Tensors:
+        """See Session: what was counted, on which warm-ups, masks and limits depend.
+
+        What the library keeps of the blocks, and its forecasts, are its own and stay behind.
+        """
+        names = {id(component): name for name, component in components.items()}
+        saved: dict[str, torch.Tensor] = {}
+        for (transformer, branch), managers in self._managers.items():
+            for place, manager in enumerate(managers.values()):
+                context = manager.get_context()
+                prefix = f"cache_dit.{names[transformer]}.{branch}.{place}."
+                saved[prefix + "steps"] = torch.tensor(
+                    [context.executed_steps, context.continuous_cached_steps, *context.cached_steps]
+                )
+                saved[prefix + "difference"] = torch.tensor(
+                    context.accumulated_residual_diff, dtype=torch.float64
+                )
+        return saved
+
+    def restore(self, components: Mapping[str, nn.Module], saved: Tensors, /) -> bool:
+        """See Session; never whole."""
+        for name, tensor in saved.items():
+            kind, _, rest = name.partition(".")
+            if kind != "cache_dit":
+                continue
+            component, branch, place, part = rest.split(".")
+            managers = list(self._managers_of(components[component], branch).values())
+            context = managers[int(place)].get_context()
+            if part == "difference":
+                context.accumulated_residual_diff = float(tensor)
+            else:
+                executed, continuous, *cached = tensor.tolist()
+                context.executed_steps = context.transformer_executed_steps = executed
+                context.continuous_cached_steps, context.cached_steps = continuous, cached
+        return False
+
     def _managers_of(self, transformer: nn.Module, branch: str) -> Managers:
         key = (id(transformer), branch)
         if key not in self._managers:
@@ -183,11 +220,18 @@ class CacheDitSession:
 def _reuses(manager: Any, added: torch.Tensor) -> bool:  # noqa: ANN401 — the library's
     """Whether a branch goes on without its middle blocks, after what the first have added."""
     manager.mark_step_begin()
-    if manager.can_cache(added, prefix=_FIRST):
+    # A context that is restored has counted steps, but keeps nothing of them; a mask alone would
+    # have it reuse that.
+    context = manager.get_context()
+    if _keeps(context) and manager.can_cache(added, prefix=_FIRST):
         manager.add_cached_step()
         return True
     manager.set_Fn_buffer(added, prefix=_FIRST)
     return False
+
+
+def _keeps(context: Any) -> bool:  # noqa: ANN401 — the library's
+    return f"{_FIRST}_buffer" in context.buffers
 
 
 def _applied(manager: Any, hidden: torch.Tensor, encoder: torch.Tensor | None) -> States:  # noqa: ANN401 — the library's

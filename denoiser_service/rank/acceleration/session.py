@@ -16,7 +16,7 @@ from denoiser_service.rank.acceleration.cache_dit import CacheDitSession
 from denoiser_service.rank.acceleration.tea_cache import TeaCacheSession
 from services.model_ports.blocks import BlockLists
 from services.model_ports.forwards import Acceleration, Branches
-from services.model_ports.stages import CachingDenoiserModel
+from services.model_ports.stages import CachingDenoiserModel, Tensors
 from triptych.domain.acceleration import Cache, NoCache, TeaCache
 from triptych.domain.cache_statistics import BranchDecision
 
@@ -31,6 +31,30 @@ class Session(Acceleration, Protocol):
 
     last_step: bool
     decisions: list[BranchDecision]
+
+    def save(self, components: Mapping[str, nn.Module], /) -> Tensors:
+        """What the steps so far have left in its caches, as far as it can be saved.
+
+        They are no copies, but no later step changes them.
+
+        Args:
+            components: the model's transformers by their names.
+        """
+        ...
+
+    def restore(self, components: Mapping[str, nn.Module], saved: Tensors, /) -> bool:
+        """Goes on from where another session of the same request was saved after a step or more.
+
+        Args:
+            components: the model's transformers by their names.
+            saved: what `save` gave, maybe with others under further names; copied. Empty where it
+                is of no use here.
+
+        Returns:
+            Whether its caches are as they were. What they lack is computed in the next step,
+            whatever would have been reused.
+        """
+        ...
 
 
 @dataclass(slots=True)
@@ -50,6 +74,14 @@ class PlainSession:
 
         with in_place_of_blocks(transformer, self.lists, self.tokens.spread(run, self.lists)):
             return transformer(*args, **inputs)
+
+    def save(self, _: Mapping[str, nn.Module], /) -> Tensors:
+        """There is nothing."""
+        return {}
+
+    def restore(self, _: Mapping[str, nn.Module], saved: Tensors, /) -> bool:
+        """There is nothing."""
+        return True
 
 
 def open_session(

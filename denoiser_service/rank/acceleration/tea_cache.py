@@ -3,7 +3,7 @@
 Liu et al., "Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model" (2024).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from denoiser_service.rank.acceleration.blocks import (
 )
 from services.model_ports.blocks import BlockLists
 from services.model_ports.forwards import Branches, each_branch
+from services.model_ports.stages import Tensors
 from triptych.domain.acceleration import TeaCache
 from triptych.domain.cache_statistics import BranchDecision
 
@@ -109,6 +110,36 @@ class TeaCacheSession:
             BranchDecision(name, *state.decision) for name, state in zip(names, states, strict=True)
         ]
         return output
+
+    def save(self, components: Mapping[str, nn.Module], /) -> Tensors:
+        """See Session: all that decides and all that is reused."""
+        names = {id(component): name for name, component in components.items()}
+        saved: dict[str, torch.Tensor] = {}
+        for (transformer, branch), state in self._branches.items():
+            prefix = f"tea_cache.{names[transformer]}.{branch}."
+            # In double precision, as Python counts.
+            accumulated = torch.tensor(state.rule.accumulated, dtype=torch.float64)
+            saved[prefix + "accumulated"] = accumulated
+            for name, tensor in (("signal", state.signal), ("residual", state.residual)):
+                if tensor is not None:
+                    saved[prefix + name] = tensor
+        return saved
+
+    def restore(self, components: Mapping[str, nn.Module], saved: Tensors, /) -> bool:
+        """See Session."""
+        for name, tensor in saved.items():
+            kind, _, rest = name.partition(".")
+            if kind != "tea_cache":
+                continue
+            component, branch, part = rest.split(".")
+            transformer = components[component]
+            state = self._state(transformer, branch)
+            if part == "accumulated":
+                state.rule.accumulated = float(tensor)
+            else:
+                copied = tensor.to(next(transformer.parameters()).device, copy=True)
+                setattr(state, part, copied)
+        return bool(self._branches)
 
     def _state(self, transformer: nn.Module, branch: str) -> _Branch:
         key = (id(transformer), branch)

@@ -36,6 +36,13 @@ class CountingState:
     def forget_step(self) -> None:
         pass
 
+    def save(self) -> Tensors:
+        return {"latents": self.value, "completed_steps": torch.tensor(self.completed_steps)}
+
+    def restore(self, saved: Tensors) -> None:
+        self.value = saved["latents"].clone()
+        self.completed_steps = int(saved["completed_steps"])
+
 
 class CountingDenoiser:
     """Starts at the seed and adds the conditioning at every step.

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from services.model_files.directory import ModelDirectory
-from services.numerics.schedules import Schedule, load_flow_scheduler
-from triptych.domain.errors import ConfigurationError, TriptychError
+from services.numerics.schedules import Schedule, Scheduler, load_flow_scheduler
+from triptych.domain.errors import ConfigurationError, InvalidRequest, TriptychError
 
 CPU = torch.device("cpu")
 
@@ -75,3 +75,51 @@ def test_a_scheduler_that_draws_noise_in_every_step_is_refused(tmp_path: Path) -
         load_flow_scheduler(ModelDirectory(tmp_path))
     FlowMatchEulerDiscreteScheduler().save_pretrained(folder)
     load_flow_scheduler(ModelDirectory(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+        UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, solver_order=3
+        ),
+    ],
+    ids=["first order", "second order", "third order"],
+)
+@pytest.mark.parametrize("saved_at", range(7))
+def test_a_schedule_that_is_restored_goes_on_as_the_one_that_was_saved(
+    solver: Scheduler, saved_at: int
+) -> None:
+    whole = Schedule(solver, 6, CPU)
+    latents = torch.linspace(-1, 1, 16, dtype=torch.float32).reshape(1, 2, 2, 4)
+    for _ in range(saved_at):
+        latents = whole.advance(latents.sin(), latents)
+    restored = Schedule(solver, 6, CPU)
+    restored.restore({name: tensor.clone() for name, tensor in whole.save().items()})
+    assert (restored.completed_steps, restored.sigma) == (saved_at, whole.sigma)
+    assert torch.equal(walk(restored, latents), walk(whole, latents))
+    # All that a scheduler keeps, whatever it is called.
+    assert _kept(restored) == _kept(whole)
+
+
+def _kept(schedule: Schedule) -> dict[str, object]:
+    # Where it begins is all that may differ: the first step counts from there.
+    return {
+        name: value.tolist() if isinstance(value, torch.Tensor) else repr(value)
+        for name, value in vars(schedule._scheduler).items()
+        if name not in ("_begin_index", "_step_index")
+    }
+
+
+@pytest.mark.parametrize("completed", [None, torch.tensor([1, 2]), torch.tensor(4)])
+def test_what_says_of_no_step_of_a_schedule_is_not_restored(
+    scheduler: FlowMatchEulerDiscreteScheduler, completed: torch.Tensor | None
+) -> None:
+    schedule = Schedule.shifted(scheduler, 3, CPU, tokens=64)
+    saved = {} if completed is None else {"completed_steps": completed}
+    with pytest.raises(InvalidRequest, match="allowed are 0 to 3"):
+        schedule.restore(saved)
