@@ -98,11 +98,14 @@ class Save(_Message):
 
     Attributes:
         kept: the step of an earlier checkpoint that is kept beside this one; others are released.
+        wait: whether the answer is given once it is stored. Otherwise it is stored beside the next
+            steps, and one of their answers has it; while an earlier one is, nothing is begun.
     """
 
     kind: Literal["save"] = "save"
     request_id: str
     kept: Annotated[int, Field(ge=0)] | None = None
+    wait: bool = True
 
 
 class Finish(_Traced):
@@ -173,6 +176,8 @@ class Stepped(_Message):
         held_bytes: of the request's state and cache.
         preview: what the loop is heading for, if one is due and could be stored.
         batch_key: see Prepared; None after the last step.
+        saved: what was stored beside the steps since the last answer, by rank, of each its own
+            part; None of those that have nothing new, and empty if none has.
     """
 
     kind: Literal["stepped"] = "stepped"
@@ -185,14 +190,19 @@ class Stepped(_Message):
     held_bytes: int = 0
     preview: TensorRef | None = None
     batch_key: str | None = None
+    saved: tuple[Checkpoint | None, ...] = ()
 
 
 class Saved(_Message):
-    """The answer to Save; a request that could not be saved goes on nonetheless."""
+    """The answer to Save; a request that could not be saved goes on nonetheless.
+
+    Attributes:
+        checkpoint: None if it is stored beside the next steps.
+    """
 
     kind: Literal["saved"] = "saved"
     request_id: str
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
     transfer_seconds: float
 
 

@@ -127,7 +127,7 @@ class RankExecutor:
                     raise TriptychError("requests take their steps alone here")
                 return step_batch(self._stage, self._stage.rows, command, self._attempt)
             case Save():
-                return self._stage.save(command.request_id, command.kept)
+                return self._stage.save(command.request_id, command.kept, wait=command.wait)
             case Finish():
                 return self._stage.finish(command.request_id)
             case Abort():

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -93,6 +94,7 @@ class DenoiseStage:
     ) -> None:
         self._loaded = model
         self._number = number
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._stores = stores
         self._model = model.model
         self._store = store
@@ -133,7 +135,10 @@ class DenoiseStage:
         previews = StoredPreviews(self._model, self._store if self._stores else None, request)
         degrees = self._degrees(state)
         checkpoints = StoredCheckpoints(
-            self._model.components, self._store, request, degrees, self._number, deadline
+            *(self._model.components, self._store, self._writer, request),
+            degrees=degrees,
+            number=self._number,
+            deadline=deadline,
         )
         restored = resume is None or checkpoints.restore(resume, state, session)
         running = _Running(request, state, session, previews, checkpoints, shares_steps, deadline)
@@ -217,6 +222,7 @@ class DenoiseStage:
             preview=running.previews.after_step(state),
             held_bytes=running.count(decisions),
             batch_key=self._batch_key(running),
+            saved=running.checkpoints.news(),
         )
         self._running[request_id] = running
         return stepped
@@ -257,12 +263,13 @@ class DenoiseStage:
             return f"{parameters.width}x{parameters.height} {kind}"
         raise TriptychError("a step without a forward cannot be taken together with others")
 
-    def save(self, request_id: str, kept: int | None = None) -> Saved:
+    def save(self, request_id: str, kept: int | None = None, *, wait: bool = True) -> Saved:
         """Stores what a request's steps have made of it, this rank's part; it goes on as before.
 
         Args:
             request_id: which.
             kept: the step of an earlier checkpoint that is kept; others are released.
+            wait: whether to return once it is stored, rather than say so with a later step.
 
         Raises:
             NotFound: no such request is here.
@@ -271,7 +278,12 @@ class DenoiseStage:
         if request_id not in self._running:
             raise _not_here(request_id)
         running, began = self._running[request_id], time.perf_counter()
-        checkpoint = running.checkpoints.save(running.state, running.session, kept)
+        checkpoints = running.checkpoints
+        checkpoint = None
+        if wait:
+            checkpoint = checkpoints.save(running.state, running.session, kept)
+        else:
+            checkpoints.begin(running.state, running.session, kept)
         seconds = time.perf_counter() - began
         return Saved(request_id=request_id, checkpoint=checkpoint, transfer_seconds=seconds)
 

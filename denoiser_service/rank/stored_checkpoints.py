@@ -1,6 +1,8 @@
 """What a request's steps have made of it so far, stored for whoever goes on if this rank cannot."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 
 import torch
 
@@ -8,7 +10,7 @@ from denoiser_service.rank.acceleration.session import Session
 from denoiser_service.rank.commands import Checkpoint
 from services.domain.stages import DenoiseRequest
 from services.domain.tensor_ref import TensorRef
-from services.model_ports.stages import DenoiserState
+from services.model_ports.stages import DenoiserState, Tensors
 from services.observability.logs import get_logger
 from services.tensor_store.tensor_store import TensorStore
 from triptych.domain.deadline import Deadline
@@ -16,6 +18,21 @@ from triptych.domain.errors import InvalidRequest, TriptychError
 from triptych.domain.parallel import ParallelDegrees
 
 _log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """What is being stored beside the steps.
+
+    Attributes:
+        step: how many were done.
+        kept: see StoredCheckpoints.save.
+        stored: this rank's part, once it is.
+    """
+
+    step: int
+    kept: int | None
+    stored: Future[TensorRef | None]
 
 
 class StoredCheckpoints:
@@ -27,6 +44,7 @@ class StoredCheckpoints:
     Args:
         components: the model's transformers by their names.
         store: where they go.
+        writer: what writes beside the steps.
         request: whose they are.
         degrees: how its steps are spread over ranks.
         number: this rank's place among them.
@@ -37,6 +55,7 @@ class StoredCheckpoints:
         self,
         components: Mapping[str, torch.nn.Module],
         store: TensorStore,
+        writer: Executor,
         request: DenoiseRequest,
         degrees: ParallelDegrees,
         number: int = 0,
@@ -44,11 +63,13 @@ class StoredCheckpoints:
     ) -> None:
         self._components = components
         self._store = store
+        self._writer = writer
         self._identity = {"tenant": request.tenant, "request_id": request.request_id}
         self._degrees = degrees
         self._number = number
         self._deadline = deadline
         self._parts: dict[int, list[TensorRef]] = {}
+        self._writing: _Writing | None = None
 
     def save(
         self, state: DenoiserState, session: Session | None, kept: int | None = None
@@ -63,16 +84,46 @@ class StoredCheckpoints:
         Raises:
             TriptychError: it could not be stored; what was stored before still is.
         """
-        step, part = state.completed_steps, None
-        tensors = dict(state.save()) if self._number == 0 else {}
-        if session is not None:
-            tensors |= session.save(self._components)
-        if tensors:
-            part = self._store.put(tensors, **self._identity, deadline=self._deadline)
-            self._parts.setdefault(step, []).append(part)
-        for earlier in [saved for saved in self._parts if saved not in (step, kept)]:
+        tensors = self._tensors(state, session)
+        part = self._put(tensors)
+        for earlier in self._taken(state.completed_steps, part, kept):
             self._release(earlier)
-        return Checkpoint(step=step, degrees=self._degrees, parts=(part,))
+        return self._checkpoint(state.completed_steps, part)
+
+    def begin(self, state: DenoiserState, session: Session | None, kept: int | None = None) -> None:
+        """Stores this rank's part beside the next steps, unless an earlier one still is.
+
+        Args:
+            state: the request between two steps; no later step changes what is stored.
+            session: its caches.
+            kept: see save.
+        """
+        if self._writing is None:
+            stored = self._writer.submit(self._put, self._tensors(state, session))
+            self._writing = _Writing(state.completed_steps, kept, stored)
+
+    def news(self) -> tuple[Checkpoint, ...]:
+        """What has been stored beside the steps since this was asked last, if anything has.
+
+        Raises:
+            torch.AcceleratorError: the device failed.
+        """
+        writing = self._writing
+        if writing is None or not writing.stored.done():
+            return ()
+        self._writing = None
+        error = writing.stored.exception()
+        if isinstance(error, torch.AcceleratorError):
+            # Nothing can be computed in this process any more.
+            raise error
+        if error is not None:
+            # Even a defect: what may never be needed must not cost the request.
+            _log.warning("not saved", step=writing.step, cause=repr(error), **self._identity)
+            return ()
+        part = writing.stored.result()
+        for earlier in self._taken(writing.step, part, writing.kept):
+            self._writer.submit(self._release, earlier)
+        return (self._checkpoint(writing.step, part),)
 
     def restore(
         self, checkpoint: Checkpoint, state: DenoiserState, session: Session | None
@@ -117,12 +168,38 @@ class StoredCheckpoints:
 
     def release(self) -> None:
         """Releases all of a request that needs none any more."""
+        if self._writing is not None:
+            # Whatever is still being stored is released by whoever stores it.
+            self._writing.stored.add_done_callback(self._discard)
+            self._writing = None
         for step in list(self._parts):
-            self._release(step)
+            self._release(self._parts.pop(step))
 
-    def _release(self, step: int) -> None:
-        for part in self._parts.pop(step):
+    def _tensors(self, state: DenoiserState, session: Session | None) -> dict[str, torch.Tensor]:
+        tensors = dict(state.save()) if self._number == 0 else {}
+        return tensors if session is None else tensors | dict(session.save(self._components))
+
+    def _put(self, tensors: Tensors) -> TensorRef | None:
+        if not tensors:
+            return None
+        return self._store.keep(self._store.put(tensors, **self._identity, deadline=self._deadline))
+
+    def _taken(self, step: int, part: TensorRef | None, kept: int | None) -> list[list[TensorRef]]:
+        """Adds a part; gives those that nobody needs any more."""
+        if part is not None:
+            self._parts.setdefault(step, []).append(part)
+        return [self._parts.pop(saved) for saved in list(self._parts) if saved not in (step, kept)]
+
+    def _checkpoint(self, step: int, part: TensorRef | None) -> Checkpoint:
+        return Checkpoint(step=step, degrees=self._degrees, parts=(part,))
+
+    def _discard(self, stored: Future[TensorRef | None]) -> None:
+        if not stored.cancelled() and stored.exception() is None:
+            self._release([part for part in (stored.result(),) if part is not None])
+
+    def _release(self, parts: Iterable[TensorRef]) -> None:
+        for part in parts:
             try:
                 self._store.release(part)
             except TriptychError as error:
-                _log.warning("checkpoint not released, will expire", step=step, cause=str(error))
+                _log.warning("checkpoint not released, will expire", cause=str(error))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from denoiser_service.rank.commands import (
     Abort,
+    Checkpoint,
     Command,
     Failed,
     Finished,
@@ -51,13 +52,18 @@ def reconcile(command: Command, replies: Sequence[Reply]) -> Reply:
     if isinstance(first, Prepared):
         recomputes = any(reply.recomputes for reply in replies if isinstance(reply, Prepared))
         return first.model_copy(update={"recomputes": recomputes})
-    if isinstance(first, Saved):
+    if isinstance(first, Saved) and first.checkpoint is not None:
         parts = [part for reply in replies if isinstance(reply, Saved) for part in _parts(reply)]
         whole = first.checkpoint.model_copy(update={"parts": tuple(parts)})
         return first.model_copy(update={"checkpoint": whole})
     if isinstance(first, Stepped):
-        decisions = _united([reply.decisions for reply in replies if isinstance(reply, Stepped)])
-        return first.model_copy(update={"decisions": decisions})
+        stepped = [reply for reply in replies if isinstance(reply, Stepped)]
+        decisions = _united([reply.decisions for reply in stepped])
+        saved: tuple[Checkpoint | None, ...] = ()
+        if any(reply.saved for reply in stepped):
+            # Each writes in its own time.
+            saved = tuple(reply.saved[0] if reply.saved else None for reply in stepped)
+        return first.model_copy(update={"decisions": decisions, "saved": saved})
     return first
 
 
@@ -78,10 +84,10 @@ def _agreed(reply: Reply) -> Reply:
             own = {"run_seconds": 0, "transfer_seconds": 0, "held_bytes": 0, "recomputes": False}
             return reply.model_copy(update=own)
         case Stepped():
-            its = {"seconds": 0, "decisions": (), "held_bytes": 0, "preview": None}
+            its = {"seconds": 0, "decisions": (), "held_bytes": 0, "preview": None, "saved": ()}
             return reply.model_copy(update=its)
         case Saved():
-            bare = reply.checkpoint.model_copy(update={"parts": ()})
+            bare = reply.checkpoint and reply.checkpoint.model_copy(update={"parts": ()})
             return reply.model_copy(update={"checkpoint": bare, "transfer_seconds": 0})
         case Finished():
             # The checksum stays: every rank holds the whole latents, and they are equal.
@@ -91,7 +97,7 @@ def _agreed(reply: Reply) -> Reply:
 
 
 def _parts(saved: Saved) -> tuple[TensorRef | None, ...]:
-    return saved.checkpoint.parts
+    return () if saved.checkpoint is None else saved.checkpoint.parts
 
 
 def _united(

@@ -6,6 +6,7 @@ from denoiser_service.rank.commands import Finished, Prepared, Stepped
 from denoiser_service.rank_group.port import Ranks
 from denoiser_service.service.cache_statistics import always_computed_share, cache_statistics
 from denoiser_service.service.event_log import EventLog
+from denoiser_service.service.resumption import Resumption
 from denoiser_service.service.room import Candidate, Leaving
 from services.domain.stages import Denoised, DenoiseRequest, DenoiseStarted, PreviewLatents
 from triptych.domain.acceleration import CacheSupport, NoCache
@@ -26,8 +27,10 @@ class AdmittedRequest:
         arrival: a number that grows with every request.
         size_bytes: what the ranks will keep of it, at most.
         trace: traceparent of the span that its commands belong to; None if nobody collects it.
+        checkpoint_steps: after how many steps it is saved; 0 if it ends with its ranks.
 
     Attributes:
+        resumption: what it goes on from when its ranks are lost.
         log: its events.
         ranks: those that hold its state; None while it waits in the queue.
         held_bytes: what they keep of it now.
@@ -41,8 +44,10 @@ class AdmittedRequest:
         arrival: int,
         size_bytes: int,
         trace: str | None = None,
+        checkpoint_steps: int = 0,
     ) -> None:
         self.request = request
+        self.resumption = Resumption(checkpoint_steps)
         self.deadline = deadline
         self.trace = trace
         self.log = EventLog()
@@ -52,6 +57,7 @@ class AdmittedRequest:
         self.total_steps = 0
         self.completed_steps = 0
         self.held_bytes = 0
+        self._told_steps = 0
         self._size_bytes = size_bytes
         self._arrival = arrival
         self._arrival_time = time.monotonic()
@@ -109,6 +115,8 @@ class AdmittedRequest:
     def begin(self, ranks: Ranks) -> None:
         """The request leaves the queue for these ranks."""
         self.ranks = ranks
+        if self.log.events:
+            return
         self._cache_support = ranks.ready.loaded.model.capabilities.cache_support
         self._queue_seconds = time.monotonic() - self._arrival_time
         self.log.append(DenoiseStarted())
@@ -116,6 +124,7 @@ class AdmittedRequest:
     def prepared(self, reply: Prepared) -> None:
         """The ranks took it in."""
         self.total_steps = reply.total_steps
+        self.completed_steps = reply.completed_steps
         self.held_bytes = reply.held_bytes
         self._batch_key = reply.batch_key
         self._degrees = reply.degrees
@@ -128,6 +137,11 @@ class AdmittedRequest:
         self.held_bytes = reply.held_bytes
         self._batch_key = reply.batch_key
         self._run_seconds += reply.seconds
+        self.resumption.take(reply.saved)
+        if reply.step <= self._told_steps:
+            # Taken again: its caller has had it.
+            return
+        self._told_steps = reply.step
         self.log.append(
             StepCompleted(
                 reply.step, reply.total_steps, reply.sigma, reply.seconds, reply.decisions
@@ -135,6 +149,20 @@ class AdmittedRequest:
         )
         if reply.preview is not None:
             self.log.append(PreviewLatents(reply.step, reply.preview))
+
+    def lost(self) -> bool:
+        """Its ranks are gone; whether it waits for others, or ends."""
+        goes_on = self.resumption.lost(self.completed_steps)
+        if goes_on:
+            self.requeue()
+        return goes_on
+
+    def requeue(self) -> None:
+        """It waits again, for ranks that go on from where it was saved."""
+        self.ranks = None
+        self.completed_steps = self.resumption.step
+        self.held_bytes = 0
+        self._batch_key = None
 
     def finished(self, reply: Finished) -> None:
         """The ranks stored its latents, which are its caller's from now on."""

@@ -23,14 +23,22 @@ class StepScheduler:
         admission: decides which requests are taken in.
         policy: decides the turns.
         turns: runs them.
+        checkpoint_steps: after how many of its steps each request is saved, to go on from there
+            when its ranks are lost; 0 if it ends with them.
 
     Attributes:
         draining: whether further requests are refused.
     """
 
     def __init__(
-        self, ranks: RankGroup, admission: Admission, policy: Policy, turns: Turns
+        self,
+        ranks: RankGroup,
+        admission: Admission,
+        policy: Policy,
+        turns: Turns,
+        checkpoint_steps: int = 0,
     ) -> None:
+        self._checkpoint_steps = checkpoint_steps
         self._ranks = ranks
         self._policy = policy
         self._turns = turns
@@ -93,7 +101,7 @@ class StepScheduler:
             ModelNotFound, InvalidRequest: not this model's, outside its limits, or it would not fit
                 if it had the ranks for itself.
             QueueFull: too many wait already.
-            RanksLost: a rank died under the request.
+            RanksLost: a rank died under the request, which is not saved, or died of it.
             DeadlineExceeded, Cancelled, TriptychError: as they say.
         """
         admitted = self._admit(request, deadline, trace)
@@ -167,6 +175,7 @@ class StepScheduler:
             arrival=self._arrivals,
             size_bytes=decision.size_bytes,
             trace=trace,
+            checkpoint_steps=self._checkpoint_steps,
         )
         # As if it had had a turn just now: newcomers do not overtake those who take turns.
         admitted.last_turn = self._turn_count

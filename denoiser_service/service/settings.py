@@ -32,6 +32,12 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
         description="requests of the same sizes that may take a step in one forward; more than 1"
         " gives pictures that differ by rounding from those that a request gives alone",
     )
+    checkpoint_steps: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0,
+        description="after how many of its steps a request is saved in the tensor store, beside"
+        " the next ones; when a rank dies, it goes on from there on other ranks, rather than"
+        " failing. 0 saves none",
+    )
     trace_steps: bool = Field(
         False,
         description="each rank makes a span of every step, beside the events of the denoiser's own",

@@ -10,6 +10,7 @@ from denoiser_service.service.admitted_request import AdmittedRequest
 from denoiser_service.service.policy import Drop, Finish, Prepare, Step, Turn, concerned
 from denoiser_service.service.room import Leaving
 from services.observability.logs import get_logger
+from services.observability.metrics import RESUMPTIONS
 from triptych.domain.errors import Cancelled, DeadlineExceeded, RanksLost, TriptychError
 
 Release = Callable[[str, str], Awaitable[object]]
@@ -73,7 +74,7 @@ class Turns:
                 request.log.fail(error)
 
     def end_stale(self, requests: Iterable[AdmittedRequest]) -> None:
-        """Ends those whose ranks died between two commands: no others know of them."""
+        """Ends, or queues again, those whose ranks died between two commands."""
         stale = [request for request in requests if request.ranks is not self._group.current]
         _lose(stale, RanksLost("a rank died; repeat the request"))
 
@@ -83,8 +84,9 @@ class Turns:
         assert ranks is not None
         # It may have come while the ranks were being rebuilt.
         check(request, ranks.ready.loaded.model)
+        resume = admitted.resumption.checkpoint
         admitted.begin(ranks)
-        prepared = await ranks.execute(
+        preparing = ranks.execute(
             commands.Prepare(
                 request_id=request.place,
                 stored_as=request.request_id,
@@ -96,10 +98,29 @@ class Turns:
                 image_latents=request.image_latents,
                 shares_steps=self._shares_steps,
                 remaining_seconds=admitted.deadline.remaining_seconds(),
+                resume=resume,
             )
         )
+        try:
+            prepared = await preparing
+        except RanksLost:
+            raise
+        except TriptychError as error:
+            if resume is None:
+                raise
+            # It may be gone; the request is not.
+            _log.warning("not resumed", request_id=admitted.id, cause=str(error))
+            admitted.resumption.forget()
+            admitted.requeue()
+            return
         assert isinstance(prepared, commands.Prepared)
         admitted.prepared(prepared)
+        decision = "recomputed" if prepared.recomputes else "restored"
+        # Nothing is added for the others, so that it is there before the first one that is.
+        model = ranks.ready.loaded.model.name
+        RESUMPTIONS.add(int(resume is not None), model=model, decision=decision)
+        if resume is not None:
+            _log.info("resumed", request_id=admitted.id, step=resume.step, cache=decision)
 
     async def _step(self, having: Sequence[AdmittedRequest]) -> None:
         replies = await (self._one_step(having[0]) if len(having) == 1 else self._batch(having))
@@ -110,6 +131,22 @@ class Turns:
             self.completed_steps += 1
             self.step_seconds += 0.2 * (reply.seconds / len(having) - self.step_seconds)
             request.stepped(reply)
+            if request.resumption.due(request.completed_steps, request.total_steps):
+                await self._save(request)
+
+    async def _save(self, admitted: AdmittedRequest) -> None:
+        """Has the ranks begin to save a request; they say with a later step when it is stored."""
+        resumption = admitted.resumption
+        kept = None if resumption.checkpoint is None else resumption.step
+        resumption.begin(admitted.completed_steps)
+        try:
+            await _ranks(admitted).execute(
+                commands.Save(request_id=admitted.id, kept=kept, wait=False)
+            )
+        except RanksLost:
+            raise
+        except TriptychError as error:
+            _log.warning("not saved", request_id=admitted.id, cause=str(error))
 
     async def _one_step(self, request: AdmittedRequest) -> Sequence[commands.Stepped]:
         trace = request.trace if self._trace_steps else None
@@ -188,9 +225,13 @@ async def _abort(admitted: AdmittedRequest) -> None:
 
 
 def _lose(requests: Iterable[AdmittedRequest], error: RanksLost) -> None:
-    """Ends the residents among them; queued requests lost nothing and wait for other ranks."""
+    """Ends the residents among them, or queues them again if they were to be saved.
+
+    Queued requests lost nothing and wait for other ranks.
+    """
     lost = [request for request in requests if request.resident and not request.log.ended]
+    ending = [request for request in lost if not request.lost()]
     if lost:
-        _log.warning("ranks lost", requests=len(lost), cause=str(error))
-    for request in lost:
+        _log.warning("ranks lost", requests=len(lost), ending=len(ending), cause=str(error))
+    for request in ending:
         request.log.fail(error)

@@ -285,6 +285,13 @@ RANK_RESTARTS: Final = WatchedCounter(
     ("model",),
     "How often the ranks were rebuilt after one of them died or hung.",
 )
+RESUMPTIONS: Final = Counter(
+    "triptych.denoiser.resumptions",
+    "{request}",
+    ("model", "decision"),
+    "Requests that went on from a checkpoint after their ranks were lost, their cache restored or"
+    " recomputed.",
+)
 READY_REPLICAS: Final = Gauge(
     "triptych.gateway.ready.replicas",
     "{replica}",

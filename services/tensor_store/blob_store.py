@@ -91,6 +91,21 @@ class BlobStore(StoreControl):
             Unavailable: the store is closed.
         """
 
+    def keep(self, name: BlobName) -> BlobName:
+        """Has a blob that this process published outlive it, until it expires or is released.
+
+        Blobs of a server do anyway, and those of a process's own memory cannot.
+
+        Returns:
+            What it is called from now on.
+
+        Raises:
+            StoreFull: there is no room for more of such.
+            TensorNotFound: it was released, where that is noticed.
+            Unavailable: the store is closed.
+        """
+        return name
+
     @abstractmethod
     def open(self, name: BlobName, size_bytes: int) -> AbstractContextManager[memoryview]:
         """A published blob's bytes, not to be written to; they stay even if it is released.

@@ -4,6 +4,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from services.tensor_store import flat_directory
 from services.tensor_store.blob_store import BlobName
@@ -12,6 +13,8 @@ _LOCK = "lock"
 _LIVE = "live"
 _POOL = "pool"
 _WRITING = "writing"
+KEPT: Final = "0" * 32
+"""The owner of what outlives the process that wrote it; there is no process of that name."""
 
 
 class OwnerDirectory:
@@ -38,6 +41,11 @@ class OwnerDirectory:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._lock_descriptor = os.open(self._path / _LOCK, flags, 0o600)
         fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def create_unlocked(self) -> None:
+        """Makes the directory of no process, if it is not there."""
+        for directory in (_LIVE, _POOL, _WRITING):
+            (self._path / directory).mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def is_dead(self) -> bool:
         """Whether its process is gone; only meaningful under the root's lock."""
@@ -102,8 +110,13 @@ class OwnerDirectory:
 
     def _move_to_pool(self, file_name: str) -> bool:
         key = file_name.rpartition(".")[2]
+        path = self._path.joinpath(_LIVE, file_name)
         try:
-            self._path.joinpath(_LIVE, file_name).rename(self.pool_path(key))
+            if self.owner == KEPT:
+                # Nobody would write into it again.
+                path.unlink()
+            else:
+                path.rename(self.pool_path(key))
         except FileNotFoundError:
             return False
         return True

@@ -90,6 +90,12 @@ class SegmentPool:
             self._held.pop(segment.key, None)
             self._used_bytes -= segment.capacity_bytes
 
+    def let_go(self, key: str) -> None:
+        """Counts a live segment no more: it is somebody else's from now on."""
+        with self._lock:
+            if (held := self._held.pop(key, None)) is not None:
+                self._used_bytes -= held.capacity_bytes
+
     def trim(self, released_before: float) -> None:
         """Gives the memory back that was released before a time in seconds since the epoch."""
         with self._lock:

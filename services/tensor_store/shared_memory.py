@@ -87,6 +87,16 @@ class SharedMemoryBlobStore(BlobStore):
             self._pool.discard(segment)
             raise
 
+    def keep(self, name: BlobName) -> BlobName:
+        """See BlobStore. All that is kept together has a quota as large as a process's."""
+        try:
+            with _room():
+                moved = self._root.keep(name, self._options.quota_bytes)
+        except FileNotFoundError as error:
+            raise TensorNotFound(f"tensors {name.key}: released, or never stored") from error
+        self._pool.let_go(name.key)
+        return moved
+
     @contextmanager
     def open(self, name: BlobName, size_bytes: int) -> Iterator[memoryview]:
         """See BlobStore. Writing to the view changes this reader's copy alone."""

@@ -6,12 +6,14 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from services.domain.tensor_ref import IDENTIFIER
+from services.tensor_store.blob_store import BlobName
 from services.tensor_store.entry_directory import EntryDirectory
-from services.tensor_store.owner_directory import OwnerDirectory
-from triptych.domain.errors import ConfigurationError
+from services.tensor_store.owner_directory import KEPT, OwnerDirectory
+from triptych.domain.errors import ConfigurationError, StoreFull
 
 MIN_FILE_SYSTEM_BYTES = 16 << 20
 """Less cannot hold one request's tensors."""
@@ -58,14 +60,48 @@ class StoreRoot:
     def remove_dead_owners(self) -> int:
         """Removes what processes that are gone left behind; returns how many files of tensors."""
         with self._locked():
-            return sum(owner.remove() for owner in self.owners() if owner.is_dead())
+            kept = self.owner(KEPT)
+            if not any(kept.live()):
+                kept.remove()
+            return sum(
+                owner.remove() for owner in self.owners() if owner.owner != KEPT and owner.is_dead()
+            )
+
+    def keep(self, name: BlobName, limit_bytes: int) -> BlobName:
+        """Moves a live blob to where it outlives its owner.
+
+        Args:
+            name: of the blob.
+            limit_bytes: of all such blobs together.
+
+        Returns:
+            What it is called there.
+
+        Raises:
+            StoreFull: there is no room for it.
+            FileNotFoundError: it is not live.
+        """
+        kept, path = self.owner(KEPT), self.owner(name.owner).live_path(name)
+        with self._locked():
+            used_bytes = sum(status.st_size for status in kept.live())
+            size_bytes = path.stat().st_size
+            if used_bytes + size_bytes > limit_bytes:
+                raise StoreFull(
+                    f"tensor store: {size_bytes} bytes more do not fit into quota_bytes"
+                    f" {limit_bytes}, of which {used_bytes} are kept for when their processes end"
+                )
+            kept.create_unlocked()
+            moved = replace(name, owner=KEPT)
+            path.rename(kept.live_path(moved))
+        return moved
 
     def remove_unused_entries(self) -> None:
-        """Removes the directory of the cache if no process is left to use it."""
+        """Removes the cache, and what outlives processes, if no process is left to use it."""
         # Under the lock nobody comes; who comes later makes it anew.
         with suppress(FileNotFoundError), self._locked():
-            if all(owner.is_dead() for owner in self.owners()):
+            if all(owner.owner == KEPT or owner.is_dead() for owner in self.owners()):
                 self.entries.remove()
+                self.owner(KEPT).remove()
 
     def file_system_bytes(self) -> tuple[int, int]:
         """What is used of the file system, whoever uses it, and its size."""

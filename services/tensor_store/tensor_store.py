@@ -30,6 +30,7 @@ from triptych.domain.errors import (
     TensorCorrupted,
     TensorNotFound,
     TensorRefused,
+    TriptychError,
 )
 
 INLINE = "inline:"
@@ -114,6 +115,26 @@ class TensorStore(StoreControl):
             ref = self._put(tensors, tenant, request_id, expire_time)
             begun.set_attribute(BYTES, ref.size_bytes)
             return ref
+
+    def keep(self, ref: TensorRef) -> TensorRef:
+        """Has tensors that this process put outlive it, should it be killed.
+
+        Returns:
+            Their reference from now on.
+
+        Raises:
+            StoreFull: there is no room for more of such; they are released.
+            TensorNotFound: they were released, where that is noticed.
+            Unavailable: the store cannot be reached.
+        """
+        if ref.store == INLINE:
+            return ref
+        try:
+            kept = self._blobs.keep(_name(ref))
+        except TriptychError:
+            self._blobs.release(_name(ref))
+            raise
+        return self._seal.sign(ref.model_copy(update={"owner": kept.owner, "key": kept.key}))
 
     def _put(
         self,

@@ -31,6 +31,7 @@ from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.conformance.gallery import Gallery
 from tests.conformance.references import references
 from tests.processes import shared_launcher
+from tests.valkey_server import key_value_server
 from triptych.domain.cache_statistics import BranchDecision
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import RanksLost
@@ -51,23 +52,32 @@ TEA_CACHE: dict[str, Any] = {
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    # Shared memory, as it is used; only such a store outlives the process that wrote to it.
     with tempfile.TemporaryDirectory(prefix="triptych-test-", dir="/dev/shm") as path:
         yield Path(path)
 
 
+@pytest.fixture(params=["shm", "redis"])
+def url(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """A store that outlives the processes that write to it."""
+    if request.param == "shm":
+        yield f"shm://{folder / 'store'}"
+    else:
+        with key_value_server() as server:
+            yield server.url
+
+
 @pytest.fixture
-def store(folder: Path) -> Iterator[TensorStore]:
-    seal = Seal(SecretStr(SECRET))
-    with closing(open_store(f"shm://{folder / 'store'}", seal=seal, ttl_seconds=600)) as store:
+def store(url: str) -> Iterator[TensorStore]:
+    with closing(open_store(url, seal=Seal(SecretStr(SECRET)), ttl_seconds=600)) as store:
         yield store
 
 
 class Group:
     """A supervised group, told about one request."""
 
-    def __init__(self, ranks: RankSupervisor, prepare: Prepare) -> None:
+    def __init__(self, ranks: RankSupervisor, prepare: Prepare, store: TensorStore) -> None:
         self._ranks = ranks
+        self._store = store
         self._prepare = prepare
 
     async def execute(self, command: Any) -> Any:
@@ -113,23 +123,29 @@ class Group:
             await self.stepped(STEPS)
         await self._ranks.wait_ready()
         assert self._ranks.generation > generation
+        self._store.sweep()
 
 
 @asynccontextmanager
 async def running(
-    model: Path, folder: Path, degrees: ParallelDegrees, prepare: Prepare
+    model: Path,
+    folder: Path,
+    degrees: ParallelDegrees,
+    prepare: Prepare,
+    url: str,
+    store: TensorStore,
 ) -> AsyncIterator[Group]:
     secret = folder / "secret"
     secret.write_text(SECRET)
     flags = {
         "model": model,
-        "store": f"shm://{folder / 'store'}",
+        "store": url,
         "cluster-secret-file": secret,
         "dtype": "float32",
         "device": "cpu",
         "threads": 1,
-        # Nobody sweeps: what the store keeps of the dead is a test of its own.
-        "sweep-seconds": 600,
+        # What a killed rank left would be gone at once.
+        "sweep-seconds": 0.2,
         "cfg": degrees.cfg,
         "ring": degrees.ring,
     }
@@ -146,7 +162,7 @@ async def running(
 
     task = asyncio.create_task(ranks.run(on_change))
     try:
-        yield Group(ranks, prepare)
+        yield Group(ranks, prepare, store)
     finally:
         await ranks.close()
         task.cancel()
@@ -169,10 +185,10 @@ def asked(gallery: Gallery, store: TensorStore, **changes: Any) -> Prepare:
     "degrees", [ParallelDegrees(), ParallelDegrees(cfg=2)], ids=["one rank", "two ranks"]
 )
 async def test_ranks_go_on_from_what_those_before_them_saved_until_one_was_killed(
-    gallery: Gallery, store: TensorStore, folder: Path, degrees: ParallelDegrees
+    gallery: Gallery, url: str, store: TensorStore, folder: Path, degrees: ParallelDegrees
 ) -> None:
     prepare = asked(gallery, store, cache=TEA_CACHE)
-    async with running(gallery.directory(DEMO), folder, degrees, prepare) as group:
+    async with running(gallery.directory(DEMO), folder, degrees, prepare, url, store) as group:
         await group.prepared()
         decisions = await group.stepped(STEPS)
         expected = await group.checksum()
@@ -194,18 +210,19 @@ async def test_ranks_go_on_from_what_those_before_them_saved_until_one_was_kille
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("url", ["shm"], indirect=True)
 @pytest.mark.parametrize("cached", [False, True], ids=["uncached", "cached"])
 async def test_a_group_of_another_size_goes_on_from_the_latents_with_empty_caches(
-    gallery: Gallery, store: TensorStore, folder: Path, cached: bool
+    gallery: Gallery, url: str, store: TensorStore, folder: Path, cached: bool
 ) -> None:
     prepare = asked(gallery, store, cache=TEA_CACHE if cached else {"kind": "none"})
     directory = gallery.directory(DEMO)
-    async with running(directory, folder, ParallelDegrees(cfg=2), prepare) as group:
+    async with running(directory, folder, ParallelDegrees(cfg=2), prepare, url, store) as group:
         await group.prepared()
         await group.stepped(SAVED)
         checkpoint = await group.saved()
         await group.lose(0)
-    async with running(directory, folder, ParallelDegrees(), prepare) as group:
+    async with running(directory, folder, ParallelDegrees(), prepare, url, store) as group:
         prepared = await group.prepared(checkpoint)
         assert (prepared.completed_steps, prepared.recomputes) == (SAVED, cached)
         first, *_ = await group.stepped(STEPS - SAVED)

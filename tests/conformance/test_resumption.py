@@ -189,3 +189,23 @@ def test_a_checkpoint_of_another_request_is_refused(
     with pytest.raises(InvalidRequest, match=message):
         resumed(split, other, checkpoint)
     split.store.release_request(request.tenant, request.request_id)
+
+
+@every_model_with("cache", {"tea_cache": TEA_CACHE}, always=("tea_cache",))
+def test_no_later_step_changes_what_was_saved(
+    split: Split, reference: Reference, cache: dict[str, Any]
+) -> None:
+    request = split.encoded(asked(split, reference, cache=cache, steps=4))
+    stage = DenoiseStage(split.denoiser, split.store)
+    stage.prepare(request)
+    stage.step(request.request_id)
+    stage.step(request.request_id)
+    running = stage._running[request.request_id]
+    assert running.session is not None
+    components = split.denoiser.model.components
+    saved = {**running.state.save(), **running.session.save(components)}
+    before = {name: tensor.clone() for name, tensor in saved.items()}
+    # It is stored while these are taken.
+    finished(split, request, stage, 2)
+    assert [name for name in saved if not torch.equal(saved[name], before[name])] == []
+    split.store.release_request(request.tenant, request.request_id)

@@ -45,6 +45,7 @@ class Scheduling:
             Admission(room, told["max_queued"], told["estimate"]),
             Policy(told["order"], room, batch),
             Turns(self.ranks, self._release, shares_steps=batch > 1),
+            told.get("checkpoint_steps", 0),
         )
 
     def stream(

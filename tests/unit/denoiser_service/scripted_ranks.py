@@ -7,6 +7,7 @@ from dataclasses import replace
 from denoiser_service.rank.commands import (
     Abort,
     Aborted,
+    Checkpoint,
     Command,
     Failed,
     Finish,
@@ -15,6 +16,8 @@ from denoiser_service.rank.commands import (
     Prepared,
     RankReady,
     Reply,
+    Save,
+    Saved,
     Step,
     StepBatch,
     Stepped,
@@ -74,6 +77,7 @@ class ScriptedRanks:
         self.failing: set[str] = set()
         self.previews: dict[int, TensorRef] = {}
         self._steps: dict[str, list[int]] = {}
+        self._saved: dict[str, Checkpoint] = {}
         self._rebuilt = asyncio.Event()
 
     @property
@@ -84,6 +88,7 @@ class ScriptedRanks:
     def die(self) -> None:
         self.current = None
         self._steps.clear()
+        self._saved.clear()
         self._rebuilt.clear()
 
     def rebuild(self) -> None:
@@ -101,7 +106,8 @@ class ScriptedRanks:
         if self.current is not generation:
             raise RanksLost("a rank died; repeat the request")
         if isinstance(command, Prepare):
-            self._steps[command.request_id] = [0, command.parameters.steps]
+            resumed = 0 if command.resume is None else command.resume.step
+            self._steps[command.request_id] = [resumed, command.parameters.steps]
             self.most_resident = max(self.most_resident, len(self._steps))
         if isinstance(command, StepBatch):
             batch = SteppedBatch(replies=tuple(map(self._step_of_batch, command.request_ids)))
@@ -135,6 +141,8 @@ class ScriptedRanks:
             held_bytes=self.held_bytes,
             batch_key=self.batch_key if done < total else None,
             preview=self.previews.get(done),
+            # As real ranks do, with a step after it was begun.
+            saved=(saved,) if (saved := self._saved.pop(request_id, None)) else (),
         )
 
     def _reply(self, command: Command) -> Reply:
@@ -149,9 +157,13 @@ class ScriptedRanks:
                     transfer_seconds=0.5,
                     held_bytes=self.held_bytes,
                     batch_key=self.batch_key,
+                    completed_steps=done,
                 )
             case Step():
                 return self._step(request_id)
+            case Save():
+                self._saved[request_id] = Checkpoint(step=done, parts=(TENSOR_REF,))
+                return Saved(request_id=request_id, checkpoint=None, transfer_seconds=0.0)
             case Finish():
                 del self._steps[request_id]
                 return Finished(

@@ -1,5 +1,7 @@
+import threading
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 import torch
@@ -210,3 +212,140 @@ def test_a_group_recomputes_what_any_of_its_ranks_could_not_restore() -> None:
     )
     assert reconcile(resume, [prepared, unrestored]) == unrestored
     assert reconcile(resume, [prepared, prepared]) == prepared
+
+
+class Gate:
+    """A store's `put` that waits until the test lets it go on."""
+
+    def __init__(self, store: TensorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._put = store.put
+        self.open = threading.Event()
+        monkeypatch.setattr(store, "put", self)
+
+    def __call__(self, *told: Any, **named: Any) -> TensorRef:
+        assert self.open.wait(60)
+        return self._put(*told, **named)
+
+
+def told_after(stage: DenoiseStage, most: int = 10) -> tuple[int, Checkpoint]:
+    """How many steps the request has done when the rank says what it has stored."""
+    for _ in range(most):
+        stepped = stage.step(ONE)
+        if stepped.saved:
+            (checkpoint,) = stepped.saved
+            assert checkpoint is not None
+            return stepped.step, checkpoint
+    raise AssertionError("nothing was stored")
+
+
+@pytest.fixture
+def long_request(store: TensorStore) -> DenoiseRequest:
+    conditioning = store.put({"increment": torch.ones(1, 2)}, tenant=TENANT, request_id=ONE)
+    return DenoiseRequest(ONE, TENANT, parameters(seed=10, steps=20), conditioning)
+
+
+def test_steps_go_on_while_a_checkpoint_is_being_stored(
+    store: TensorStore, long_request: DenoiseRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = begun(store, long_request)
+    stage.step(ONE)
+    gate = Gate(store, monkeypatch)
+    assert stage.save(ONE, wait=False).checkpoint is None
+    assert not any(stage.step(ONE).saved for _ in range(5))
+    # Nothing else is begun meanwhile: a slow store gets no queue.
+    stage.save(ONE, wait=False)
+    gate.open.set()
+    stored(stage)
+    step, checkpoint = told_after(stage)
+    assert (step, checkpoint.step) == (7, 1)
+    first, *_ = checkpoint.parts
+    assert first is not None
+    with store.get(first, tenant=TENANT, request_id=ONE) as tensors:
+        assert tensors["latents"].tolist() == [[11, 11]]
+    assert not stage.step(ONE).saved
+
+
+def stored(stage: DenoiseStage) -> None:
+    """Waits until all that was begun is done."""
+    stage._writer.submit(int).result(60)
+
+
+def test_what_is_replaced_is_released_beside_the_steps_too(
+    store: TensorStore, long_request: DenoiseRequest
+) -> None:
+    stage = begun(store, long_request)
+    for kept in (None, 1, 2):
+        stage.step(ONE)
+        stage.save(ONE, kept, wait=False)
+        stored(stage)
+    told_after(stage, 1)
+    stored(stage)
+    # Of the second and the third.
+    assert held(store) == 2
+
+
+@pytest.mark.parametrize("end", ["abort", "finish"])
+def test_a_request_that_ends_while_it_is_being_stored_leaves_nothing(
+    store: TensorStore, request_: DenoiseRequest, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    stage = begun(store, request_)
+    for _ in range(6):
+        stage.step(ONE)
+    with monkeypatch.context() as patch:
+        gate = Gate(store, patch)
+        stage.save(ONE, wait=False)
+        if end == "abort":
+            stage.abort(ONE)
+        gate.open.set()
+        if end == "finish":
+            stage.finish(ONE)
+        stored(stage)
+    assert held(store) == (end == "finish")
+
+
+@pytest.mark.parametrize("error", [StoreFull("no room"), ZeroDivisionError("a defect")])
+def test_what_could_not_be_stored_is_not_told_and_the_request_goes_on(
+    store: TensorStore,
+    long_request: DenoiseRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    stage = begun(store, long_request)
+    stage.step(ONE)
+
+    def full(*_: object, **__: object) -> TensorRef:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put", full)
+        stage.save(ONE, wait=False)
+        stored(stage)
+        assert not stage.step(ONE).saved
+    stage.save(ONE, wait=False)
+    stored(stage)
+    assert told_after(stage)[1].step == 2
+
+
+def test_ranks_tell_what_each_has_stored_in_its_own_time() -> None:
+    step = Step(request_id=ONE)
+    stepped = Stepped(request_id=ONE, step=3, total_steps=4, sigma=0.5, seconds=1.0)
+    own = Checkpoint(step=2, parts=(TENSOR_REF,))
+    faster = stepped.model_copy(update={"saved": (own,)})
+    one_by_one = [reconcile(step, [stepped, faster]), reconcile(step, [stepped, stepped])]
+    assert [reply.saved for reply in one_by_one if isinstance(reply, Stepped)] == [(None, own), ()]
+
+
+def test_a_device_that_fails_while_a_checkpoint_is_stored_ends_the_rank(
+    store: TensorStore, long_request: DenoiseRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = begun(store, long_request)
+
+    def broken(*_: object, **__: object) -> TensorRef:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700)
+
+    monkeypatch.setattr(store, "put", broken)
+    stage.save(ONE, wait=False)
+    stored(stage)
+    failed = RankExecutor(stage).execute(Step(request_id=ONE))
+    assert isinstance(failed, Failed)
+    assert failed.fatal

@@ -38,6 +38,10 @@ class StoreProcess:
         answer = self._tell("put", request_id, size_bytes, fill, expire_time)
         return BlobName(*answer)
 
+    def keep(self, name: BlobName) -> BlobName:
+        """Has a blob of its own outlive it."""
+        return BlobName(*self._tell("keep", (name.owner, name.tenant, name.request_id, name.key)))
+
     def begin_put(self, request_id: str, size_bytes: int) -> None:
         """Reserves, writes half of it, and stays there."""
         self._tell("begin_put", request_id, size_bytes)
@@ -139,6 +143,10 @@ class _Child:
             reservation.buffer[:] = bytes([fill]) * size
         name = reservation.name
         return name.owner, name.tenant, name.request_id, name.key
+
+    def keep(self, name: tuple[str, str, str, str]) -> tuple[str, ...]:
+        kept = self._store.keep(BlobName(*name))
+        return kept.owner, kept.tenant, kept.request_id, kept.key
 
     def begin_put(self, request_id: str, size: int) -> None:
         reservation = self._held.enter_context(

@@ -1,0 +1,71 @@
+from denoiser_service.rank.commands import Checkpoint
+from denoiser_service.service.resumption import Resumption
+from tests.unit.domain.examples import TENSOR_REF
+from triptych.domain.parallel import ParallelDegrees
+
+TWO_RANKS = ParallelDegrees(cfg=2)
+
+
+def of_two(step: int, part: object = TENSOR_REF) -> Checkpoint:
+    """One rank's part."""
+    return Checkpoint(step=step, degrees=TWO_RANKS, parts=(part,))
+
+
+def test_a_request_is_saved_every_so_many_steps_but_not_after_its_last() -> None:
+    resumption, saved = Resumption(3), []
+    for completed in range(1, 10):
+        if resumption.due(completed, 9):
+            resumption.begin(completed)
+            saved.append(completed)
+    assert saved == [3, 6]
+
+
+def test_a_request_that_is_never_saved_ends_with_its_ranks() -> None:
+    resumption = Resumption(0)
+    assert not any(resumption.due(completed, 9) for completed in range(10))
+    assert not resumption.lost(5)
+
+
+def test_a_checkpoint_counts_once_every_rank_has_stored_its_part() -> None:
+    resumption = Resumption(2)
+    resumption.take([of_two(2), None])
+    assert (resumption.checkpoint, resumption.step) == (None, 0)
+    resumption.take([None, of_two(2, None)])
+    assert resumption.checkpoint == Checkpoint(step=2, degrees=TWO_RANKS, parts=(TENSOR_REF, None))
+
+
+def test_of_what_some_ranks_could_not_store_the_last_whole_one_counts() -> None:
+    resumption = Resumption(2)
+    resumption.take([of_two(2), of_two(2)])
+    resumption.take([of_two(4), None])
+    resumption.take([of_two(6), of_two(6)])
+    assert resumption.step == 6
+    # Too late: those who stored it have released it.
+    resumption.take([None, of_two(4)])
+    assert resumption.step == 6
+
+
+def test_parts_of_ranks_that_are_gone_are_completed_by_no_others() -> None:
+    resumption = Resumption(2)
+    resumption.take([of_two(2), None])
+    assert resumption.lost(3)
+    resumption.take([None, of_two(2)])
+    assert resumption.checkpoint is None
+
+
+def test_a_request_is_tried_again_until_it_gets_no_further_three_times() -> None:
+    resumption = Resumption(2)
+    assert all(resumption.lost(completed) for completed in range(1, 20))
+    assert [resumption.lost(19) for _ in range(3)] == [True, True, False]
+
+
+def test_after_a_loss_it_is_saved_as_many_steps_after_where_it_goes_on() -> None:
+    resumption = Resumption(4)
+    resumption.begin(4)
+    resumption.take([Checkpoint(step=4, parts=(TENSOR_REF,))])
+    resumption.begin(8)
+    assert resumption.lost(9)
+    assert not resumption.due(7, 20)
+    assert resumption.due(8, 20)
+    resumption.forget()
+    assert (resumption.step, resumption.due(4, 20)) == (0, True)
