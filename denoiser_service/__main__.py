@@ -74,7 +74,7 @@ async def main(settings: DenoiserSettings) -> None:
             shares_steps=settings.max_step_batch > 1,
             trace_steps=settings.trace_steps,
         ),
-        settings.checkpoint_steps,
+        None if settings.checkpoint_steps == "auto" else settings.checkpoint_steps,
     )
     replica = DenoiserReplica(scheduler, ranks, calls)
     host = StageHost(settings, "triptych.v1.DenoiserService", replica, calls)

@@ -39,6 +39,7 @@ class Checkpoint(_Message):
     Attributes:
         step: how many were done.
         degrees: how they were spread over the ranks.
+        seconds: that storing it took, of the rank for which it took longest.
         parts: by the number of the rank that stored it: the first holds the latents, and each what
             that rank's cache keeps; None of a rank whose cache keeps nothing. An answer of one rank
             holds its own alone.
@@ -46,6 +47,7 @@ class Checkpoint(_Message):
 
     step: Annotated[int, Field(ge=0)]
     degrees: ParallelDegrees = ONE_RANK
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     parts: Annotated[tuple[TensorRef | None, ...], Field(min_length=1)]
 
 

@@ -1,5 +1,6 @@
 """What a request's steps have made of it so far, stored for whoever goes on if this rank cannot."""
 
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from triptych.domain.errors import InvalidRequest, TriptychError
 from triptych.domain.parallel import ParallelDegrees
 
 _log = get_logger(__name__)
+_Stored = tuple[TensorRef | None, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,12 @@ class _Writing:
     Attributes:
         step: how many were done.
         kept: see StoredCheckpoints.save.
-        stored: this rank's part, once it is.
+        stored: this rank's part, once it is, and what that took.
     """
 
     step: int
     kept: int | None
-    stored: Future[TensorRef | None]
+    stored: Future[_Stored]
 
 
 class StoredCheckpoints:
@@ -84,11 +86,10 @@ class StoredCheckpoints:
         Raises:
             TriptychError: it could not be stored; what was stored before still is.
         """
-        tensors = self._tensors(state, session)
-        part = self._put(tensors)
+        part, seconds = self._put(self._tensors(state, session))
         for earlier in self._taken(state.completed_steps, part, kept):
             self._release(earlier)
-        return self._checkpoint(state.completed_steps, part)
+        return self._checkpoint(state.completed_steps, part, seconds)
 
     def begin(self, state: DenoiserState, session: Session | None, kept: int | None = None) -> None:
         """Stores this rank's part beside the next steps, unless an earlier one still is.
@@ -120,10 +121,10 @@ class StoredCheckpoints:
             # Even a defect: what may never be needed must not cost the request.
             _log.warning("not saved", step=writing.step, cause=repr(error), **self._identity)
             return ()
-        part = writing.stored.result()
+        part, seconds = writing.stored.result()
         for earlier in self._taken(writing.step, part, writing.kept):
             self._writer.submit(self._release, earlier)
-        return (self._checkpoint(writing.step, part),)
+        return (self._checkpoint(writing.step, part, seconds),)
 
     def restore(
         self, checkpoint: Checkpoint, state: DenoiserState, session: Session | None
@@ -179,10 +180,12 @@ class StoredCheckpoints:
         tensors = dict(state.save()) if self._number == 0 else {}
         return tensors if session is None else tensors | dict(session.save(self._components))
 
-    def _put(self, tensors: Tensors) -> TensorRef | None:
+    def _put(self, tensors: Tensors) -> _Stored:
         if not tensors:
-            return None
-        return self._store.keep(self._store.put(tensors, **self._identity, deadline=self._deadline))
+            return None, 0.0
+        began = time.perf_counter()
+        ref = self._store.put(tensors, **self._identity, deadline=self._deadline)
+        return self._store.keep(ref), time.perf_counter() - began
 
     def _taken(self, step: int, part: TensorRef | None, kept: int | None) -> list[list[TensorRef]]:
         """Adds a part; gives those that nobody needs any more."""
@@ -190,12 +193,13 @@ class StoredCheckpoints:
             self._parts.setdefault(step, []).append(part)
         return [self._parts.pop(saved) for saved in list(self._parts) if saved not in (step, kept)]
 
-    def _checkpoint(self, step: int, part: TensorRef | None) -> Checkpoint:
-        return Checkpoint(step=step, degrees=self._degrees, parts=(part,))
+    def _checkpoint(self, step: int, part: TensorRef | None, seconds: float) -> Checkpoint:
+        return Checkpoint(step=step, degrees=self._degrees, seconds=seconds, parts=(part,))
 
-    def _discard(self, stored: Future[TensorRef | None]) -> None:
+    def _discard(self, stored: Future[_Stored]) -> None:
         if not stored.cancelled() and stored.exception() is None:
-            self._release([part for part in (stored.result(),) if part is not None])
+            part, _ = stored.result()
+            self._release([] if part is None else [part])
 
     def _release(self, parts: Iterable[TensorRef]) -> None:
         for part in parts:

@@ -54,7 +54,8 @@ def reconcile(command: Command, replies: Sequence[Reply]) -> Reply:
         return first.model_copy(update={"recomputes": recomputes})
     if isinstance(first, Saved) and first.checkpoint is not None:
         parts = [part for reply in replies if isinstance(reply, Saved) for part in _parts(reply)]
-        whole = first.checkpoint.model_copy(update={"parts": tuple(parts)})
+        seconds = max(_seconds(reply) for reply in replies if isinstance(reply, Saved))
+        whole = first.checkpoint.model_copy(update={"parts": tuple(parts), "seconds": seconds})
         return first.model_copy(update={"checkpoint": whole})
     if isinstance(first, Stepped):
         stepped = [reply for reply in replies if isinstance(reply, Stepped)]
@@ -87,7 +88,8 @@ def _agreed(reply: Reply) -> Reply:
             its = {"seconds": 0, "decisions": (), "held_bytes": 0, "preview": None, "saved": ()}
             return reply.model_copy(update=its)
         case Saved():
-            bare = reply.checkpoint and reply.checkpoint.model_copy(update={"parts": ()})
+            none = {"parts": (), "seconds": 0}
+            bare = reply.checkpoint and reply.checkpoint.model_copy(update=none)
             return reply.model_copy(update={"checkpoint": bare, "transfer_seconds": 0})
         case Finished():
             # The checksum stays: every rank holds the whole latents, and they are equal.
@@ -98,6 +100,10 @@ def _agreed(reply: Reply) -> Reply:
 
 def _parts(saved: Saved) -> tuple[TensorRef | None, ...]:
     return () if saved.checkpoint is None else saved.checkpoint.parts
+
+
+def _seconds(saved: Saved) -> float:
+    return 0.0 if saved.checkpoint is None else saved.checkpoint.seconds
 
 
 def _united(

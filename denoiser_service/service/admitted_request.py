@@ -27,7 +27,7 @@ class AdmittedRequest:
         arrival: a number that grows with every request.
         size_bytes: what the ranks will keep of it, at most.
         trace: traceparent of the span that its commands belong to; None if nobody collects it.
-        checkpoint_steps: after how many steps it is saved; 0 if it ends with its ranks.
+        checkpoint_steps: see Resumption.
 
     Attributes:
         resumption: what it goes on from when its ranks are lost.
@@ -44,7 +44,7 @@ class AdmittedRequest:
         arrival: int,
         size_bytes: int,
         trace: str | None = None,
-        checkpoint_steps: int = 0,
+        checkpoint_steps: int | None = 0,
     ) -> None:
         self.request = request
         self.resumption = Resumption(checkpoint_steps)
@@ -137,6 +137,7 @@ class AdmittedRequest:
         self.held_bytes = reply.held_bytes
         self._batch_key = reply.batch_key
         self._run_seconds += reply.seconds
+        self.resumption.stepped(reply.seconds)
         self.resumption.take(reply.saved)
         if reply.step <= self._told_steps:
             # Taken again: its caller has had it.

@@ -24,7 +24,7 @@ class StepScheduler:
         policy: decides the turns.
         turns: runs them.
         checkpoint_steps: after how many of its steps each request is saved, to go on from there
-            when its ranks are lost; 0 if it ends with them.
+            when its ranks are lost; 0 if it ends with them, None to have that measured.
 
     Attributes:
         draining: whether further requests are refused.
@@ -36,7 +36,7 @@ class StepScheduler:
         admission: Admission,
         policy: Policy,
         turns: Turns,
-        checkpoint_steps: int = 0,
+        checkpoint_steps: int | None = 0,
     ) -> None:
         self._checkpoint_steps = checkpoint_steps
         self._ranks = ranks

@@ -1,6 +1,6 @@
 """The denoiser service's settings."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -32,11 +32,11 @@ class DenoiserSettings(StageSettings, DenoisingSettings):
         description="requests of the same sizes that may take a step in one forward; more than 1"
         " gives pictures that differ by rounding from those that a request gives alone",
     )
-    checkpoint_steps: Annotated[int, Field(ge=0, le=1000)] = Field(
+    checkpoint_steps: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = Field(
         0,
         description="after how many of its steps a request is saved in the tensor store, beside"
         " the next ones; when a rank dies, it goes on from there on other ranks, rather than"
-        " failing. 0 saves none",
+        " failing. auto: so often that storing takes 1 % of the steps' time; 0 saves none",
     )
     trace_steps: bool = Field(
         False,

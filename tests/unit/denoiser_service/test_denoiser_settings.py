@@ -47,3 +47,19 @@ def test_blocks_are_not_compiled_where_there_are_several_ranks(
         DenoiserSettings.read([*TOLD, "--cfg=2", "--compile-blocks=true"])
     assert caught.value.code == 2
     assert "compile_blocks: Value error, is true; " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("told", "steps"), [([], 0), (["=auto"], "auto"), (["=7"], 7)])
+def test_requests_are_saved_if_it_is_told_how_often(told: list[str], steps: object) -> None:
+    flags = [f"--checkpoint-steps{value}" for value in told]
+    assert DenoiserSettings.read([*TOLD, *flags]).checkpoint_steps == steps
+
+
+@pytest.mark.parametrize("told", ["often", "-1"])
+def test_how_often_requests_are_saved_is_a_number_or_decided(
+    told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        DenoiserSettings.read([*TOLD, f"--checkpoint-steps={told}"])
+    assert caught.value.code == 2
+    assert "checkpoint_steps" in capsys.readouterr().err

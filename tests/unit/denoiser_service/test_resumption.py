@@ -1,3 +1,5 @@
+import pytest
+
 from denoiser_service.rank.commands import Checkpoint
 from denoiser_service.service.resumption import Resumption
 from tests.unit.domain.examples import TENSOR_REF
@@ -69,3 +71,31 @@ def test_after_a_loss_it_is_saved_as_many_steps_after_where_it_goes_on() -> None
     assert resumption.due(8, 20)
     resumption.forget()
     assert (resumption.step, resumption.due(4, 20)) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("store_seconds", "step_seconds", "every"), [(0.05, 0.5, 10), (0.06, 0.5, 12), (0.001, 9.0, 1)]
+)
+def test_a_request_is_saved_so_often_that_storing_takes_a_hundredth_of_its_time(
+    store_seconds: float, step_seconds: float, every: int
+) -> None:
+    resumption, saved = Resumption(None), []
+    for completed in range(1, 50):
+        resumption.stepped(step_seconds)
+        if saved and resumption.step < saved[-1]:
+            stored = Checkpoint(step=saved[-1], seconds=store_seconds, parts=(TENSOR_REF,))
+            resumption.take([stored])
+        if resumption.due(completed, 50):
+            resumption.begin(completed)
+            saved.append(completed)
+    # The first time nobody knows what it takes.
+    assert saved == list(range(4, 50, every))
+
+
+def test_what_the_slowest_rank_takes_decides() -> None:
+    resumption = Resumption(None)
+    resumption.stepped(1.0)
+    slow = of_two(4).model_copy(update={"seconds": 0.08})
+    resumption.begin(4)
+    resumption.take([of_two(4), slow])
+    assert [resumption.due(completed, 50) for completed in (11, 12)] == [False, True]
