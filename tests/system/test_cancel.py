@@ -37,9 +37,9 @@ async def idle_steps(cluster: RunningCluster) -> int:
         deadline.check("waiting for the ranks to be idle")
 
 
-def read_to_a_random_step(events: Iterator[Event]) -> str:
+def read_to_a_random_step(events: Iterator[Event], latest: int = 40) -> str:
     """Returns the job's id, some steps into the loop."""
-    last = random.randint(1, 40)
+    last = random.randint(1, latest)
     job_id = ""
     for event in events:
         if isinstance(event, Accepted):
@@ -78,9 +78,10 @@ async def test_a_client_that_hangs_up_at_a_random_step_stops_the_loop(
         before = await idle_steps(split_cluster)
         with (
             split_cluster.client() as client,
-            closing(client.stream("a red circle", steps=150)) as events,
+            # So large that its steps take longer than the news, on a busy machine too.
+            closing(client.stream("a red circle", steps=150, width=256, height=256)) as events,
         ):
-            read_to_a_random_step(events)
+            read_to_a_random_step(events, latest=20)
             assert split_cluster.stored_tensors(), "the conditioning is stored while it is needed"
             at_hang_up, _ = await completed_steps(split_cluster)
         done = await idle_steps(split_cluster)
