@@ -21,6 +21,8 @@ from triptych.domain.cache_statistics import BranchDecision, BranchStatistics, C
 from triptych.domain.conditioning_reuse import ConditioningReuse
 from triptych.domain.events import (
     Accepted,
+    CheckpointSaved,
+    JobCancelled,
     Preview,
     Queued,
     StageCompleted,
@@ -40,6 +42,7 @@ from triptych.domain.generation import GenerationParameters, GenerationRequest
 from triptych.domain.generation_result import Artifact, GenerationResult
 from triptych.domain.image_fit import ImageFit
 from triptych.domain.input_image import ImageDescription, UploadedImage
+from triptych.domain.job import Job, JobPage, JobQuery, Scheduling
 from triptych.domain.model import Capabilities, GenerationDefaults, ModelInfo
 from triptych.domain.output_options import OutputOptions
 from triptych.domain.parallel import ParallelDegrees, ParallelSupport
@@ -136,7 +139,12 @@ STATISTICS: Final = Table(
 ARTIFACTS: Final = Table(Artifact, generation_pb2.Artifact)
 STARTED: Final = Table(StageStarted, job_pb2.StageStarted)
 STEPS: Final = Table(StepCompleted, job_pb2.StepCompleted, at={"decisions": "cache_decisions"})
-Table(GenerationResult, generation_pb2.GenerationResult)
+RESULTS: Final = Table(GenerationResult, generation_pb2.GenerationResult)
+FAILURES: Final = Table(
+    Failure,
+    job_pb2.JobFailed,
+    apart=dict.fromkeys(("violations", "retry_after_seconds", "foreign"), "only a status has it"),
+)
 
 JOB_EVENTS: Final = Choice(
     job_pb2.JobEvent,
@@ -154,20 +162,16 @@ JOB_EVENTS: Final = Choice(
         "stage_completed": Table(StageCompleted, job_pb2.StageCompleted),
         "preview": Table(Preview, job_pb2.Preview),
         "completed": Table(GenerationResult, job_pb2.JobCompleted, inside="result"),
-        "failed": Table(
-            Failure,
-            job_pb2.JobFailed,
-            apart=dict.fromkeys(
-                ("violations", "retry_after_seconds", "foreign"), "only a status has it"
-            ),
-            untold={"retryable": "the status says it"},
-        ),
+        "checkpoint_saved": Table(CheckpointSaved, job_pb2.CheckpointSaved),
+        "failed": FAILURES,
+        "cancelled": Table(JobCancelled, job_pb2.JobCancelled),
     },
-    {
-        "checkpoint_saved": "no client asks for checkpoints",
-        "cancelled": "an error for whoever waits, not something that goes on",
-    },
+    {},
 )
+SCHEDULINGS: Final = Table(Scheduling, job_pb2.SchedulingOptions)
+JOBS: Final = Table(Job, job_pb2.Job)
+JOB_QUERIES: Final = Table(JobQuery, generation_service_pb2.ListJobsRequest)
+JOB_PAGES: Final = Table(JobPage, generation_service_pb2.ListJobsResponse)
 UPLOADED_IMAGES: Final = Table(UploadedImage, generation_service_pb2.UploadImageResponse)
 
 Table(ImageFit, capabilities_pb2.ImageFit)

@@ -88,3 +88,21 @@ class StageCompleted:
     """A stage is done."""
 
     timing: StageTiming
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved:
+    """The request can go on from here, elsewhere if it has to.
+
+    Attributes:
+        step: the last one that need not be repeated.
+    """
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobCancelled:
+    """The request was cancelled; always the last event."""
+
+    completed_steps: int

@@ -7,7 +7,7 @@ from triptych.domain.errors import FieldViolation
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed RPC.
+    """A failed RPC, or a failed job.
 
     Attributes:
         status: canonical code name, for example "UNAVAILABLE".
@@ -17,6 +17,7 @@ class Failure:
         violations: for INVALID_ARGUMENT, every field that was refused.
         retry_after_seconds: when a repetition may help; None if the peer did not say.
         foreign: whether it did not come from Triptych.
+        retryable: of a job that failed, whether the same request may succeed as another job.
     """
 
     status: str
@@ -25,3 +26,4 @@ class Failure:
     violations: tuple[FieldViolation, ...] = ()
     retry_after_seconds: float | None = None
     foreign: bool = False
+    retryable: bool = False
