@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from triptych.domain.errors import FieldViolation
     from triptych.domain.events import (
         Accepted,
+        CheckpointSaved,
         Preview,
         Queued,
         StageCompleted,
@@ -40,12 +41,14 @@ if TYPE_CHECKING:
     from triptych.domain.generation import GenerationParameters, GenerationRequest
     from triptych.domain.generation_result import Artifact, GenerationResult
     from triptych.domain.input_image import ImageDescription, UploadedImage
+    from triptych.domain.job import Job, JobState, Priority, Scheduling
     from triptych.domain.model import ModelInfo
     from triptych.domain.output_options import OutputOptions
     from triptych.domain.parallel import ParallelDegrees
     from triptych.domain.stage_timing import StageTiming
     from triptych.download import Download
     from triptych.errors import (
+        AlreadyExistsError,
         ArtifactCorruptedError,
         CancelledError,
         DeadlineExceededError,
@@ -67,6 +70,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Accepted",
+    "AlreadyExistsError",
     "Artifact",
     "ArtifactCorruptedError",
     "AsyncClient",
@@ -76,6 +80,7 @@ __all__ = [
     "CacheDit",
     "CacheStatistics",
     "CancelledError",
+    "CheckpointSaved",
     "Client",
     "Completed",
     "ConditioningReuse",
@@ -92,6 +97,8 @@ __all__ = [
     "ImageDescription",
     "InternalError",
     "InvalidRequestError",
+    "Job",
+    "JobState",
     "LayeredOptions",
     "LongCatOptions",
     "ModelInfo",
@@ -102,8 +109,10 @@ __all__ = [
     "OutputOptions",
     "ParallelDegrees",
     "Preview",
+    "Priority",
     "Queued",
     "ResourceExhaustedError",
+    "Scheduling",
     "StageCompleted",
     "StageStarted",
     "StageTiming",
@@ -132,6 +141,7 @@ _HOMES = (
     "domain.stage_timing",
     "domain.generation",
     "domain.generation_result",
+    "domain.job",
     "domain.events",
     "errors",
     "generation",

@@ -1,41 +1,30 @@
 """The asyncio client: the same verbs as triptych.client.Client."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
-import grpc.aio
 
-from triptych.channel import (
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT_SECONDS,
-    call_metadata,
-    channel_options,
-)
-from triptych.client import Client
-from triptych.codec.tables import MODELS
-from triptych.domain.deadline import Deadline, checked_timeout
+from triptych import calls
+from triptych.asyncio_transport import AsyncioTransport
+from triptych.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, call_metadata
+from triptych.domain.deadline import checked_timeout
 from triptych.domain.generation import GenerationRequest, RequestOptions
 from triptych.domain.input_image import ImageFile, UploadedImage
+from triptych.domain.job import Job, JobState, Scheduling
 from triptych.domain.model import ModelInfo
-from triptych.download import Download, DownloadReader, download_request
-from triptych.errors import InvalidRequestError, TriptychError, error_from
-from triptych.event_reader import EventReader
+from triptych.download import Download
 from triptych.events import Completed, Event
 from triptych.generation import Generation
-from triptych.request_writer import LIMITS_SECONDS, RequestWriter, by_limits
-from triptych.status import failure_of
-from triptych.v1 import generation_service_pb2 as messages
-from triptych.v1.generation_service_pb2_grpc import GenerationServiceStub
 
 
 class AsyncClient:
     """Talks to one cluster from one event loop; an asynchronous context manager.
 
-    Every method raises a TriptychError when the cluster refuses, fails or cannot be reached.
+    Every method raises a TriptychError when the cluster refuses, fails or cannot be reached. Calls
+    that are safe to repeat are repeated before that, within their timeout.
     """
 
     def __init__(
@@ -58,17 +47,8 @@ class AsyncClient:
         Raises:
             ValueError: the key is nothing a header can carry, or the timeout negative or no number.
         """
-        self._target = target
         self._timeout = checked_timeout(timeout)
-        self._metadata = call_metadata(api_key)
-        self._credentials = credentials
-        self._api_key = api_key
-        self._channel = (
-            grpc.aio.insecure_channel(target, channel_options(target))
-            if credentials is None
-            else grpc.aio.secure_channel(target, credentials, channel_options(target))
-        )
-        self._stub = GenerationServiceStub(self._channel)
+        self._transport = AsyncioTransport(target, credentials, call_metadata(api_key))
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,7 +63,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection; what still runs on it is cancelled."""
-        await self._channel.close()
+        await self._transport.close()
 
     async def generate(
         self,
@@ -91,6 +71,7 @@ class AsyncClient:
         *,
         timeout: float | None = None,
         on_event: Callable[[Event], None] | None = None,
+        scheduling: Scheduling | None = None,
         **options: Unpack[RequestOptions],
     ) -> Generation:
         """Generates a picture and waits for it; cancelling the task cancels the generation.
@@ -99,41 +80,142 @@ class AsyncClient:
             prompt: what to draw.
             timeout: seconds the whole generation may take.
             on_event: called with every event; what it raises cancels the generation.
+            scheduling: how urgent it is; None for as the cluster likes.
             **options: see GenerationRequest.
         """
-        generation: Generation | None = None
-        async with aclosing(self.stream(prompt, timeout=timeout, **options)) as events:
-            async for event in events:
-                if on_event is not None:
-                    on_event(event)
-                if isinstance(event, Completed):
-                    generation = event.generation
-        assert generation is not None, "a stream that ends without Completed raises"
-        return generation
+        events = self.stream(prompt, timeout=timeout, scheduling=scheduling, **options)
+        return await _generation(events, on_event)
 
     def stream(
-        self, prompt: str, *, timeout: float | None = None, **options: Unpack[RequestOptions]
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,
+        scheduling: Scheduling | None = None,
+        **options: Unpack[RequestOptions],
     ) -> AsyncGenerator[Event, None]:
         """Generates a picture and yields what happens; the last event is Completed.
 
         The request is sent when the first event is asked for. Closing the iterator cancels it;
-        leave it early only inside `contextlib.aclosing`.
+        leave it early only inside `contextlib.aclosing`. When the connection breaks after the first
+        event, the events go on over another one, where the cluster keeps jobs.
 
         Args:
             prompt: what to draw.
             timeout: seconds the whole generation may take.
+            scheduling: how urgent it is; None for as the cluster likes.
             **options: see GenerationRequest.
         """
         request = GenerationRequest(prompt=prompt, **options)
-        return self._events(request, self._or_default(timeout))
+        steps = calls.generate(request, scheduling, self._seconds(timeout))
+        return self._transport.emitted(steps)
+
+    async def submit(
+        self,
+        prompt: str,
+        *,
+        request_id: str | None = None,
+        timeout: float | None = None,
+        scheduling: Scheduling | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Job:
+        """Hands a generation in and returns at once; the job goes on whoever watches it.
+
+        Args:
+            prompt: what to draw.
+            request_id: up to 128 characters; a request that came with it before is the same job.
+                Drawn if None.
+            timeout: seconds the call may take; not the job, see Scheduling.
+            scheduling: how urgent it is; None for as the cluster likes.
+            **options: see GenerationRequest.
+
+        Raises:
+            AlreadyExistsError: the request_id came with another request before.
+        """
+        request = GenerationRequest(prompt=prompt, **options)
+        steps = calls.submit(request, scheduling, request_id, self._seconds(timeout))
+        return await self._transport.returned(steps)
+
+    async def get(self, job_id: str, *, timeout: float | None = None) -> Job:
+        """What is known of a job of this tenant's now.
+
+        Raises:
+            NotFoundError: there is no such job.
+            OutOfRangeError: it has ended and is no longer kept.
+        """
+        return await self._transport.returned(calls.get(job_id, self._seconds(timeout)))
+
+    def watch(
+        self, job_id: str, *, after_sequence: int = 0, timeout: float | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Yields a job's events, from the first one on; the last one is Completed.
+
+        Leaving the iterator changes nothing for the job.
+
+        Args:
+            job_id: of a job of this tenant's.
+            after_sequence: the last event that is known already, for example a Job's
+                `last_sequence`; 0 for all.
+            timeout: seconds the watching may take.
+
+        Raises:
+            NotFoundError: there is no such job.
+            OutOfRangeError: it, or an event that is asked for, is no longer kept.
+            CancelledError: the job was cancelled.
+            TriptychError: the job failed so.
+        """
+        steps = calls.watch(job_id, after_sequence, self._seconds(timeout))
+        return self._transport.emitted(steps)
+
+    async def fetch(self, job_id: str, *, timeout: float | None = None) -> Generation:
+        """A job's result, which is waited for.
+
+        Args:
+            job_id: of a job of this tenant's.
+            timeout: seconds the job may take from now on, and the download.
+
+        Raises:
+            NotFoundError: there is no such job, or its result is no longer kept.
+            OutOfRangeError: it is no longer kept.
+            CancelledError: the job was cancelled.
+            TriptychError: the job failed so.
+        """
+        steps = calls.fetch(job_id, self._seconds(timeout))
+        return await _generation(self._transport.emitted(steps), None)
+
+    async def cancel(self, job_id: str, *, timeout: float | None = None) -> Job:
+        """Cancels a job, if it has not ended; gives what became of it.
+
+        Raises:
+            NotFoundError: there is no such job.
+            OutOfRangeError: it has ended and is no longer kept.
+        """
+        return await self._transport.returned(calls.cancel(job_id, self._seconds(timeout)))
+
+    def jobs(
+        self,
+        states: Collection[JobState] = (),
+        *,
+        page_size: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[Job, None]:
+        """Yields this tenant's jobs, newest first.
+
+        Args:
+            states: which, for example [JobState.RUNNING]; empty for all.
+            page_size: how many are asked for at once; 0 for as many as the cluster likes.
+            timeout: seconds that asking for a page may take.
+        """
+        steps = calls.jobs(states, page_size, self._seconds(timeout))
+        return self._transport.emitted(steps)
 
     async def upload_image(
         self, image: ImageFile, *, timeout: float | None = None
     ) -> UploadedImage:
         """Sends a picture ahead of the requests that take it in.
 
-        Large pictures are uploaded by `generate` and `stream` themselves; this is for a picture
-        that several requests take in.
+        Large pictures are uploaded by `generate`, `stream` and `submit` themselves; this is for a
+        picture that several requests take in.
 
         Args:
             image: the bytes of a PNG, JPEG or WebP file, or the path of one.
@@ -142,10 +224,8 @@ class AsyncClient:
         Raises:
             OSError: its file cannot be read.
         """
-        # Not by grpc.aio, which loses the status of a call that is refused while it is written.
-        with Client(self._target, credentials=self._credentials, api_key=self._api_key) as client:
-            seconds = self._or_default(timeout)
-            return await asyncio.to_thread(client.upload_image, image, timeout=seconds)
+        steps = calls.upload_image(image, self._seconds(timeout))
+        return await self._transport.returned(steps)
 
     async def download(
         self, artifact_id: str, *, offset: int = 0, timeout: float | None = None
@@ -163,23 +243,12 @@ class AsyncClient:
             ArtifactCorruptedError: the bytes are not those that were announced.
             ValueError: the offset is negative.
         """
-        request, reader = download_request(artifact_id, offset), DownloadReader(offset)
-        with self._translated():
-            async for response in self._stub.DownloadArtifact(
-                request, timeout=self._or_default(timeout), metadata=self._metadata
-            ):
-                reader.read(response)
-        return await asyncio.to_thread(reader.finish)
+        steps = calls.download(artifact_id, offset, self._seconds(timeout))
+        return await self._transport.returned(steps)
 
     async def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """The models a request may name now."""
-        with self._translated():
-            response = await self._stub.ListModels(
-                messages.ListModelsRequest(),
-                timeout=self._or_default(timeout),
-                metadata=self._metadata,
-            )
-        return [MODELS.read(model, strict=False) for model in response.models]
+        return await self._transport.returned(calls.models(self._seconds(timeout)))
 
     async def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
         """One model's limits and defaults.
@@ -187,55 +256,21 @@ class AsyncClient:
         Raises:
             ModelNotFoundError: it is not served.
         """
-        with self._translated():
-            response = await self._stub.GetModel(
-                messages.GetModelRequest(name=name),
-                timeout=self._or_default(timeout),
-                metadata=self._metadata,
-            )
-        return MODELS.read(response.model, strict=False)
+        return await self._transport.returned(calls.model(name, self._seconds(timeout)))
 
-    async def _events(
-        self, request: GenerationRequest, timeout: float
-    ) -> AsyncGenerator[Event, None]:
-        deadline = Deadline.after(timeout)
-        writer = await self._writer(request, deadline)
-        for upload in await asyncio.to_thread(writer.uploads):
-            with upload.named():
-                seconds = deadline.remaining_seconds()
-                upload.done(await self.upload_image(upload.data, timeout=seconds))
-        reader = EventReader()
-        call = self._stub.Generate(
-            writer.message, timeout=deadline.remaining_seconds(), metadata=self._metadata
-        )
-        try:
-            with self._translated():
-                async for response in call:
-                    event = reader.read(response)
-                    if event is not None:
-                        yield event
-            reader.finish()
-        finally:
-            call.cancel()
-
-    async def _writer(self, request: GenerationRequest, deadline: Deadline) -> RequestWriter:
-        try:
-            return RequestWriter(request)
-        except InvalidRequestError as refused:
-            try:
-                models = await self.models(
-                    timeout=min(deadline.remaining_seconds(), LIMITS_SECONDS)
-                )
-            except TriptychError:
-                raise refused from None
-            raise by_limits(refused, request, models) from None
-
-    def _or_default(self, timeout: float | None) -> float:
+    def _seconds(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else checked_timeout(timeout)
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.RpcError as error:
-            raise error_from(failure_of(error, f"the cluster at {self._target}")) from error
+
+async def _generation(
+    events: AsyncGenerator[Event, None], on_event: Callable[[Event], None] | None
+) -> Generation:
+    generation: Generation | None = None
+    async with aclosing(events):
+        async for event in events:
+            if on_event is not None:
+                on_event(event)
+            if isinstance(event, Completed):
+                generation = event.generation
+    assert generation is not None, "events that end without Completed raise"
+    return generation

@@ -17,6 +17,9 @@ _OPTIONS: Final = (
     # What gRPC really waits for an answer, a minute by default; the former bounds TCP's own wait.
     ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 0),
+    # A gateway that was replaced is reached again within seconds, rather than minutes.
+    ("grpc.initial_reconnect_backoff_ms", 250),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 _NO_PROXY: Final = (("grpc.enable_http_proxy", 0),)
 

@@ -1,44 +1,30 @@
 """The blocking client."""
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Generator
+from contextlib import closing
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
 
-from triptych.channel import (
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT_SECONDS,
-    call_metadata,
-    channel_options,
-)
-from triptych.codec.tables import MODELS, UPLOADED_IMAGES
-from triptych.domain.deadline import Deadline, checked_timeout
+from triptych import calls
+from triptych.blocking_transport import BlockingTransport
+from triptych.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, call_metadata
+from triptych.domain.deadline import checked_timeout
 from triptych.domain.generation import GenerationRequest, RequestOptions
 from triptych.domain.input_image import ImageFile, UploadedImage
+from triptych.domain.job import Job, JobState, Scheduling
 from triptych.domain.model import ModelInfo
-from triptych.download import Download, DownloadReader, download_request
-from triptych.errors import InvalidRequestError, TriptychError, error_from
-from triptych.event_reader import EventReader
+from triptych.download import Download
 from triptych.events import Completed, Event
 from triptych.generation import Generation
-from triptych.request_writer import (
-    LIMITS_SECONDS,
-    RequestWriter,
-    by_limits,
-    read_upload,
-    upload_chunks,
-)
-from triptych.status import failure_of
-from triptych.v1 import generation_service_pb2 as messages
-from triptych.v1.generation_service_pb2_grpc import GenerationServiceStub
 
 
 class Client:
     """Talks to one cluster; thread-safe; a context manager.
 
-    Every method raises a TriptychError when the cluster refuses, fails or cannot be reached.
+    Every method raises a TriptychError when the cluster refuses, fails or cannot be reached. Calls
+    that are safe to repeat are repeated before that, within their timeout.
     """
 
     def __init__(
@@ -61,15 +47,8 @@ class Client:
         Raises:
             ValueError: the key is nothing a header can carry, or the timeout negative or no number.
         """
-        self._target = target
         self._timeout = checked_timeout(timeout)
-        self._metadata = call_metadata(api_key)
-        self._channel = (
-            grpc.insecure_channel(target, channel_options(target))
-            if credentials is None
-            else grpc.secure_channel(target, credentials, channel_options(target))
-        )
-        self._stub = GenerationServiceStub(self._channel)
+        self._transport = BlockingTransport(target, credentials, call_metadata(api_key))
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +63,7 @@ class Client:
 
     def close(self) -> None:
         """Closes the connection; what still runs on it is cancelled."""
-        self._channel.close()
+        self._transport.close()
 
     def generate(
         self,
@@ -92,6 +71,7 @@ class Client:
         *,
         timeout: float | None = None,
         on_event: Callable[[Event], None] | None = None,
+        scheduling: Scheduling | None = None,
         **options: Unpack[RequestOptions],
     ) -> Generation:
         """Generates a picture and waits for it.
@@ -100,38 +80,140 @@ class Client:
             prompt: what to draw.
             timeout: seconds the whole generation may take.
             on_event: called with every event; what it raises cancels the generation.
+            scheduling: how urgent it is; None for as the cluster likes.
             **options: see GenerationRequest.
         """
-        generation: Generation | None = None
-        with closing(self.stream(prompt, timeout=timeout, **options)) as events:
-            for event in events:
-                if on_event is not None:
-                    on_event(event)
-                if isinstance(event, Completed):
-                    generation = event.generation
-        assert generation is not None, "a stream that ends without Completed raises"
-        return generation
+        events = self.stream(prompt, timeout=timeout, scheduling=scheduling, **options)
+        return _generation(events, on_event)
 
     def stream(
-        self, prompt: str, *, timeout: float | None = None, **options: Unpack[RequestOptions]
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,
+        scheduling: Scheduling | None = None,
+        **options: Unpack[RequestOptions],
     ) -> Generator[Event, None, None]:
         """Generates a picture and yields what happens; the last event is Completed.
 
         The request is sent when the first event is asked for. Closing the iterator cancels it.
+        When the connection breaks after the first event, the events go on over another one, where
+        the cluster keeps jobs.
 
         Args:
             prompt: what to draw.
             timeout: seconds the whole generation may take.
+            scheduling: how urgent it is; None for as the cluster likes.
             **options: see GenerationRequest.
         """
         request = GenerationRequest(prompt=prompt, **options)
-        return self._events(request, self._or_default(timeout))
+        steps = calls.generate(request, scheduling, self._seconds(timeout))
+        return self._transport.emitted(steps)
+
+    def submit(
+        self,
+        prompt: str,
+        *,
+        request_id: str | None = None,
+        timeout: float | None = None,
+        scheduling: Scheduling | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Job:
+        """Hands a generation in and returns at once; the job goes on whoever watches it.
+
+        Args:
+            prompt: what to draw.
+            request_id: up to 128 characters; a request that came with it before is the same job.
+                Drawn if None.
+            timeout: seconds the call may take; not the job, see Scheduling.
+            scheduling: how urgent it is; None for as the cluster likes.
+            **options: see GenerationRequest.
+
+        Raises:
+            AlreadyExistsError: the request_id came with another request before.
+        """
+        request = GenerationRequest(prompt=prompt, **options)
+        steps = calls.submit(request, scheduling, request_id, self._seconds(timeout))
+        return self._transport.returned(steps)
+
+    def get(self, job_id: str, *, timeout: float | None = None) -> Job:
+        """What is known of a job of this tenant's now.
+
+        Raises:
+            NotFoundError: there is no such job.
+            OutOfRangeError: it has ended and is no longer kept.
+        """
+        return self._transport.returned(calls.get(job_id, self._seconds(timeout)))
+
+    def watch(
+        self, job_id: str, *, after_sequence: int = 0, timeout: float | None = None
+    ) -> Generator[Event, None, None]:
+        """Yields a job's events, from the first one on; the last one is Completed.
+
+        Leaving the iterator changes nothing for the job.
+
+        Args:
+            job_id: of a job of this tenant's.
+            after_sequence: the last event that is known already, for example a Job's
+                `last_sequence`; 0 for all.
+            timeout: seconds the watching may take.
+
+        Raises:
+            NotFoundError: there is no such job.
+            OutOfRangeError: it, or an event that is asked for, is no longer kept.
+            CancelledError: the job was cancelled.
+            TriptychError: the job failed so.
+        """
+        steps = calls.watch(job_id, after_sequence, self._seconds(timeout))
+        return self._transport.emitted(steps)
+
+    def fetch(self, job_id: str, *, timeout: float | None = None) -> Generation:
+        """A job's result, which is waited for.
+
+        Args:
+            job_id: of a job of this tenant's.
+            timeout: seconds the job may take from now on, and the download.
+
+        Raises:
+            NotFoundError: there is no such job, or its result is no longer kept.
+            OutOfRangeError: it is no longer kept.
+            CancelledError: the job was cancelled.
+            TriptychError: the job failed so.
+        """
+        steps = calls.fetch(job_id, self._seconds(timeout))
+        return _generation(self._transport.emitted(steps), None)
+
+    def cancel(self, job_id: str, *, timeout: float | None = None) -> Job:
+        """Cancels a job, if it has not ended; gives what became of it.
+
+        Raises:
+            NotFoundError: there is no such job.
+            OutOfRangeError: it has ended and is no longer kept.
+        """
+        return self._transport.returned(calls.cancel(job_id, self._seconds(timeout)))
+
+    def jobs(
+        self,
+        states: Collection[JobState] = (),
+        *,
+        page_size: int = 0,
+        timeout: float | None = None,
+    ) -> Generator[Job, None, None]:
+        """Yields this tenant's jobs, newest first.
+
+        Args:
+            states: which, for example [JobState.RUNNING]; empty for all.
+            page_size: how many are asked for at once; 0 for as many as the cluster likes.
+            timeout: seconds that asking for a page may take.
+        """
+        steps = calls.jobs(states, page_size, self._seconds(timeout))
+        return self._transport.emitted(steps)
 
     def upload_image(self, image: ImageFile, *, timeout: float | None = None) -> UploadedImage:
         """Sends a picture ahead of the requests that take it in.
 
-        Large pictures are uploaded by `generate` and `stream` themselves; this is for a picture
-        that several requests take in.
+        Large pictures are uploaded by `generate`, `stream` and `submit` themselves; this is for a
+        picture that several requests take in.
 
         Args:
             image: the bytes of a PNG, JPEG or WebP file, or the path of one.
@@ -140,12 +222,8 @@ class Client:
         Raises:
             OSError: its file cannot be read.
         """
-        chunks = upload_chunks(read_upload(image))
-        with self._translated():
-            response = self._stub.UploadImage(
-                chunks, timeout=self._or_default(timeout), metadata=self._metadata
-            )
-        return UPLOADED_IMAGES.read(response, strict=False)
+        steps = calls.upload_image(image, self._seconds(timeout))
+        return self._transport.returned(steps)
 
     def download(
         self, artifact_id: str, *, offset: int = 0, timeout: float | None = None
@@ -163,23 +241,12 @@ class Client:
             ArtifactCorruptedError: the bytes are not those that were announced.
             ValueError: the offset is negative.
         """
-        request, reader = download_request(artifact_id, offset), DownloadReader(offset)
-        with self._translated():
-            for response in self._stub.DownloadArtifact(
-                request, timeout=self._or_default(timeout), metadata=self._metadata
-            ):
-                reader.read(response)
-        return reader.finish()
+        steps = calls.download(artifact_id, offset, self._seconds(timeout))
+        return self._transport.returned(steps)
 
     def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
         """The models a request may name now."""
-        with self._translated():
-            response = self._stub.ListModels(
-                messages.ListModelsRequest(),
-                timeout=self._or_default(timeout),
-                metadata=self._metadata,
-            )
-        return [MODELS.read(model, strict=False) for model in response.models]
+        return self._transport.returned(calls.models(self._seconds(timeout)))
 
     def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
         """One model's limits and defaults.
@@ -187,51 +254,21 @@ class Client:
         Raises:
             ModelNotFoundError: it is not served.
         """
-        with self._translated():
-            response = self._stub.GetModel(
-                messages.GetModelRequest(name=name),
-                timeout=self._or_default(timeout),
-                metadata=self._metadata,
-            )
-        return MODELS.read(response.model, strict=False)
+        return self._transport.returned(calls.model(name, self._seconds(timeout)))
 
-    def _events(self, request: GenerationRequest, timeout: float) -> Generator[Event, None, None]:
-        deadline = Deadline.after(timeout)
-        writer = self._writer(request, deadline)
-        for upload in writer.uploads():
-            with upload.named():
-                seconds = deadline.remaining_seconds()
-                upload.done(self.upload_image(upload.data, timeout=seconds))
-        reader = EventReader()
-        call = self._stub.Generate(
-            writer.message, timeout=deadline.remaining_seconds(), metadata=self._metadata
-        )
-        try:
-            with self._translated():
-                for response in call:
-                    event = reader.read(response)
-                    if event is not None:
-                        yield event
-            reader.finish()
-        finally:
-            call.cancel()
-
-    def _writer(self, request: GenerationRequest, deadline: Deadline) -> RequestWriter:
-        try:
-            return RequestWriter(request)
-        except InvalidRequestError as refused:
-            try:
-                models = self.models(timeout=min(deadline.remaining_seconds(), LIMITS_SECONDS))
-            except TriptychError:
-                raise refused from None
-            raise by_limits(refused, request, models) from None
-
-    def _or_default(self, timeout: float | None) -> float:
+    def _seconds(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else checked_timeout(timeout)
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.RpcError as error:
-            raise error_from(failure_of(error, f"the cluster at {self._target}")) from error
+
+def _generation(
+    events: Generator[Event, None, None], on_event: Callable[[Event], None] | None
+) -> Generation:
+    generation: Generation | None = None
+    with closing(events):
+        for event in events:
+            if on_event is not None:
+                on_event(event)
+            if isinstance(event, Completed):
+                generation = event.generation
+    assert generation is not None, "events that end without Completed raise"
+    return generation

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
+from google.protobuf.message import Message
 
 from triptych.codec.tables import ARTIFACTS
 from triptych.domain.generation_result import Artifact
-from triptych.errors import ArtifactCorruptedError
+from triptych.errors import ArtifactCorruptedError, TriptychError
 from triptych.v1 import generation_service_pb2
 from triptych.whole_file import write_whole
 
@@ -38,32 +39,64 @@ class Download:
 
 
 class DownloadReader:
-    """The state between the messages of one download; knows nothing of how they arrive.
+    """The state between the messages of one download, of one stream or of several.
 
     Args:
+        artifact_id: what is downloaded.
         offset: where it begins.
+
+    Raises:
+        ValueError: the offset is negative or too large for the interface.
     """
 
-    def __init__(self, offset: int) -> None:
+    def __init__(self, artifact_id: str, offset: int) -> None:
+        if not 0 <= offset < 1 << 64:
+            raise ValueError(f"offset is {offset}; allowed are 0 to {(1 << 64) - 1}")
+        self._artifact_id = artifact_id
         self._offset = offset
         self._data = bytearray()
         self._artifact: Artifact | None = None
+
+    @property
+    def position(self) -> int:
+        """The byte that is expected next."""
+        return self._offset + len(self._data)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all bytes are here."""
+        return self._artifact is not None and self.position == self._artifact.size_bytes
+
+    def request(self) -> tuple[str, Message]:
+        """The method that gives the bytes that are not here yet, and what it is asked."""
+        asked = generation_service_pb2.DownloadArtifactRequest(
+            artifact_id=self._artifact_id, offset_bytes=self.position
+        )
+        return "DownloadArtifact", asked
+
+    def break_off(self, error: TriptychError) -> None:
+        """Called when the stream broke; another one can always go on."""
 
     def read(self, response: generation_service_pb2.DownloadArtifactResponse) -> None:
         """Takes one message.
 
         Raises:
-            ArtifactCorruptedError: bytes are missing or surplus.
+            ArtifactCorruptedError: bytes are missing or surplus, or another artifact's.
         """
         chunk = response.chunk
         if chunk.HasField("artifact"):
-            self._artifact = ARTIFACTS.read(chunk.artifact, strict=False)
-        expected = self._offset + len(self._data)
-        if chunk.offset_bytes != expected:
+            self._describe(ARTIFACTS.read(chunk.artifact, strict=False))
+        if chunk.offset_bytes != self.position:
             raise ArtifactCorruptedError(
-                f"the artifact continued at byte {chunk.offset_bytes}; expected was {expected}"
+                f"the artifact continued at byte {chunk.offset_bytes}; expected was {self.position}"
             )
         self._data += chunk.data
+
+    def _describe(self, artifact: Artifact) -> None:
+        known = self._artifact or artifact
+        if (known.size_bytes, known.checksum_xxh3) != (artifact.size_bytes, artifact.checksum_xxh3):
+            raise ArtifactCorruptedError("the artifact changed while it was downloaded")
+        self._artifact = artifact
 
     def finish(self) -> Download:
         """Called when the stream has ended without an error.
@@ -74,10 +107,9 @@ class DownloadReader:
         artifact, data = self._artifact, bytes(self._data)
         if artifact is None:
             raise ArtifactCorruptedError("the cluster sent bytes without saying of what")
-        size_bytes = self._offset + len(data)
-        if size_bytes != artifact.size_bytes:
+        if self.position != artifact.size_bytes:
             raise ArtifactCorruptedError(
-                f"the artifact ended at byte {size_bytes}; announced were {artifact.size_bytes}"
+                f"the artifact ended at byte {self.position}; announced were {artifact.size_bytes}"
             )
         checksum = artifact.checksum_xxh3 if self._offset else xxhash.xxh3_64_intdigest(data)
         if checksum != artifact.checksum_xxh3:
@@ -86,18 +118,3 @@ class DownloadReader:
                 f" announced was {artifact.checksum_xxh3:016x}"
             )
         return Download(artifact, self._offset, data)
-
-
-def download_request(
-    artifact_id: str, offset: int
-) -> generation_service_pb2.DownloadArtifactRequest:
-    """The message of one download.
-
-    Raises:
-        ValueError: the offset is negative or too large for the interface.
-    """
-    if not 0 <= offset < 1 << 64:
-        raise ValueError(f"offset is {offset}; allowed are 0 to {(1 << 64) - 1}")
-    return generation_service_pb2.DownloadArtifactRequest(
-        artifact_id=artifact_id, offset_bytes=offset
-    )

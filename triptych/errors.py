@@ -5,7 +5,8 @@ TriptychError
 ├── UnauthenticatedError      the key is missing or nobody's
 ├── NotFoundError
 │   └── ModelNotFoundError
-├── OutOfRangeError          an offset beyond the end
+├── AlreadyExistsError        the request_id came with another request before
+├── OutOfRangeError           an offset beyond the end, or what is no longer kept
 ├── ResourceExhaustedError    full now; repeat after `retry_after_seconds`
 ├── UnavailableError          down or unreachable now; safe to repeat
 ├── DeadlineExceededError
@@ -14,6 +15,8 @@ TriptychError
 ├── ArtifactCorruptedError    the bytes that came are not those that were announced
 └── InternalError             anything else
 """
+
+from collections.abc import Sequence
 
 from triptych.domain.errors import FieldViolation
 from triptych.domain.failure import Failure
@@ -62,8 +65,12 @@ class ModelNotFoundError(NotFoundError):
     """No such model is served."""
 
 
+class AlreadyExistsError(TriptychError):
+    """The request_id came with another request before."""
+
+
 class OutOfRangeError(TriptychError):
-    """What the request asks for begins beyond the end of what is there."""
+    """What is asked for begins beyond the end of what is there, or is no longer kept."""
 
 
 class ResourceExhaustedError(TriptychError):
@@ -101,6 +108,7 @@ _BY_STATUS: dict[str, type[TriptychError]] = {
     "INVALID_ARGUMENT": InvalidRequestError,
     "UNAUTHENTICATED": UnauthenticatedError,
     "NOT_FOUND": NotFoundError,
+    "ALREADY_EXISTS": AlreadyExistsError,
     "OUT_OF_RANGE": OutOfRangeError,
     "RESOURCE_EXHAUSTED": ResourceExhaustedError,
     "UNAVAILABLE": UnavailableError,
@@ -115,3 +123,10 @@ def error_from(failure: Failure) -> TriptychError:
     if failure.reason == "MODEL_NOT_FOUND":
         return ModelNotFoundError(failure)
     return _BY_STATUS.get(failure.status, InternalError)(failure)
+
+
+def refusal(violations: Sequence[FieldViolation]) -> InvalidRequestError:
+    """What the client itself refuses, before it is sent."""
+    message = "; ".join(f"{each.field}: {each.description}" for each in violations)
+    failure = Failure("INVALID_ARGUMENT", "INVALID_REQUEST", message, tuple(violations))
+    return InvalidRequestError(failure)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from triptych.domain.events import (
     Accepted,
+    CheckpointSaved,
     Preview,
     Queued,
     StageCompleted,
@@ -20,4 +21,13 @@ class Completed:
     generation: Generation
 
 
-Event = Accepted | Queued | StageStarted | StepCompleted | Preview | StageCompleted | Completed
+Event = (
+    Accepted
+    | Queued
+    | StageStarted
+    | StepCompleted
+    | Preview
+    | CheckpointSaved
+    | StageCompleted
+    | Completed
+)

@@ -1,4 +1,4 @@
-"""Writes one Generate request: which pictures travel inside it, and which are uploaded before."""
+"""Writes one request: which pictures travel inside it, and which are uploaded before."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,14 +8,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from triptych.codec.tables import REQUESTS
+from triptych.codec.tables import REQUESTS, SCHEDULINGS
 from triptych.domain.errors import FieldViolation, InvalidRequest
-from triptych.domain.failure import Failure
 from triptych.domain.generation import GenerationRequest, resolve
 from triptych.domain.input_image import ImageFile, UploadedImage
+from triptych.domain.job import Scheduling
 from triptych.domain.model import ModelInfo
-from triptych.errors import InvalidRequestError
-from triptych.v1 import generation_pb2, generation_service_pb2
+from triptych.errors import InvalidRequestError, refusal
+from triptych.v1 import generation_pb2, generation_service_pb2, job_pb2
 
 _MAX_INLINE_BYTES: Final = 3 * 1024 * 1024
 """Servers of gRPC read at most 4 MiB of one message unless they are told otherwise."""
@@ -56,7 +56,7 @@ class Upload:
             if not error.violations:
                 raise
             violations = [replace(each, field=self.field) for each in error.violations]
-            raise _invalid(violations) from error
+            raise refusal(violations) from error
 
 
 class RequestWriter:
@@ -66,23 +66,28 @@ class RequestWriter:
 
     Args:
         request: what to generate.
+        scheduling: when; None for as the cluster likes.
 
     Raises:
         InvalidRequestError: a value that the wire cannot carry.
         TypeError: a value of the wrong type.
     """
 
-    def __init__(self, request: GenerationRequest) -> None:
+    def __init__(self, request: GenerationRequest, scheduling: Scheduling | None = None) -> None:
         if isinstance(request.images, bytes | str | PathLike):
             raise TypeError("images is one picture; give a sequence of pictures")
         self._images = tuple(request.images)
         self._message = generation_pb2.GenerationParameters()
+        self._scheduling: job_pb2.SchedulingOptions | None = None
         violations = [
             *REQUESTS.fill(self._message, request),
             *_fill_images(self._message, self._images),
         ]
+        if scheduling is not None:
+            self._scheduling = job_pb2.SchedulingOptions()
+            violations += SCHEDULINGS.fill(self._scheduling, scheduling, "scheduling.")
         if violations:
-            raise _invalid(violations)
+            raise refusal(violations)
 
     def uploads(self) -> list[Upload]:
         """Reads the pictures; gives those that are too large to travel inside the request.
@@ -101,10 +106,19 @@ class RequestWriter:
             each.place.data = each.data
         return []
 
-    @property
-    def message(self) -> generation_service_pb2.GenerateRequest:
-        """The request; whole when all `uploads` are done."""
-        return generation_service_pb2.GenerateRequest(parameters=self._message)
+    def generate(self) -> generation_service_pb2.GenerateRequest:
+        """A Generate call's request; whole when all `uploads` are done."""
+        return generation_service_pb2.GenerateRequest(
+            parameters=self._message, scheduling=self._scheduling
+        )
+
+    def submit(self, client_request_id: str) -> generation_service_pb2.SubmitJobRequest:
+        """A SubmitJob call's request; whole when all `uploads` are done."""
+        return generation_service_pb2.SubmitJobRequest(
+            client_request_id=client_request_id,
+            parameters=self._message,
+            scheduling=self._scheduling,
+        )
 
 
 def by_limits(
@@ -125,7 +139,7 @@ def by_limits(
         resolve(replace(request, images=()), asked[0], lambda: 0)
     except InvalidRequest as error:
         limits = tuple(error.violations)
-        return _invalid(
+        return refusal(
             # Options of another family are refused as one, and so once.
             list(dict.fromkeys(_of_field(violation, limits) for violation in refused.violations))
         )
@@ -147,7 +161,7 @@ def read_upload(image: ImageFile) -> bytes:
         OSError: its file cannot be read.
     """
     if violations := list(_image_violations("image", image)):
-        raise _invalid(violations)
+        raise refusal(violations)
     return _read(image)
 
 
@@ -181,9 +195,3 @@ def _image_violations(field: str, image: object) -> Iterator[FieldViolation]:
         yield FieldViolation(
             field, f"is the URL {image}; allowed are bytes and paths of files: download it first"
         )
-
-
-def _invalid(violations: Sequence[FieldViolation]) -> InvalidRequestError:
-    message = "; ".join(f"{each.field}: {each.description}" for each in violations)
-    failure = Failure("INVALID_ARGUMENT", "INVALID_REQUEST", message, tuple(violations))
-    return InvalidRequestError(failure)

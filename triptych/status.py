@@ -9,11 +9,19 @@ from google.rpc import error_details_pb2, status_pb2
 
 from triptych.domain.errors import FieldViolation
 from triptych.domain.failure import Failure
+from triptych.errors import TriptychError, error_from
 
 ERROR_DOMAIN = "triptych"
 """The `domain` of every google.rpc.ErrorInfo that Triptych sends."""
 
 M = TypeVar("M", bound=Message)
+
+
+def call_error(error: grpc.RpcError, target: str) -> TriptychError:
+    """What a client raises when a call to the cluster at `target` failed."""
+    raised = error_from(failure_of(error, f"the cluster at {target}"))
+    raised.__cause__ = error
+    return raised
 
 
 def failure_of(error: grpc.RpcError, peer: str = "the server") -> Failure:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, closing
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -29,6 +30,30 @@ from triptych.v1 import job_pb2
 
 class BlockingFlavour:
     """Runs the blocking client beside the event loop."""
+
+    async def returned(self, target: str, method: str, *given: object, **options: object) -> Any:
+        def call() -> Any:
+            with Client(target) as client:
+                return getattr(client, method)(*given, **options)
+
+        return await asyncio.to_thread(call)
+
+    async def emitted(
+        self, target: str, method: str, *given: object, **options: object
+    ) -> list[Any]:
+        def call() -> list[Any]:
+            with Client(target) as client:
+                return list(getattr(client, method)(*given, **options))
+
+        return await asyncio.to_thread(call)
+
+    async def leave_after(self, target: str, number: int, method: str, *given: object) -> None:
+        def call() -> None:
+            with Client(target) as client, closing(getattr(client, method)(*given)) as emitted:
+                for _ in range(number):
+                    next(emitted)
+
+        await asyncio.to_thread(call)
 
     async def events(self, target: str, **options: object) -> list[Event]:
         def collect() -> list[Event]:
@@ -78,6 +103,24 @@ class BlockingFlavour:
 
 class AsyncioFlavour:
     """Runs the asyncio client."""
+
+    async def returned(self, target: str, method: str, *given: object, **options: object) -> Any:
+        async with AsyncClient(target) as client:
+            return await getattr(client, method)(*given, **options)
+
+    async def emitted(
+        self, target: str, method: str, *given: object, **options: object
+    ) -> list[Any]:
+        async with AsyncClient(target) as client:
+            return [value async for value in getattr(client, method)(*given, **options)]
+
+    async def leave_after(self, target: str, number: int, method: str, *given: object) -> None:
+        async with (
+            AsyncClient(target) as client,
+            aclosing(getattr(client, method)(*given)) as emitted,
+        ):
+            for _ in range(number):
+                await anext(emitted)
 
     async def events(self, target: str, **options: object) -> list[Event]:
         async with AsyncClient(target) as client:

@@ -39,8 +39,12 @@ async def takes_it(context: grpc.aio.ServicerContext) -> None:
     """Has nothing against an upload."""
 
 
+class Broken(Exception):
+    """Raised by a script where the connection is to break."""
+
+
 class ScriptedGateway(GenerationServiceServicer):
-    """Answers Generate by a script, and remembers what it was asked.
+    """Answers Generate by a script, and remembers what it was asked. Events get their numbers here.
 
     Args:
         script: answers Generate.
@@ -53,6 +57,7 @@ class ScriptedGateway(GenerationServiceServicer):
         self.requests: list[messages.GenerateRequest] = []
         self.uploads: dict[str, list[bytes]] = {}
         self.artifacts: dict[str, Callable[[int], Iterable[messages.ArtifactChunk]]] = {}
+        self.offsets: list[int] = []
         self.cancelled = asyncio.Event()
         self.finished = asyncio.Event()
 
@@ -60,12 +65,18 @@ class ScriptedGateway(GenerationServiceServicer):
         self, request: messages.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[messages.GenerateResponse]:
         self.requests.append(request)
+        sequence = 0
         try:
             async for response in self._script(request, context):
+                if response.HasField("event"):
+                    sequence += 1
+                    response.event.sequence = response.event.sequence or sequence
                 yield response
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+        except Broken:
+            await break_off(context)
         self.finished.set()
 
     async def UploadImage(  # noqa: N802
@@ -89,14 +100,18 @@ class ScriptedGateway(GenerationServiceServicer):
     async def DownloadArtifact(  # noqa: N802
         self, request: messages.DownloadArtifactRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[messages.DownloadArtifactResponse]:
+        self.offsets.append(request.offset_bytes)
         if request.artifact_id not in self.artifacts:
             message = f"artifact_id: {request.artifact_id!r} is not here (any more)"
             await refuse(context, grpc.StatusCode.NOT_FOUND, "ARTIFACT_NOT_FOUND", message)
         if request.offset_bytes > len(PICTURE):
             message = f"offset_bytes: is {request.offset_bytes}"
             await refuse(context, grpc.StatusCode.OUT_OF_RANGE, "OUT_OF_RANGE", message)
-        for chunk in self.artifacts[request.artifact_id](request.offset_bytes):
-            yield messages.DownloadArtifactResponse(chunk=chunk)
+        try:
+            for chunk in self.artifacts[request.artifact_id](request.offset_bytes):
+                yield messages.DownloadArtifactResponse(chunk=chunk)
+        except Broken:
+            await break_off(context)
 
     async def ListModels(  # noqa: N802
         self, request: messages.ListModelsRequest, context: grpc.aio.ServicerContext
@@ -113,16 +128,21 @@ class ScriptedGateway(GenerationServiceServicer):
 
 
 @asynccontextmanager
-async def serving(gateway: ScriptedGateway) -> AsyncIterator[str]:
-    """Serves it on a free port and gives the target."""
+async def serving(gateway: ScriptedGateway, target: str = "127.0.0.1:0") -> AsyncIterator[str]:
+    """Serves it, on a free port unless one is given, and gives the target."""
     server = grpc.aio.server()
     add_GenerationServiceServicer_to_server(gateway, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(target)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"
     finally:
         await server.stop(grace=0)
+
+
+async def break_off(context: grpc.aio.ServicerContext) -> None:
+    """Ends the call as gRPC itself does when the connection is gone."""
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
 
 async def refuse(

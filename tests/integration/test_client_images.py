@@ -83,7 +83,7 @@ async def test_pictures_too_large_for_one_request_are_uploaded_ahead_of_it(
 async def test_it_is_the_whole_request_that_must_stay_under_3_mib(
     flavour: Flavour, gateway: ScriptedGateway, spare: int, *, uploaded: bool
 ) -> None:
-    bare = RequestWriter(GenerationRequest(prompt="a red circle", images=())).message
+    bare = RequestWriter(GenerationRequest(prompt="a red circle", images=())).generate()
     room = 3 * MIB - bare.parameters.ByteSize() - len(b"\x62\x00") - spare
     async with serving(gateway) as target:
         await flavour.generate(target, images=[bytes(room)])
