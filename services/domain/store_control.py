@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from services.domain.tensor_ref import TensorRef
+
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
@@ -77,8 +79,19 @@ class StoreControl(Protocol):
         """`<scheme>:<id>`, equal for all who share the store."""
         ...
 
+    def release(self, ref: TensorRef) -> bool:
+        """Ends the tensors' life, whoever put them; False if it had ended, or they are inline.
+
+        Raises:
+            TensorRefused: the reference is forged, malformed, or of another store.
+        """
+        ...
+
     def release_request(self, tenant: str, request_id: str) -> int:
-        """Releases all that a request stored, whoever wrote it; returns how many sets."""
+        """Releases all that a request stored, whoever wrote it; returns how many sets.
+
+        For the request's owner alone: others may be at work with what is stored for it.
+        """
         ...
 
     def sweep(self) -> SweepReport:

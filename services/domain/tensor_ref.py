@@ -26,6 +26,8 @@ Identifier = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 MAX_RANK = 8
 MAX_TENSORS = 64
 MAX_INLINE_BYTES = 1024 * 1024
+INLINE = "inline:"
+"""The store of tensors that travel inside their reference."""
 
 
 def _to_microseconds(seconds: float) -> float:

@@ -7,6 +7,7 @@ from threading import BoundedSemaphore
 from typing import Final, TypeVar
 
 from services.domain.store_control import StoreControl, StoreStats, SweepReport
+from services.domain.tensor_ref import TensorRef
 from triptych.domain.errors import Unavailable
 
 T = TypeVar("T")
@@ -42,6 +43,10 @@ class StoreCalls:
         self._calls = _Lane("store calls", threads, max_calls, seconds)
         # Apart: one sweep after another that hangs would take all the threads.
         self._sweeps = _Lane("store sweep", 1, 2, seconds)
+
+    async def release(self, ref: TensorRef) -> bool:
+        """See StoreControl; raises Unavailable as `release_request` does."""
+        return await self._calls.run(lambda: self.store.release(ref))
 
     async def release_request(self, tenant: str, request_id: str) -> int:
         """See StoreControl.

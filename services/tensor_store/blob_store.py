@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from services.domain.store_control import StoreControl
-from services.domain.tensor_ref import IDENTIFIER
+from services.domain.tensor_ref import IDENTIFIER, INLINE, TensorRef
 from services.tensor_store.entry_store import EntryStore
 from triptych.domain.errors import TensorRefused
 
@@ -25,6 +25,11 @@ class BlobName:
     tenant: str
     request_id: str
     key: str
+
+    @classmethod
+    def of(cls, ref: TensorRef) -> "BlobName":
+        """Where the tensors of a reference are."""
+        return cls(ref.owner, ref.tenant, ref.request_id, ref.key)
 
     def __post_init__(self) -> None:
         check_request(self.tenant, self.request_id)
@@ -116,8 +121,15 @@ class BlobStore(StoreControl):
         """
 
     @abstractmethod
-    def release(self, name: BlobName) -> bool:
+    def release_blob(self, name: BlobName) -> bool:
         """Ends a blob's life, whoever wrote it; False if it had ended already."""
+
+    def release(self, ref: TensorRef) -> bool:
+        """See StoreControl. Nothing is known here of signatures: the caller vouches for them."""
+        if ref.store == INLINE:
+            return False
+        self.check_own(ref.store)
+        return self.release_blob(BlobName.of(ref))
 
     @abstractmethod
     def entries(self, limit_bytes: int, idle_seconds: float) -> EntryStore:

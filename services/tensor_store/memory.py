@@ -90,7 +90,7 @@ class MemoryBlobStore(BlobStore):
             )
         yield blob.buffer[:size_bytes]
 
-    def release(self, name: BlobName) -> bool:
+    def release_blob(self, name: BlobName) -> bool:
         """See BlobStore."""
         with self._lock:
             return self._remove(name)

@@ -116,7 +116,7 @@ class RedisBlobStore(BlobStore):
         try:
             self._write_making_room(name, buffer, expire_time)
         except StoreFull:
-            self.release(name)
+            self.release_blob(name)
             raise
 
     @contextmanager
@@ -138,7 +138,7 @@ class RedisBlobStore(BlobStore):
             buffer[begin : begin + expected] = chunk
         yield buffer
 
-    def release(self, name: BlobName) -> bool:
+    def release_blob(self, name: BlobName) -> bool:
         """See BlobStore."""
         # No transaction: a server that is full would not take the commands of one.
         with self._server.translated(), self._client.pipeline(transaction=False) as commands:

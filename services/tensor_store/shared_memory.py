@@ -112,7 +112,7 @@ class SharedMemoryBlobStore(BlobStore):
             raise TensorNotFound(f"tensors {name.key}: released, expired, or never stored")
         yield memoryview(mapping)
 
-    def release(self, name: BlobName) -> bool:
+    def release_blob(self, name: BlobName) -> bool:
         """See BlobStore."""
         return self._root.owner(name.owner).release(name)
 

@@ -17,7 +17,7 @@ from services.domain.store_control import (
     StoreStats,
     SweepReport,
 )
-from services.domain.tensor_ref import MAX_INLINE_BYTES, Seal, TensorRef
+from services.domain.tensor_ref import INLINE, MAX_INLINE_BYTES, Seal, TensorRef
 from services.observability.tracing import span
 from services.tensor_store import codec
 from services.tensor_store.blob_layout import BlobLayout
@@ -33,7 +33,6 @@ from triptych.domain.errors import (
     TriptychError,
 )
 
-INLINE = "inline:"
 # Spans, and what they say.
 PUT, GET = "tensor_store.put", "tensor_store.get"
 BYTES = "triptych.tensor.bytes"
@@ -130,9 +129,9 @@ class TensorStore(StoreControl):
         if ref.store == INLINE:
             return ref
         try:
-            kept = self._blobs.keep(_name(ref))
+            kept = self._blobs.keep(BlobName.of(ref))
         except TriptychError:
-            self._blobs.release(_name(ref))
+            self._blobs.release(ref)
             raise
         return self._seal.sign(ref.model_copy(update={"owner": kept.owner, "key": kept.key}))
 
@@ -192,14 +191,10 @@ class TensorStore(StoreControl):
                 tensors.clear()
 
     def release(self, ref: TensorRef) -> bool:
-        """Ends the tensors' life, whoever put them; False if it had ended, or they are inline.
-
-        Raises:
-            TensorRefused: the reference is forged, or of another store.
-        """
+        """See StoreControl."""
         self._seal.check(ref)
         self._check_store(ref)
-        return ref.store != INLINE and self._blobs.release(_name(ref))
+        return self._blobs.release(ref)
 
     def release_request(self, tenant: str, request_id: str) -> int:
         """See StoreControl."""
@@ -283,7 +278,7 @@ class TensorStore(StoreControl):
             _verify(ref, blob)
             yield blob
             return
-        with self._blobs.open(_name(ref), ref.size_bytes) as blob:
+        with self._blobs.open(BlobName.of(ref), ref.size_bytes) as blob:
             if self._blobs.verifies_reads:
                 _verify(ref, blob)
             yield blob
@@ -298,10 +293,6 @@ def open_store(url: str, *, seal: Seal, ttl_seconds: float, inline_bytes: int = 
     return TensorStore(
         open_blob_store(url), seal, ttl_seconds=ttl_seconds, inline_bytes=inline_bytes
     )
-
-
-def _name(ref: TensorRef) -> BlobName:
-    return BlobName(ref.owner, ref.tenant, ref.request_id, ref.key)
 
 
 def _aligned(ref: TensorRef) -> memoryview:

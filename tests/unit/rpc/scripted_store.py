@@ -1,6 +1,7 @@
 """A tensor store that holds nothing and remembers what it was told."""
 
 from services.domain.store_control import EntryUsage, Fullness, StoreStats, SweepReport
+from services.domain.tensor_ref import TensorRef
 from tests.unit.domain.examples import STORE
 
 STATS = StoreStats(STORE, stored_count=1, stored_bytes=2, pooled_bytes=3, quota_bytes=2**40)
@@ -25,6 +26,10 @@ class ScriptedStore:
     @property
     def identity(self) -> str:
         return STORE
+
+    def release(self, ref: TensorRef) -> bool:
+        self.told.append(f"release {ref.key}")
+        return True
 
     def release_request(self, tenant: str, request_id: str) -> int:
         self.told.append(f"release {tenant} {request_id}")

@@ -52,7 +52,7 @@ def store(shm_root: Path) -> Iterator[SharedMemoryBlobStore]:
 
 def test_everything_is_private_to_the_user(store: SharedMemoryBlobStore, shm_root: Path) -> None:
     put(store, MIB)
-    store.release(put(store, MIB))
+    store.release_blob(put(store, MIB))
     with store.reserve("tenant", REQUEST, MIB, FOREVER):
         modes = {path: stat.S_IMODE(path.stat().st_mode) for path in shm_root.rglob("*")}
         assert shm_root.stat().st_mode & 0o777 == 0o700
@@ -83,7 +83,7 @@ def test_a_process_without_file_descriptors_is_told_that_the_store_is_full(
 def test_closing_leaves_only_the_identity(shm_root: Path) -> None:
     store = opened(shm_root)
     put(store, MIB)
-    store.release(put(store, MIB))
+    store.release_blob(put(store, MIB))
     identity = store.identity
     store.close()
     assert files(shm_root) == {"id"}
@@ -112,7 +112,7 @@ def test_closing_during_a_put_ends_the_put_and_leaves_nothing(shm_root: Path) ->
 def test_released_memory_is_used_again(store: SharedMemoryBlobStore, shm_root: Path) -> None:
     first = put(store, MIB)
     first_inode = inode(shm_root, first)
-    store.release(first)
+    store.release_blob(first)
     second = put(store, MIB // 2)
     assert inode(shm_root, second) == first_inode
     assert second.key != first.key
@@ -125,7 +125,7 @@ def test_large_memory_is_not_used_again_for_small_blobs(
 ) -> None:
     first = put(store, MIB)
     first_inode = inode(shm_root, first)
-    store.release(first)
+    store.release_blob(first)
     assert inode(shm_root, put(store, MIB // 5)) != first_inode
 
 
@@ -135,14 +135,14 @@ def test_memory_that_another_door_released_is_used_again(
     name = put(store, MIB)
     first_inode = inode(shm_root, name)
     with closing(opened(shm_root)) as other:
-        assert other.release(name)
-        assert not store.release(name)
+        assert other.release_blob(name)
+        assert not store.release_blob(name)
     assert inode(shm_root, put(store, MIB)) == first_inode
 
 
 def test_idle_memory_is_given_back_by_the_sweep(shm_root: Path) -> None:
     with closing(opened(shm_root, pool_idle_seconds=0)) as store:
-        store.release(put(store, MIB))
+        store.release_blob(put(store, MIB))
         assert store.stats().pooled_bytes == MIB
         store.sweep()
         assert store.stats().pooled_bytes == 0
@@ -150,7 +150,7 @@ def test_idle_memory_is_given_back_by_the_sweep(shm_root: Path) -> None:
 
 
 def test_memory_just_released_survives_the_sweep(store: SharedMemoryBlobStore) -> None:
-    store.release(put(store, MIB))
+    store.release_blob(put(store, MIB))
     store.sweep()
     assert store.stats().pooled_bytes == MIB
 
@@ -158,13 +158,13 @@ def test_memory_just_released_survives_the_sweep(store: SharedMemoryBlobStore) -
 def test_pooled_memory_makes_room_before_the_quota_refuses(shm_root: Path) -> None:
     with closing(opened(shm_root, quota_bytes=4 * MIB)) as store:
         for _ in range(2):
-            store.release(put(store, MIB // 2))
-            store.release(put(store, 4 * MIB))
+            store.release_blob(put(store, MIB // 2))
+            store.release_blob(put(store, 4 * MIB))
         assert store.stats().pooled_bytes == 4 * MIB
         kept = put(store, 3 * MIB)
         with pytest.raises(StoreFull, match="quota_bytes 4194304, of which 4194304"):
             put(store, 2 * MIB)
-        store.release(kept)
+        store.release_blob(kept)
         put(store, 4 * MIB)
 
 
@@ -186,7 +186,7 @@ def test_a_view_taken_before_the_release_never_shows_the_next_blob(
 ) -> None:
     first = put(store, MIB, fill=1)
     with store.open(first, MIB) as view:
-        store.release(first)
+        store.release_blob(first)
         put(store, MIB, fill=2)
         assert set(view) == {1}
     kept = view
@@ -201,7 +201,7 @@ def test_a_view_that_is_gone_frees_its_segment(
     first = put(store, MIB)
     first_inode = inode(shm_root, first)
     with store.open(first, MIB) as view:
-        store.release(first)
+        store.release_blob(first)
         assert inode(shm_root, put(store, MIB)) != first_inode
     del view
     assert inode(shm_root, put(store, MIB)) == first_inode
@@ -285,8 +285,8 @@ def test_a_full_file_system_refuses_and_loses_nothing(small_tmpfs: Path) -> None
 @pytest.mark.parametrize("small_tmpfs", [16 * MIB], indirect=True)
 def test_pooled_memory_makes_room_on_a_full_file_system(small_tmpfs: Path) -> None:
     with closing(opened(small_tmpfs)) as store:
-        store.release(put(store, 2 * MIB))
-        store.release(put(store, 9 * MIB))
+        store.release_blob(put(store, 2 * MIB))
+        store.release_blob(put(store, 9 * MIB))
         put(store, 14 * MIB)
 
 

@@ -70,7 +70,7 @@ def test_releasing_while_another_process_reads_does_not_change_what_it_sees(
             reservation.buffer[:] = b"\x01" * MIB
         reader = processes.start(url)
         reader.begin_get(reservation.name, MIB)
-        assert store.release(reservation.name)
+        assert store.release_blob(reservation.name)
         for _ in range(3):
             with store.reserve("tenant", REQUEST, MIB, FOREVER) as next_reservation:
                 next_reservation.buffer[:] = b"\x02" * MIB
@@ -91,7 +91,7 @@ def test_the_memory_a_reader_viewed_is_used_again_once_it_is_gone(
         (viewed,) = inodes()
         reader = processes.start(url)
         reader.begin_get(reservation.name, MIB)
-        store.release(reservation.name)
+        store.release_blob(reservation.name)
         with store.reserve("tenant", REQUEST, MIB, FOREVER):
             pass
         assert viewed not in inodes()

@@ -49,8 +49,8 @@ def test_what_is_kept_is_there_after_its_writer_was_killed_and_swept(
         assert store.sweep() == SweepReport(expired=0, orphaned=1)
         assert is_there(store, kept)
         assert not is_there(store, lost)
-        assert store.release(kept)
-        assert not store.release(kept)
+        assert store.release_blob(kept)
+        assert not store.release_blob(kept)
         assert not is_there(store, kept)
     assert {path.name for path in shm_root.iterdir()} == {"id"}
 
@@ -70,7 +70,7 @@ def test_a_reader_sees_what_it_opened_after_it_was_released(shm_root: Path) -> N
     with closing(opened(f"shm://{shm_root}")) as store:
         kept = store.keep(put(store))
         with store.open(kept, MIB) as view:
-            store.release(kept)
+            store.release_blob(kept)
             put(store)
             assert set(view) == {7}
 
@@ -89,7 +89,7 @@ def test_what_is_kept_has_a_quota_of_its_own(shm_root: Path) -> None:
 def test_what_was_released_cannot_be_kept(shm_root: Path) -> None:
     with closing(opened(f"shm://{shm_root}")) as store:
         name = put(store)
-        store.release(name)
+        store.release_blob(name)
         with pytest.raises(TensorNotFound):
             store.keep(name)
 

@@ -123,7 +123,7 @@ class SharedMemoryMachine(RuleBasedStateMachine):
 
     @rule(door=st.integers(0, 1), blob=blobs)
     def release(self, door: int, blob: Stored) -> None:
-        assert self.doors[door].release(blob.name) == (blob.name in self.model)
+        assert self.doors[door].release_blob(blob.name) == (blob.name in self.model)
         self.model.pop(blob.name, None)
 
     @rule(door=st.integers(0, 1), request=REQUESTS)
