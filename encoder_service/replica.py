@@ -42,10 +42,11 @@ class EncoderReplica(WorkerReplica):
             numerics = self._numerics
             assert numerics is not None
             with current(tracked.span):
-                done = await self._worker.run(
+                done = await self._run(
+                    request,
                     lambda: numerics.encode(request, deadline),
-                    deadline=deadline,
-                    discard=lambda _: self.release_late(request.tenant, request.request_id),
+                    deadline,
+                    discard=lambda late: self._calls.store.release(late.conditioning),
                 )
             timing = replace(done.value.timing, queue_seconds=done.queue_seconds)
             tracked.time(timing)

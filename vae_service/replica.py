@@ -63,10 +63,11 @@ class VaeReplica(WorkerReplica):
             self.check_holds(request.parameters)
             tracked.begin(request.parameters.model)
             with current(tracked.span):
-                done = await self._worker.run(
+                done = await self._run(
+                    request,
                     lambda: self._stage_held.encode_image(request, deadline),
-                    deadline=deadline,
-                    discard=lambda _: self.release_late(request.tenant, request.request_id),
+                    deadline,
+                    discard=lambda late: self._calls.store.release(late.latents),
                 )
             timing = replace(done.value.timing, queue_seconds=done.queue_seconds)
             tracked.time(timing)
@@ -82,12 +83,7 @@ class VaeReplica(WorkerReplica):
             self.check_holds(request.parameters)
             tracked.begin(request.parameters.model)
             with current(tracked.span):
-                done = await self._worker.run(
-                    lambda: self._stage_held.decode(request),
-                    deadline=deadline,
-                    # Its caller may be gone without a word.
-                    discard=lambda _: self.release_late(request.tenant, request.request_id),
-                )
+                done = await self._run(request, lambda: self._stage_held.decode(request), deadline)
             media = done.value
             timing = replace(media.timing, queue_seconds=done.queue_seconds)
             tracked.time(timing)
@@ -103,8 +99,11 @@ class VaeReplica(WorkerReplica):
         self.check_holds(request.parameters)
         if not self._previews.fitted:
             await asyncio.shield(self._fitted(deadline))
-        done = await self._preview_worker.run(
-            lambda: self._previews.draw(request), deadline=deadline, discard=lambda _: None
+        done = await self._run(
+            request,
+            lambda: self._previews.draw(request),
+            deadline,
+            worker=self._preview_worker,
         )
         PREVIEWS_DRAWN.add(1, model=request.parameters.model)
         return done.value

@@ -99,7 +99,7 @@ def _check_new(request: DenoiseRequest, present: Sequence[Candidate]) -> None:
             continue
         if candidate.leaving is None:
             raise AlreadyExists(f"request_id: {request.request_id} is being denoised already")
-        # Another attempt of a request that was given up a moment ago.
+        # A call that was given up a moment ago.
         raise Unavailable(
             f"request_id: {request.request_id} is leaving this denoiser; repeat the request"
         )

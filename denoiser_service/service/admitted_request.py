@@ -9,9 +9,12 @@ from denoiser_service.service.event_log import EventLog
 from denoiser_service.service.resumption import Resumption
 from denoiser_service.service.room import Candidate, Leaving
 from services.domain.stages import Denoised, DenoiseRequest, DenoiseStarted, PreviewLatents
+from services.domain.tensor_ref import TensorRef
+from services.rpc.fence import FencedCall
 from triptych.domain.acceleration import CacheSupport, NoCache
 from triptych.domain.cache_statistics import CacheStatistics
 from triptych.domain.deadline import Deadline
+from triptych.domain.errors import Cancelled
 from triptych.domain.events import StepCompleted
 from triptych.domain.model import Stage
 from triptych.domain.parallel import ONE_RANK
@@ -22,6 +25,7 @@ class AdmittedRequest:
     """What the step loop knows of a request.
 
     Args:
+        call: what its attempt is fenced by.
         request: what to denoise.
         deadline: when to give up.
         arrival: a number that grows with every request.
@@ -32,12 +36,14 @@ class AdmittedRequest:
     Attributes:
         resumption: what it goes on from when its ranks are lost.
         log: its events.
+        stored: what its ranks have stored and told of, some of which may be released by now.
         ranks: those that hold its state; None while it waits in the queue.
         held_bytes: what they keep of it now.
     """
 
     def __init__(
         self,
+        call: FencedCall,
         request: DenoiseRequest,
         deadline: Deadline,
         *,
@@ -46,11 +52,13 @@ class AdmittedRequest:
         trace: str | None = None,
         checkpoint_steps: int | None = 0,
     ) -> None:
+        self.call = call
         self.request = request
         self.resumption = Resumption(checkpoint_steps)
         self.deadline = deadline
         self.trace = trace
         self.log = EventLog()
+        self.stored: list[TensorRef] = []
         self.cancelled = False
         self.ranks: Ranks | None = None
         self.last_turn = 0
@@ -83,6 +91,8 @@ class AdmittedRequest:
         """Why it is to leave; None for a request that stays."""
         if self.deadline.remaining_seconds() == 0:
             return Leaving.DEADLINE_PASSED
+        if self.call.superseded.done():
+            return Leaving.SUPERSEDED
         return Leaving.CANCELLED if self.cancelled else None
 
     @property
@@ -149,6 +159,7 @@ class AdmittedRequest:
             )
         )
         if reply.preview is not None:
+            self.stored.append(reply.preview)
             self.log.append(PreviewLatents(reply.step, reply.preview))
 
     def lost(self) -> bool:
@@ -166,8 +177,16 @@ class AdmittedRequest:
         self._batch_key = None
 
     def finished(self, reply: Finished) -> None:
-        """The ranks stored its latents, which are its caller's from now on."""
+        """The ranks stored its latents, which are its caller's from now on.
+
+        Raises:
+            Superseded, Cancelled: it was given up meanwhile; nobody else knows of these latents.
+        """
         assert reply.latents is not None
+        self.stored.append(reply.latents)
+        self.call.check()
+        if self.cancelled:
+            raise Cancelled("cancelled while the latents were being stored")
         timing = StageTiming(
             stage=Stage.DENOISER,
             task=StageTask.DENOISE,

@@ -23,8 +23,12 @@ class EventLog:
     @property
     def ended(self) -> bool:
         """Whether nothing more will come."""
-        done = bool(self.events) and isinstance(self.events[-1], Denoised)
-        return done or self.error is not None
+        return self.succeeded or self.error is not None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether its latents are there."""
+        return bool(self.events) and isinstance(self.events[-1], Denoised)
 
     def append(self, event: DenoiseEvent) -> None:
         """Adds an event; Denoised is the last."""

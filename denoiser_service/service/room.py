@@ -11,6 +11,7 @@ class Leaving(StrEnum):
 
     CANCELLED = "cancelled"
     DEADLINE_PASSED = "deadline_passed"
+    SUPERSEDED = "superseded"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from denoiser_service.service.admission import Admission, Refuse
 from denoiser_service.service.admitted_request import AdmittedRequest
 from denoiser_service.service.policy import Drop, Policy, Turn, concerned
 from denoiser_service.service.turns import Turns
-from services.domain.stages import DenoiseEvent, DenoiseRequest
+from services.domain.stages import Denoised, DenoiseEvent, DenoiseRequest
+from services.rpc.fence import Fence, FencedCall
 from services.rpc.process import run_until_first_ends
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import NotFound, StageUnavailable
@@ -43,6 +44,7 @@ class StepScheduler:
         self._policy = policy
         self._turns = turns
         self._requests: dict[str, AdmittedRequest] = {}
+        self._fence = Fence()
         self._changed = asyncio.Event()
         self._turn_count = 0
         self._arrivals = 0
@@ -96,22 +98,27 @@ class StepScheduler:
 
         Raises:
             StageUnavailable: draining.
+            Superseded: a later attempt of the request has come.
             AlreadyExists: a request of this id is being denoised.
-            Unavailable: a request of this id is leaving.
+            Unavailable: a request of this id, which has no attempt, is leaving.
             ModelNotFound, InvalidRequest: not this model's, outside its limits, or it would not fit
                 if it had the ranks for itself.
             QueueFull: too many wait already.
             RanksLost: a rank died under the request, which is not saved, or died of it.
             DeadlineExceeded, Cancelled, TriptychError: as they say.
         """
-        admitted = self._admit(request, deadline, trace)
+        admitted = await self._enter(request, deadline, trace)
+        handed_over = False
         try:
             async with aclosing(admitted.log.read()) as events:
                 async for event in events:
+                    handed_over = isinstance(event, Denoised)
                     yield event
         finally:
             admitted.cancelled = True
             self._changed.set()
+            if admitted.log.succeeded and not handed_over:
+                self._turns.release_later(admitted)
 
     def cancel(self, request_id: str) -> int:
         """Stops a request, all of its results, at the next step; returns the steps it has done.
@@ -153,9 +160,29 @@ class StepScheduler:
         for request in self.requests:
             if request.log.ended:
                 del self._requests[request.id]
+                self._fence.leave(request.call)
+                if not request.log.succeeded:
+                    self._turns.release_later(request)
+
+    async def _enter(
+        self, request: DenoiseRequest, deadline: Deadline, trace: str | None
+    ) -> AdmittedRequest:
+        """Admits a request once its earlier attempts, and calls that were given up, have left."""
+        former = [
+            admitted.call
+            for admitted in self.requests
+            if admitted.id == request.place and admitted.leaving is not None
+        ]
+        call = await self._fence.enter(request, deadline, former)
+        call.superseded.add_done_callback(lambda _: self._changed.set())
+        try:
+            return self._admit(call, request, deadline, trace)
+        except BaseException:
+            self._fence.leave(call)
+            raise
 
     def _admit(
-        self, request: DenoiseRequest, deadline: Deadline, trace: str | None
+        self, call: FencedCall, request: DenoiseRequest, deadline: Deadline, trace: str | None
     ) -> AdmittedRequest:
         if self.draining:
             raise StageUnavailable("the denoiser is draining; repeat the request elsewhere")
@@ -170,6 +197,7 @@ class StepScheduler:
             raise decision.reason
         self._arrivals += 1
         admitted = AdmittedRequest(
+            call,
             request,
             deadline,
             arrival=self._arrivals,

@@ -9,12 +9,19 @@ from denoiser_service.service.admission import check
 from denoiser_service.service.admitted_request import AdmittedRequest
 from denoiser_service.service.policy import Drop, Finish, Prepare, Step, Turn, concerned
 from denoiser_service.service.room import Leaving
+from services.domain.tensor_ref import TensorRef
 from services.observability.logs import get_logger
 from services.observability.metrics import RESUMPTIONS
-from triptych.domain.errors import Cancelled, DeadlineExceeded, RanksLost, TriptychError
+from triptych.domain.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    RanksLost,
+    Superseded,
+    TriptychError,
+)
 
-Release = Callable[[str, str], Awaitable[object]]
-"""Releases all that a tenant's request stored."""
+Release = Callable[[TensorRef], Awaitable[object]]
+"""Ends the life of stored tensors."""
 
 _log = get_logger(__name__)
 
@@ -24,7 +31,7 @@ class Turns:
 
     Args:
         ranks: that execute them.
-        release: called for requests that nobody waits for any more.
+        release: called for what was stored and nobody waits for any more.
         shares_steps: whether requests may take steps together.
         trace_steps: whether each step that a request takes by itself is a span of every rank.
 
@@ -77,6 +84,22 @@ class Turns:
         """Ends, or queues again, those whose ranks died between two commands."""
         stale = [request for request in requests if request.ranks is not self._group.current]
         _lose(stale, RanksLost("a rank died; repeat the request"))
+
+    def release_later(self, admitted: AdmittedRequest) -> None:
+        """Releases what a request has stored itself; a store that is slow holds up no other."""
+        task = asyncio.create_task(self._released(admitted))
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    async def _released(self, admitted: AdmittedRequest) -> None:
+        checkpoint = admitted.resumption.checkpoint
+        parts = () if checkpoint is None else checkpoint.parts
+        for ref in (*admitted.stored, *parts):
+            try:
+                if ref is not None:
+                    await self._release(ref)
+            except TriptychError as error:
+                _log.warning("not released, will expire", request_id=admitted.id, cause=str(error))
 
     async def _prepare(self, admitted: AdmittedRequest) -> None:
         request, ranks = admitted.request, self._group.current
@@ -174,10 +197,6 @@ class Turns:
         finish = commands.Finish(request_id=admitted.id, trace=admitted.trace)
         finished = await _ranks(admitted).execute(finish)
         assert isinstance(finished, commands.Finished)
-        if admitted.cancelled:
-            # It was cancelled during the last command; nobody else knows of these latents.
-            self._release_later(admitted)
-            raise Cancelled("cancelled while the latents were being stored")
         admitted.finished(finished)
 
     async def _drop(self, admitted: AdmittedRequest, reason: Leaving) -> None:
@@ -188,25 +207,17 @@ class Turns:
             doing = (
                 f"denoising; {admitted.completed_steps} of {admitted.total_steps} steps were done"
             )
-            admitted.log.fail(
-                DeadlineExceeded(f"the deadline passed while {doing}")
-                if reason is Leaving.DEADLINE_PASSED
-                else Cancelled(f"cancelled while {doing}")
-            )
-            # Its caller may be gone without a word.
-            self._release_later(admitted)
+            admitted.log.fail(_ending(admitted, reason, doing))
 
-    def _release_later(self, admitted: AdmittedRequest) -> None:
-        """Releases what was stored for a request; a store that is slow holds up no other."""
-        task = asyncio.create_task(self._released(admitted))
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
 
-    async def _released(self, admitted: AdmittedRequest) -> None:
-        try:
-            await self._release(admitted.request.tenant, admitted.request.request_id)
-        except TriptychError as error:
-            _log.warning("not released, will expire", request_id=admitted.id, cause=str(error))
+def _ending(admitted: AdmittedRequest, reason: Leaving, doing: str) -> TriptychError:
+    match reason:
+        case Leaving.DEADLINE_PASSED:
+            return DeadlineExceeded(f"the deadline passed while {doing}")
+        case Leaving.SUPERSEDED:
+            return Superseded(admitted.request.request_id, admitted.request.attempt)
+        case Leaving.CANCELLED:
+            return Cancelled(f"cancelled while {doing}")
 
 
 def _ranks(admitted: AdmittedRequest) -> Ranks:

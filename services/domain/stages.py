@@ -2,6 +2,11 @@
 
 A stage may be in another process (services.rpc.stage_clients) or in this one (services.fused):
 the gateway cannot tell. Every method may raise any TriptychError.
+
+The attempt of a request is the fencing token of the claim under which a job is worked on. A stage
+ends what it does for a job's earlier attempts when a later one comes, and refuses those that come
+after it: both get Superseded. Calls without an attempt, 0, are not fenced. Whatever a call ends
+with, its stage releases nothing but what that call stored.
 """
 
 from collections.abc import AsyncGenerator
@@ -33,6 +38,7 @@ class EncodeRequest:
     tenant: str
     parameters: GenerationParameters
     images: tuple[bytes, ...] = ()
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class EncodeImageRequest:
     parameters: GenerationParameters
     index: int
     image: bytes
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,7 @@ class DenoiseRequest:
     conditioning: TensorRef
     image_latents: tuple[TensorRef, ...] = ()
     image_index: int = 0
+    attempt: int = 0
 
     @property
     def place(self) -> str:
@@ -153,6 +161,7 @@ class DecodeRequest:
     tenant: str
     parameters: GenerationParameters
     latents: TensorRef
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +189,7 @@ class DrawPreviewRequest:
     tenant: str
     parameters: GenerationParameters
     latents: TensorRef
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ def _load(
         Policy(settings.order, room, settings.max_step_batch),
         Turns(
             ranks,
-            calls.release_request,
+            calls.release,
             shares_steps=settings.max_step_batch > 1,
             trace_steps=settings.trace_steps,
         ),

@@ -109,7 +109,8 @@ _BY_STATUS: Final = {
     "PERMISSION_DENIED": _NEVER,
     "RESOURCE_EXHAUSTED": _LATER,
     "FAILED_PRECONDITION": _ELSEWHERE,
-    # The worker has no say any more, and its end of the job will be refused.
+    # The worker has no say any more, whether the ledger or a stage tells it so, and its end of the
+    # job will be refused.
     "ABORTED": _NOT_THIS_JOB,
     "OUT_OF_RANGE": _NOT_THIS_JOB,
     "UNIMPLEMENTED": _ELSEWHERE,

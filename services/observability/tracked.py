@@ -10,7 +10,7 @@ from opentelemetry.trace import SpanKind
 
 from services.observability import metrics, tracing
 from triptych.domain.conditioning_reuse import ConditioningReuse
-from triptych.domain.errors import Cancelled, TriptychError
+from triptych.domain.errors import Cancelled, Superseded, TriptychError
 from triptych.domain.stage_timing import StageTask, StageTiming
 
 GATEWAY: Final = "gateway"
@@ -113,6 +113,9 @@ def _ending(error: BaseException | None) -> tuple[str, str]:
             return _CANCELLED
         case TriptychError(reason=Cancelled.reason):
             return _CANCELLED
+        case TriptychError(reason=Superseded.reason):
+            # Another attempt's outcome is the request's.
+            return "cancelled", Superseded.reason
         case TriptychError():
             return "failed", error.reason if error.reason in _REASONS else _OTHER
         case _:

@@ -2,15 +2,19 @@
 
 import uuid
 from collections.abc import Callable
+from typing import TypeVar
 
 from services.domain.stages import Capacity
 from services.observability.logs import get_logger
+from services.rpc.fence import Fence, FencedRequest
 from services.rpc.store_calls import StoreCalls
-from services.rpc.worker import StageWorker
+from services.rpc.worker import StageWorker, Timed
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import ModelNotFound, StageLoading, StageUnavailable, TriptychError
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.model import LoadedModel, Stage
+
+T = TypeVar("T")
 
 _log = get_logger(__name__)
 
@@ -41,6 +45,7 @@ class WorkerReplica:
         self._models: tuple[LoadedModel, ...] = ()
         self._calls = calls
         self._worker = worker
+        self._fence = Fence()
         self._instance_id = uuid.uuid4().hex
 
     async def capacity(self, deadline: Deadline) -> Capacity:
@@ -71,10 +76,6 @@ class WorkerReplica:
             raise StageLoading(f"the {self._stage} is loading its model; repeat the request later")
         check_holds(self._models, parameters)
 
-    def release_late(self, tenant: str, request_id: str) -> None:
-        """Releases what was stored after the caller had left; blocking."""
-        self._calls.store.release_request(tenant, request_id)
-
     async def broken(self) -> StageUnavailable:
         """Why no work can succeed any more, as soon as that is so."""
         return await self._worker.broken()
@@ -82,6 +83,28 @@ class WorkerReplica:
     def drain(self) -> None:
         """Refuses further work; what is admitted finishes."""
         self._worker.draining = True
+
+    async def _run(
+        self,
+        request: FencedRequest,
+        work: Callable[[], T],
+        deadline: Deadline,
+        discard: Callable[[T], object] = lambda _: None,
+        worker: StageWorker | None = None,
+    ) -> Timed[T]:
+        """Runs a request's work on the thread, unless a later attempt comes.
+
+        Args:
+            request: whose it is.
+            work: what to run.
+            deadline: see StageWorker.run.
+            discard: undoes a result that nobody waits for any more; blocking.
+            worker: the thread, if it is not the stage's own.
+        """
+        runs = self._worker if worker is None else worker
+        return await self._fence.run(
+            request, lambda: runs.run(work, deadline=deadline, discard=discard), deadline
+        )
 
     async def _try(self, work: Callable[[], None], deadline: Deadline) -> None:
         """Runs what nobody asked for; what a request will fail at as well is for that to tell."""

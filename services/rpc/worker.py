@@ -90,7 +90,7 @@ class StageWorker:
         return self._admitted - self.running
 
     async def run(
-        self, work: Callable[[], T], *, deadline: Deadline, discard: Callable[[T], None]
+        self, work: Callable[[], T], *, deadline: Deadline, discard: Callable[[T], object]
     ) -> Timed[T]:
         """Runs blocking work on the thread.
 
@@ -201,7 +201,7 @@ class StageWorker:
             future.exception()
 
 
-def _undo(piece: Future[Timed[T]], discard: Callable[[T], None]) -> None:
+def _undo(piece: Future[Timed[T]], discard: Callable[[T], object]) -> None:
     """Takes the piece from the queue, or undoes its result on another thread than the loop's."""
     if piece.cancel():
         return
@@ -211,6 +211,6 @@ def _undo(piece: Future[Timed[T]], discard: Callable[[T], None]) -> None:
         piece.add_done_callback(lambda late: _discard_late(late, discard))
 
 
-def _discard_late(piece: Future[Timed[T]], discard: Callable[[T], None]) -> None:
+def _discard_late(piece: Future[Timed[T]], discard: Callable[[T], object]) -> None:
     if piece.exception() is None:
         discard(piece.result().value)

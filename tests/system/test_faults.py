@@ -35,7 +35,8 @@ def kill_during(cluster: RunningCluster, client: Client, name: str) -> TriptychE
             cluster.kill(name)
 
     try:
-        client.generate("a red circle", steps=60, on_event=kill_in_time)
+        # Tensors that nobody releases stay until the request's deadline.
+        client.generate("a red circle", steps=60, on_event=kill_in_time, timeout=30)
     except TriptychError as error:
         return error
     return None

@@ -14,6 +14,7 @@ TriptychError
 ├── AlreadyExists          something of this id is at work, or kept, already
 │   └── RequestIdReused    the client_request_id came with other parameters before
 ├── ClaimLost              another worker may have the job, or it has ended
+├── Superseded             a later attempt of the job has come to the stage
 ├── Unauthenticated        no key, or nobody's
 ├── CallRefused            an administrative call without the cluster's signature
 ├── TensorRefused          a reference that is forged, foreign or malformed
@@ -176,6 +177,18 @@ class ClaimLost(TriptychError):
 
     status = "ABORTED"
     reason = "CLAIM_LOST"
+
+
+class Superseded(TriptychError):
+    """A stage works for a later attempt of the job; what was under way for this one has ended."""
+
+    status = "ABORTED"
+    reason = "SUPERSEDED"
+
+    def __init__(self, request_id: str, attempt: int) -> None:
+        super().__init__(
+            f"attempt: is {attempt}; a later attempt of the request {request_id} has come"
+        )
 
 
 class OutOfRange(TriptychError):

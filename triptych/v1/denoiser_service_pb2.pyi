@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class DenoiseRequest(_message.Message):
-    __slots__ = ("request_id", "tenant", "parameters", "conditioning", "image_latents", "scheduling", "resume_from", "checkpoint_every_steps", "image_index")
+    __slots__ = ("request_id", "tenant", "parameters", "conditioning", "image_latents", "scheduling", "resume_from", "checkpoint_every_steps", "image_index", "attempt")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class DenoiseRequest(_message.Message):
     RESUME_FROM_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     IMAGE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     tenant: str
     parameters: _generation_pb2.GenerationParameters
@@ -30,7 +31,8 @@ class DenoiseRequest(_message.Message):
     resume_from: Checkpoint
     checkpoint_every_steps: int
     image_index: int
-    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., parameters: _Optional[_Union[_generation_pb2.GenerationParameters, _Mapping]] = ..., conditioning: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., image_latents: _Optional[_Iterable[_Union[_tensor_pb2.TensorRef, _Mapping]]] = ..., scheduling: _Optional[_Union[_job_pb2.SchedulingOptions, _Mapping]] = ..., resume_from: _Optional[_Union[Checkpoint, _Mapping]] = ..., checkpoint_every_steps: _Optional[int] = ..., image_index: _Optional[int] = ...) -> None: ...
+    attempt: int
+    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., parameters: _Optional[_Union[_generation_pb2.GenerationParameters, _Mapping]] = ..., conditioning: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., image_latents: _Optional[_Iterable[_Union[_tensor_pb2.TensorRef, _Mapping]]] = ..., scheduling: _Optional[_Union[_job_pb2.SchedulingOptions, _Mapping]] = ..., resume_from: _Optional[_Union[Checkpoint, _Mapping]] = ..., checkpoint_every_steps: _Optional[int] = ..., image_index: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Checkpoint(_message.Message):
     __slots__ = ("completed_steps", "state", "model")

@@ -26,7 +26,7 @@ from triptych.v1 import generation_pb2 as triptych_dot_v1_dot_generation__pb2
 from triptych.v1 import tensor_pb2 as triptych_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!triptych/v1/encoder_service.proto\x12\x0btriptych.v1\x1a\x1ctriptych/v1/generation.proto\x1a\x18triptych/v1/tensor.proto\"j\n\rEncodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\"\xd4\x01\n\x0e\x45ncodeResponse\x12,\n\x0c\x63onditioning\x18\x01 \x01(\x0b\x32\x16.triptych.v1.TensorRef\x12(\n\x06timing\x18\x02 \x01(\x0b\x32\x18.triptych.v1.StageTiming\x12\x1b\n\x0ewritten_prompt\x18\x03 \x01(\tH\x00\x88\x01\x01\x12:\n\x12\x63onditioning_reuse\x18\x04 \x03(\x0b\x32\x1e.triptych.v1.ConditioningReuseB\x11\n\x0f_written_prompt2S\n\x0e\x45ncoderService\x12\x41\n\x06\x45ncode\x12\x1a.triptych.v1.EncodeRequest\x1a\x1b.triptych.v1.EncodeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!triptych/v1/encoder_service.proto\x12\x0btriptych.v1\x1a\x1ctriptych/v1/generation.proto\x1a\x18triptych/v1/tensor.proto\"{\n\rEncodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x04\"\xd4\x01\n\x0e\x45ncodeResponse\x12,\n\x0c\x63onditioning\x18\x01 \x01(\x0b\x32\x16.triptych.v1.TensorRef\x12(\n\x06timing\x18\x02 \x01(\x0b\x32\x18.triptych.v1.StageTiming\x12\x1b\n\x0ewritten_prompt\x18\x03 \x01(\tH\x00\x88\x01\x01\x12:\n\x12\x63onditioning_reuse\x18\x04 \x03(\x0b\x32\x1e.triptych.v1.ConditioningReuseB\x11\n\x0f_written_prompt2S\n\x0e\x45ncoderService\x12\x41\n\x06\x45ncode\x12\x1a.triptych.v1.EncodeRequest\x1a\x1b.triptych.v1.EncodeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.v1.encoder_service
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENCODEREQUEST']._serialized_start=106
-  _globals['_ENCODEREQUEST']._serialized_end=212
-  _globals['_ENCODERESPONSE']._serialized_start=215
-  _globals['_ENCODERESPONSE']._serialized_end=427
-  _globals['_ENCODERSERVICE']._serialized_start=429
-  _globals['_ENCODERSERVICE']._serialized_end=512
+  _globals['_ENCODEREQUEST']._serialized_end=229
+  _globals['_ENCODERESPONSE']._serialized_start=232
+  _globals['_ENCODERESPONSE']._serialized_end=444
+  _globals['_ENCODERSERVICE']._serialized_start=446
+  _globals['_ENCODERSERVICE']._serialized_end=529
 # @@protoc_insertion_point(module_scope)

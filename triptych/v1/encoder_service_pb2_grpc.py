@@ -50,7 +50,7 @@ class EncoderServiceServicer:
         """Encodes and stores the conditioning. Idempotent: repeating it makes an equal set of tensors under a new key.
         The caller releases the reference (TensorStoreService.Release); it expires otherwise.
         Errors: INVALID_ARGUMENT (too many tokens, not a picture), NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full),
-        UNAVAILABLE (draining), DEADLINE_EXCEEDED.
+        UNAVAILABLE (draining), DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

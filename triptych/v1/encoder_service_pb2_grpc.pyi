@@ -37,7 +37,7 @@ class EncoderServiceStub:
     """Encodes and stores the conditioning. Idempotent: repeating it makes an equal set of tensors under a new key.
     The caller releases the reference (TensorStoreService.Release); it expires otherwise.
     Errors: INVALID_ARGUMENT (too many tokens, not a picture), NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full),
-    UNAVAILABLE (draining), DEADLINE_EXCEEDED.
+    UNAVAILABLE (draining), DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
     """
 
 @_typing.type_check_only
@@ -49,7 +49,7 @@ class EncoderServiceAsyncStub(EncoderServiceStub):
     """Encodes and stores the conditioning. Idempotent: repeating it makes an equal set of tensors under a new key.
     The caller releases the reference (TensorStoreService.Release); it expires otherwise.
     Errors: INVALID_ARGUMENT (too many tokens, not a picture), NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full),
-    UNAVAILABLE (draining), DEADLINE_EXCEEDED.
+    UNAVAILABLE (draining), DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
     """
 
 class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -64,7 +64,7 @@ class EncoderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Encodes and stores the conditioning. Idempotent: repeating it makes an equal set of tensors under a new key.
         The caller releases the reference (TensorStoreService.Release); it expires otherwise.
         Errors: INVALID_ARGUMENT (too many tokens, not a picture), NOT_FOUND (model), RESOURCE_EXHAUSTED (queue or store full),
-        UNAVAILABLE (draining), DEADLINE_EXCEEDED.
+        UNAVAILABLE (draining), DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
         """
 
 def add_EncoderServiceServicer_to_server(servicer: EncoderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

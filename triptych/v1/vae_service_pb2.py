@@ -26,7 +26,7 @@ from triptych.v1 import generation_pb2 as triptych_dot_v1_dot_generation__pb2
 from triptych.v1 import tensor_pb2 as triptych_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriptych/v1/vae_service.proto\x12\x0btriptych.v1\x1a\x1ctriptych/v1/generation.proto\x1a\x18triptych/v1/tensor.proto\"\xac\x01\n\x12\x45ncodeImageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12&\n\x05image\x18\x04 \x01(\x0b\x32\x17.triptych.v1.InputImage\x12\x13\n\x0bimage_index\x18\x05 \x01(\r\"\xa4\x01\n\x13\x45ncodeImageResponse\x12\'\n\x07latents\x18\x01 \x01(\x0b\x32\x16.triptych.v1.TensorRef\x12(\n\x06timing\x18\x02 \x01(\x0b\x32\x18.triptych.v1.StageTiming\x12:\n\x12\x63onditioning_reuse\x18\x03 \x03(\x0b\x32\x1e.triptych.v1.ConditioningReuse\"\x93\x01\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12\'\n\x07latents\x18\x04 \x01(\x0b\x32\x16.triptych.v1.TensorRef\"\x82\x01\n\x0e\x44\x65\x63odeResponse\x12)\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x15.triptych.v1.ArtifactH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12*\n\x06timing\x18\x03 \x01(\x0b\x32\x18.triptych.v1.StageTimingH\x00\x42\t\n\x07payload\"\x98\x01\n\x12\x44rawPreviewRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12\'\n\x07latents\x18\x04 \x01(\x0b\x32\x16.triptych.v1.TensorRef\"B\n\x13\x44rawPreviewResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r2\xf5\x01\n\nVaeService\x12P\n\x0b\x45ncodeImage\x12\x1f.triptych.v1.EncodeImageRequest\x1a .triptych.v1.EncodeImageResponse\x12\x43\n\x06\x44\x65\x63ode\x12\x1a.triptych.v1.DecodeRequest\x1a\x1b.triptych.v1.DecodeResponse0\x01\x12P\n\x0b\x44rawPreview\x12\x1f.triptych.v1.DrawPreviewRequest\x1a .triptych.v1.DrawPreviewResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtriptych/v1/vae_service.proto\x12\x0btriptych.v1\x1a\x1ctriptych/v1/generation.proto\x1a\x18triptych/v1/tensor.proto\"\xbd\x01\n\x12\x45ncodeImageRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12&\n\x05image\x18\x04 \x01(\x0b\x32\x17.triptych.v1.InputImage\x12\x13\n\x0bimage_index\x18\x05 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x04\"\xa4\x01\n\x13\x45ncodeImageResponse\x12\'\n\x07latents\x18\x01 \x01(\x0b\x32\x16.triptych.v1.TensorRef\x12(\n\x06timing\x18\x02 \x01(\x0b\x32\x18.triptych.v1.StageTiming\x12:\n\x12\x63onditioning_reuse\x18\x03 \x03(\x0b\x32\x1e.triptych.v1.ConditioningReuse\"\xa4\x01\n\rDecodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12\'\n\x07latents\x18\x04 \x01(\x0b\x32\x16.triptych.v1.TensorRef\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x04\"\x82\x01\n\x0e\x44\x65\x63odeResponse\x12)\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\x15.triptych.v1.ArtifactH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12*\n\x06timing\x18\x03 \x01(\x0b\x32\x18.triptych.v1.StageTimingH\x00\x42\t\n\x07payload\"\xa9\x01\n\x12\x44rawPreviewRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12\'\n\x07latents\x18\x04 \x01(\x0b\x32\x16.triptych.v1.TensorRef\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\x04\"B\n\x13\x44rawPreviewResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r2\xf5\x01\n\nVaeService\x12P\n\x0b\x45ncodeImage\x12\x1f.triptych.v1.EncodeImageRequest\x1a .triptych.v1.EncodeImageResponse\x12\x43\n\x06\x44\x65\x63ode\x12\x1a.triptych.v1.DecodeRequest\x1a\x1b.triptych.v1.DecodeResponse0\x01\x12P\n\x0b\x44rawPreview\x12\x1f.triptych.v1.DrawPreviewRequest\x1a .triptych.v1.DrawPreviewResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'triptych.v1.vae_service_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENCODEIMAGEREQUEST']._serialized_start=103
-  _globals['_ENCODEIMAGEREQUEST']._serialized_end=275
-  _globals['_ENCODEIMAGERESPONSE']._serialized_start=278
-  _globals['_ENCODEIMAGERESPONSE']._serialized_end=442
-  _globals['_DECODEREQUEST']._serialized_start=445
-  _globals['_DECODEREQUEST']._serialized_end=592
-  _globals['_DECODERESPONSE']._serialized_start=595
-  _globals['_DECODERESPONSE']._serialized_end=725
-  _globals['_DRAWPREVIEWREQUEST']._serialized_start=728
-  _globals['_DRAWPREVIEWREQUEST']._serialized_end=880
-  _globals['_DRAWPREVIEWRESPONSE']._serialized_start=882
-  _globals['_DRAWPREVIEWRESPONSE']._serialized_end=948
-  _globals['_VAESERVICE']._serialized_start=951
-  _globals['_VAESERVICE']._serialized_end=1196
+  _globals['_ENCODEIMAGEREQUEST']._serialized_end=292
+  _globals['_ENCODEIMAGERESPONSE']._serialized_start=295
+  _globals['_ENCODEIMAGERESPONSE']._serialized_end=459
+  _globals['_DECODEREQUEST']._serialized_start=462
+  _globals['_DECODEREQUEST']._serialized_end=626
+  _globals['_DECODERESPONSE']._serialized_start=629
+  _globals['_DECODERESPONSE']._serialized_end=759
+  _globals['_DRAWPREVIEWREQUEST']._serialized_start=762
+  _globals['_DRAWPREVIEWREQUEST']._serialized_end=931
+  _globals['_DRAWPREVIEWRESPONSE']._serialized_start=933
+  _globals['_DRAWPREVIEWRESPONSE']._serialized_end=999
+  _globals['_VAESERVICE']._serialized_start=1002
+  _globals['_VAESERVICE']._serialized_end=1247
 # @@protoc_insertion_point(module_scope)

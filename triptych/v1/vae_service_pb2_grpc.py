@@ -59,7 +59,7 @@ class VaeServiceServicer:
     def EncodeImage(self, request, context):
         """Encodes one input image to latents and stores them. Idempotent, as EncoderService.Encode.
         Errors: INVALID_ARGUMENT (not a picture, too large), NOT_FOUND (model), RESOURCE_EXHAUSTED, UNAVAILABLE,
-        DEADLINE_EXCEEDED.
+        DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -68,7 +68,7 @@ class VaeServiceServicer:
     def Decode(self, request, context):
         """Decodes latents and streams the encoded media: its description first, then its bytes, then the timing. Idempotent.
         Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
-        DEADLINE_EXCEEDED.
+        DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,7 +78,7 @@ class VaeServiceServicer:
         """Draws a small picture of latents that are not finished, by a linear map that was fitted to the VAE, and releases the
         latents. Does not wait for encoding or decoding, but for the fit, which the first call begins.
         Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
-        DEADLINE_EXCEEDED.
+        DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

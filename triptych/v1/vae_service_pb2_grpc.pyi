@@ -36,18 +36,18 @@ class VaeServiceStub:
     EncodeImage: _grpc.UnaryUnaryMultiCallable[_vae_service_pb2.EncodeImageRequest, _vae_service_pb2.EncodeImageResponse]
     """Encodes one input image to latents and stores them. Idempotent, as EncoderService.Encode.
     Errors: INVALID_ARGUMENT (not a picture, too large), NOT_FOUND (model), RESOURCE_EXHAUSTED, UNAVAILABLE,
-    DEADLINE_EXCEEDED.
+    DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
     """
     Decode: _grpc.UnaryStreamMultiCallable[_vae_service_pb2.DecodeRequest, _vae_service_pb2.DecodeResponse]
     """Decodes latents and streams the encoded media: its description first, then its bytes, then the timing. Idempotent.
     Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
-    DEADLINE_EXCEEDED.
+    DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
     """
     DrawPreview: _grpc.UnaryUnaryMultiCallable[_vae_service_pb2.DrawPreviewRequest, _vae_service_pb2.DrawPreviewResponse]
     """Draws a small picture of latents that are not finished, by a linear map that was fitted to the VAE, and releases the
     latents. Does not wait for encoding or decoding, but for the fit, which the first call begins.
     Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
-    DEADLINE_EXCEEDED.
+    DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
     """
 
 @_typing.type_check_only
@@ -58,18 +58,18 @@ class VaeServiceAsyncStub(VaeServiceStub):
     EncodeImage: _aio.UnaryUnaryMultiCallable[_vae_service_pb2.EncodeImageRequest, _vae_service_pb2.EncodeImageResponse]  # type: ignore[assignment]
     """Encodes one input image to latents and stores them. Idempotent, as EncoderService.Encode.
     Errors: INVALID_ARGUMENT (not a picture, too large), NOT_FOUND (model), RESOURCE_EXHAUSTED, UNAVAILABLE,
-    DEADLINE_EXCEEDED.
+    DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
     """
     Decode: _aio.UnaryStreamMultiCallable[_vae_service_pb2.DecodeRequest, _vae_service_pb2.DecodeResponse]  # type: ignore[assignment]
     """Decodes latents and streams the encoded media: its description first, then its bytes, then the timing. Idempotent.
     Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
-    DEADLINE_EXCEEDED.
+    DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
     """
     DrawPreview: _aio.UnaryUnaryMultiCallable[_vae_service_pb2.DrawPreviewRequest, _vae_service_pb2.DrawPreviewResponse]  # type: ignore[assignment]
     """Draws a small picture of latents that are not finished, by a linear map that was fitted to the VAE, and releases the
     latents. Does not wait for encoding or decoding, but for the fit, which the first call begins.
     Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
-    DEADLINE_EXCEEDED.
+    DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
     """
 
 class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -83,7 +83,7 @@ class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_vae_service_pb2.EncodeImageResponse, _abc.Awaitable[_vae_service_pb2.EncodeImageResponse]]:
         """Encodes one input image to latents and stores them. Idempotent, as EncoderService.Encode.
         Errors: INVALID_ARGUMENT (not a picture, too large), NOT_FOUND (model), RESOURCE_EXHAUSTED, UNAVAILABLE,
-        DEADLINE_EXCEEDED.
+        DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
         """
 
     @_abc_1.abstractmethod
@@ -94,7 +94,7 @@ class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_vae_service_pb2.DecodeResponse], _abc.AsyncIterator[_vae_service_pb2.DecodeResponse]]:
         """Decodes latents and streams the encoded media: its description first, then its bytes, then the timing. Idempotent.
         Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
-        DEADLINE_EXCEEDED.
+        DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
         """
 
     @_abc_1.abstractmethod
@@ -106,7 +106,7 @@ class VaeServiceServicer(metaclass=_abc_1.ABCMeta):
         """Draws a small picture of latents that are not finished, by a linear map that was fitted to the VAE, and releases the
         latents. Does not wait for encoding or decoding, but for the fit, which the first call begins.
         Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), RESOURCE_EXHAUSTED (queue full), UNAVAILABLE (draining),
-        DEADLINE_EXCEEDED.
+        DEADLINE_EXCEEDED, ABORTED (a later attempt has come).
         """
 
 def add_VaeServiceServicer_to_server(servicer: VaeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

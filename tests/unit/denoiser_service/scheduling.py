@@ -13,6 +13,7 @@ from denoiser_service.service.room import Room
 from denoiser_service.service.scheduler import StepScheduler
 from denoiser_service.service.turns import Release, Turns
 from services.domain.stages import DenoiseEvent, DenoiseRequest
+from services.domain.tensor_ref import TensorRef
 from services.model_ports.sizes import Residency
 from tests.unit.denoiser_service.scripted_ranks import ScriptedRanks
 from tests.unit.domain.examples import PARAMETERS, TENSOR_REF
@@ -22,7 +23,13 @@ from triptych.domain.deadline import Deadline
 RESIDENCY = Residency(
     state_bytes=100, hidden_bytes=10, encoder_bytes=5, signal_bytes=10, forwards=2
 )
-Discarded = list[tuple[str, str]]
+PREVIEWS = {step: TENSOR_REF.model_copy(update={"key": f"{step:032x}"}) for step in (1, 2)}
+"""For the ranks to say that they store them."""
+
+
+def latents_of(name: str) -> TensorRef:
+    """What the ranks store of a request that is done."""
+    return TENSOR_REF.model_copy(update={"request_id": name})
 
 
 class Scheduling:
@@ -30,8 +37,8 @@ class Scheduling:
 
     def __init__(self, **options: Any) -> None:
         self.ranks = ScriptedRanks()
-        self.discarded: Discarded = []
-        self.release: Release = self._discard
+        self.released: list[TensorRef] = []
+        self.release: Release = self._note
         told: dict[str, Any] = {
             "order": Order.ROUND_ROBIN,
             "estimate": lambda request: RESIDENCY,
@@ -56,11 +63,14 @@ class Scheduling:
         deadline: Deadline | None = None,
         cache: Cache = NO_CACHE,
         image_index: int = 0,
+        attempt: int = 0,
         **changes: object,
     ) -> AsyncGenerator[DenoiseEvent, None]:
         changes |= {"steps": steps, "cache": cache}
         parameters = replace(PARAMETERS, **changes)
-        request = DenoiseRequest(name, "default", parameters, TENSOR_REF, image_index=image_index)
+        request = DenoiseRequest(
+            *(name, "default", parameters, TENSOR_REF), image_index=image_index, attempt=attempt
+        )
         return self.scheduler.denoise(request, deadline or Deadline.after(600))
 
     async def outcome(self, name: str, **options: Any) -> list[DenoiseEvent]:
@@ -75,11 +85,17 @@ class Scheduling:
             kind for kind, request_ids in self.ranks.commands if name in request_ids.split(", ")
         ]
 
-    async def _release(self, tenant: str, request_id: str) -> object:
-        return await self.release(tenant, request_id)
+    async def releases(self, count: int) -> list[TensorRef]:
+        """What was released, once it is so much."""
+        while len(self.released) < count:  # noqa: ASYNC110 - nobody waits for a release
+            await asyncio.sleep(0)
+        return self.released
 
-    async def _discard(self, tenant: str, request_id: str) -> None:
-        self.discarded.append((tenant, request_id))
+    async def _release(self, ref: TensorRef) -> object:
+        return await self.release(ref)
+
+    async def _note(self, ref: TensorRef) -> None:
+        self.released.append(ref)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from denoiser_service.rank.commands import Command, Prepare, Save, Step
 from services.domain.stages import Denoised, DenoiseEvent, DenoiseStarted
 from tests.unit.denoiser_service.fakes import ONE, TWO
 from tests.unit.denoiser_service.scheduling import Hold, Scheduling, scheduling
+from tests.unit.domain.examples import TENSOR_REF
 from triptych.domain.errors import RanksLost, StoreFull, TensorNotFound
 from triptych.domain.events import StepCompleted
 
@@ -131,4 +132,4 @@ async def test_a_request_that_is_cancelled_while_it_waits_to_go_on_leaves_nothin
         with pytest.raises(Exception, match="cancelled while denoising"):
             await task
         world.ranks.rebuild()
-        assert world.discarded == [("default", ONE)]
+        assert world.released == [TENSOR_REF]

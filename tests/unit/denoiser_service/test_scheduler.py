@@ -42,7 +42,7 @@ async def test_a_request_is_prepared_stepped_and_finished() -> None:
     assert denoised.timing.run_seconds == 0.25 + 3 * 1.0 + 0.25
     assert denoised.timing.transfer_seconds == 1.0
     assert denoised.timing.queue_seconds >= 0
-    assert each.discarded == []
+    assert each.released == []
 
 
 async def test_a_preview_follows_the_event_of_its_step() -> None:

@@ -41,6 +41,7 @@ EXPECTED = {
     "ALREADY_EXISTS": (20, THE_SAME, True),
     "REQUEST_ID_REUSED": (0, None, False),
     "CLAIM_LOST": (0, None, True),
+    "SUPERSEDED": (0, None, True),
     "UNAUTHENTICATED": (0, None, False),
     "CALL_REFUSED": (0, None, False),
     "TENSOR_REFUSED": (3, EARLIER, True),

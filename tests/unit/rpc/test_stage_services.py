@@ -44,14 +44,14 @@ from triptych.v1 import (
 )
 
 SOON = Deadline.after(24 * 3600)
-ENCODE = EncodeRequest(REQUEST_ID, "default", PARAMETERS)
-DENOISE = DenoiseRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
+ENCODE = EncodeRequest(REQUEST_ID, "default", PARAMETERS, attempt=2**64 - 1)
+DENOISE = DenoiseRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF, attempt=2**64 - 2)
 PICTURED = replace(
     PARAMETERS, images=(ImageDescription(width=64, height=48, size_bytes=7, checksum_xxh3=5),) * 2
 )
-ENCODE_IMAGE = EncodeImageRequest(REQUEST_ID, "default", PICTURED, 1, b"picture")
-PREVIEW = DrawPreviewRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
-DECODE = DecodeRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF)
+ENCODE_IMAGE = EncodeImageRequest(REQUEST_ID, "default", PICTURED, 1, b"picture", attempt=3)
+PREVIEW = DrawPreviewRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF, attempt=4)
+DECODE = DecodeRequest(REQUEST_ID, "default", PARAMETERS, TENSOR_REF, attempt=5)
 
 
 async def _all(events: AsyncGenerator[Any, None]) -> list[Any]:
@@ -144,6 +144,7 @@ async def test_a_denoising_can_be_cancelled_by_name(tmp_path: Path) -> None:
 
 DENOISE_FIELDS = {
     *("request_id", "tenant", "parameters", "conditioning", "image_latents", "image_index"),
+    "attempt",
 }
 
 

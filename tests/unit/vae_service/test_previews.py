@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from pydantic import SecretStr
 
-from services.domain.stages import DecodeRequest, DrawPreviewRequest
+from services.domain.stages import Decoded, DecodeRequest, DrawPreviewRequest
 from services.domain.tensor_ref import Seal
 from services.loaded_models.stage_model import StageModel
 from services.model_ports.stages import Tensors
@@ -105,7 +105,7 @@ async def test_the_map_is_fitted_once_for_all(store: TensorStore) -> None:
     assert len({each.data for each in drawn}) == 1
 
 
-async def test_latents_are_released_when_their_decode_has_lost_its_caller(
+async def test_latents_whose_decode_has_lost_its_caller_can_be_decoded_again(
     store: TensorStore,
 ) -> None:
     vae = ShrinkingVae()
@@ -116,7 +116,10 @@ async def test_latents_are_released_when_their_decode_has_lost_its_caller(
         await asyncio.to_thread(vae.decoding.wait, 30)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert store.stats().stored_count == 0
+        vae.may_decode.set()
+        *_, last = [event async for event in replica.decode(request, LATER)]
+    assert isinstance(last, Decoded)
+    assert store.stats().stored_count == 1
 
 
 async def test_nothing_is_fitted_for_requests_without_previews(store: TensorStore) -> None:
