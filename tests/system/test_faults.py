@@ -19,7 +19,7 @@ def cluster() -> Iterator[RunningCluster]:
     times = {
         f"TRIPTYCH_{stage}_{setting}": seconds
         for stage in ("ENCODER", "DENOISER", "VAE")
-        for setting, seconds in (("TENSOR_TTL_SECONDS", "20"), ("SWEEP_SECONDS", "2"))
+        for setting, seconds in (("TENSOR_TTL_SECONDS", "10"), ("SWEEP_SECONDS", "2"))
     }
     with running_cluster("--topology", "split", environment=times) as running:
         yield running
@@ -36,7 +36,7 @@ def kill_during(cluster: RunningCluster, client: Client, name: str) -> TriptychE
 
     try:
         # Tensors that nobody releases stay until the request's deadline.
-        client.generate("a red circle", steps=60, on_event=kill_in_time, timeout=30)
+        client.generate("a red circle", steps=60, on_event=kill_in_time, timeout=20)
     except TriptychError as error:
         return error
     return None
