@@ -4,11 +4,15 @@ from dataclasses import dataclass
 
 from triptych.domain.events import (
     Accepted,
+    CheckpointSaved,
+    JobCancelled,
     Preview,
+    Queued,
     StageCompleted,
     StageStarted,
     StepCompleted,
 )
+from triptych.domain.failure import Failure
 from triptych.domain.generation_result import Artifact, GenerationResult
 
 
@@ -23,10 +27,14 @@ class ArtifactChunk:
 
 JobEvent = (
     Accepted
+    | Queued
     | StageStarted
     | StepCompleted
     | Preview
+    | CheckpointSaved
     | StageCompleted
     | ArtifactChunk
     | GenerationResult
+    | Failure
+    | JobCancelled
 )

@@ -1,16 +1,20 @@
 """What a job does after one of its stages failed: the whole of it, as one table."""
 
+import math
 import zlib
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from services.jobs.bounds import end_time
 from services.jobs.record import JobRecord
 from triptych.domain.errors import (
     ArtifactNotFound,
     CallRefused,
     JobNotFound,
+    QueueFull,
     RequestIdReused,
+    ResourceExhausted,
     TensorCorrupted,
     TensorNotFound,
     TensorRefused,
@@ -73,11 +77,13 @@ class _Rule:
     """How often a cure is tried for one task, beside the first time."""
 
     cure: _Cure
-    tries: int = 0
+    tries: float = 0
 
 
 # With the pauses, some eight minutes.
 _LATER: Final = _Rule(_Cure.TIME, tries=20)
+# It is the job's turn to come, and its scheduling says how long it waits.
+_IN_TURN: Final = _Rule(_Cure.TIME, tries=math.inf)
 _ELSEWHERE: Final = _Rule(_Cure.OTHER_REPLICA, tries=2)
 _REMAKE: Final = _Rule(_Cure.EARLIER_TASK, tries=3)
 _NEVER: Final = _Rule(_Cure.NONE)
@@ -89,6 +95,7 @@ _BY_REASON: Final = {
     # Of another store, when the replica that wrote it shares none with the one that reads it.
     TensorRefused.reason: _REMAKE,
     CallRefused.reason: _NEVER,
+    QueueFull.reason: _IN_TURN,
     # An input that was deleted or has expired: nobody but its client can bring it again.
     ArtifactNotFound.reason: _NOT_THIS_JOB,
     # Of the ledger, as are some statuses below: no stage raises them.
@@ -122,23 +129,46 @@ _BY_STATUS: Final = {
 """Every canonical status of a failure."""
 
 
-def decide(error: TriptychError, record: JobRecord, task: StageTask) -> Retry | Fail:
+def decide(error: TriptychError, record: JobRecord, task: StageTask, now: float) -> Retry | Fail:
     """Whether a job goes on after a failure, from where, and when. Pure.
+
+    Where something is full, the question is for after all replicas have said so: a job that does
+    not wait in a queue is told then.
 
     Args:
         error: what the task raised, here or in another process.
         record: of the job, before this failure is counted.
         task: what failed.
+        now: seconds since the epoch.
     """
     rule = _BY_REASON.get(error.reason, _BY_STATUS[error.status])
     earlier_failures = record.failures.get(task, 0)
-    if earlier_failures >= rule.tries:
+    pause = _pause_seconds(error, record, earlier_failures)
+    ends = _end_time(error, record)
+    if earlier_failures >= rule.tries or now + pause >= ends:
         return Fail(error.reason, retryable=rule.cure is not _Cure.NONE)
     remade = rule.cure is _Cure.EARLIER_TASK
     return Retry(
-        after_seconds=_pause_seconds(error, record, earlier_failures),
+        after_seconds=pause,
         from_task=_BEFORE[task] if remade else task,
         elsewhere=not remade,
+    )
+
+
+def _end_time(error: TriptychError, record: JobRecord) -> float:
+    """When the job no longer waits for what it lacks."""
+    ends = [math.inf if (end := end_time(record)) is None else end]
+    queue_seconds = record.scheduling.max_queue_seconds
+    is_full = error.status == ResourceExhausted.status
+    if is_full and queue_seconds is not None and not _has_begun(record):
+        ends.append(record.create_time + queue_seconds)
+    return min(ends)
+
+
+def _has_begun(record: JobRecord) -> bool:
+    """Whether steps were taken, which are worth more than a place in a queue."""
+    return bool(record.completed_steps) or any(
+        slot.task is StageTask.DENOISE for slot in record.outputs
     )
 
 
@@ -147,7 +177,7 @@ def _pause_seconds(error: TriptychError, record: JobRecord, earlier_failures: in
     if not earlier_failures:
         # What it asks for is of one replica, and another one is there most of the time.
         return 0.0
-    doubled = min(_FIRST_PAUSE_SECONDS * 2.0**earlier_failures, _LONGEST_PAUSE_SECONDS)
+    doubled = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(earlier_failures, 60), _LONGEST_PAUSE_SECONDS)
     # Jobs that failed together do not come back together.
     spread = zlib.crc32(f"{record.key}:{earlier_failures}".encode()) / 2**32
     return max(doubled, error.retry_after_seconds or 0.0) * (1 + spread / 4)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from services.jobs.record import JobEvent, JobKey, JobRecord, OutputSlot, Submission
 from triptych.domain.errors import InvalidRequest
@@ -12,6 +12,7 @@ from triptych.domain.stage_timing import StageTask
 
 MAX_PAGE_SIZE: Final = 1000
 DEFAULT_PAGE_SIZE: Final = 50
+QUOTA_RETRY_SECONDS: Final = 1.0
 
 
 class Meaning(Enum):
@@ -82,11 +83,14 @@ class LedgerUsage:
 class JobLedger(Protocol):
     """Where jobs are kept. Every method may raise LedgerUnavailable, and can then be repeated.
 
+    A write of a claim raises it only if it was not carried out: what is repeated is written once.
+
     What a method has returned from is accepted: see the implementation for what it survives.
 
     A claim's writes are refused with ClaimLost once another worker has claimed the job, once the
     lease's end was noticed or the claim given back, and with Cancelled once the job was cancelled.
-    Writes of one claim must not overlap, except with `renew`.
+    Writes of one claim must not overlap, except with `renew` and `wait_lost`. With each of them
+    the steps may be told that are done by then, of all results together.
     """
 
     async def submit(self, submission: Submission) -> Submitted:
@@ -95,16 +99,33 @@ class JobLedger(Protocol):
         Raises:
             RequestIdReused: that one has another fingerprint.
             JobExpired: that one is no longer kept.
+            QuotaExceeded: the tenant has as many open jobs as the submission allows.
             LedgerFull: there is no room, even without all ended jobs.
         """
         ...
 
+    async def open_jobs(self, tenant: str) -> int:
+        """How many of a tenant's jobs have not ended."""
+        ...
+
     async def claim(self, worker: str, lease_seconds: float) -> Claim | None:
-        """Gives the job that is next, if one is queued; a job whose lease has ended is queued."""
+        """Gives the job that is next, if one is queued; a job whose lease has ended is queued.
+
+        One whose deadline has passed is given as well: its worker ends it.
+        """
         ...
 
     async def renew(self, claim: Claim, lease_seconds: float) -> None:
         """Lets the lease end so many seconds from now."""
+        ...
+
+    async def wait_lost(self, claim: Claim) -> NoReturn:
+        """Waits until the claim's writes would be refused, and writes nothing.
+
+        Raises:
+            ClaimLost: another worker may have the job, or it has ended.
+            Cancelled: the job was cancelled.
+        """
         ...
 
     async def append(
@@ -114,7 +135,13 @@ class JobLedger(Protocol):
         ...
 
     async def advance(
-        self, claim: Claim, slot: OutputSlot, output: bytes, events: Sequence[bytes] = ()
+        self,
+        claim: Claim,
+        slot: OutputSlot,
+        output: bytes,
+        events: Sequence[bytes] = (),
+        *,
+        completed_steps: int | None = None,
     ) -> int:
         """Stores a stage's output in place of an earlier one, with events; all of it or nothing.
 
@@ -132,7 +159,13 @@ class JobLedger(Protocol):
         ...
 
     async def finish(
-        self, claim: Claim, state: JobState, outcome: bytes, events: Sequence[bytes]
+        self,
+        claim: Claim,
+        state: JobState,
+        outcome: bytes,
+        events: Sequence[bytes],
+        *,
+        completed_steps: int | None = None,
     ) -> int:
         """Ends the job, with its last events.
 
@@ -141,6 +174,7 @@ class JobLedger(Protocol):
             state: SUCCEEDED or FAILED.
             outcome: the result or the failure, serialized.
             events: the last ones.
+            completed_steps: as they stay.
 
         Returns:
             The last event's sequence number.
@@ -243,3 +277,8 @@ def check_after_sequence(after_sequence: int, last_sequence: int) -> None:
         raise InvalidRequest.of(
             "after_sequence", f"is {after_sequence}; allowed are 0 to {last_sequence}"
         )
+
+
+def claims_of(key: JobKey) -> str:
+    """What those listen for who have claimed a job: that nobody may write by an earlier claim."""
+    return f"claims:{key}"

@@ -27,7 +27,9 @@ T = TypeVar("T")
 MIN_VERSION: Final = (7, 0)
 SCHEMES: Final = ("redis", "rediss", "redis+unix")
 _CONNECTIONS: Final = 16
-_RETRIES: Final = 4
+SEVERAL: Final = 4
+WITHOUT_END: Final = -1
+"""How often something is done again that was not answered."""
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 _FIRST_PAUSE_SECONDS: Final = 0.05
 
@@ -96,18 +98,19 @@ class LedgerServer:
             raise ConfigurationError(f"ledger: {url.text!r}: {error}") from error
         self.client: Redis = Redis.from_pool(self._pool)
 
-    async def call(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, work: Callable[[], Awaitable[T]], retries: int = SEVERAL) -> T:
         """Does something with the client, several times if the server does not answer.
 
         Args:
             work: what may be done again without harm.
+            retries: how often; WITHOUT_END for as long as nobody cancels it.
 
         Raises:
             LedgerFull: the server has no memory left.
             LedgerUnavailable: anything else that went wrong with it.
         """
         try:
-            return await _patience(_RETRIES).call_with_retry(work, _nothing)
+            return await _patience(retries).call_with_retry(work, _nothing)
         except OutOfMemoryError as error:
             raise LedgerFull(
                 f"ledger: the server at {self.where} has reached its maxmemory"

@@ -2,13 +2,14 @@
 
 import time
 from bisect import bisect_left, insort
-from collections import deque
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Final, NoReturn
 
 from services.jobs.ledger import (
+    QUOTA_RETRY_SECONDS,
     Claim,
     JobPage,
     LedgerUsage,
@@ -16,8 +17,10 @@ from services.jobs.ledger import (
     Submitted,
     check_after_sequence,
     checked_page_size,
+    claims_of,
     page_start,
 )
+from services.jobs.memory_job import MemoryJob, Place
 from services.jobs.record import JobEvent, JobKey, JobRecord, OutputSlot, Submission
 from services.jobs.retention import Retention
 from services.jobs.wakeups import Wakeups, heard_within
@@ -28,32 +31,14 @@ from triptych.domain.errors import (
     JobExpired,
     JobNotFound,
     LedgerFull,
+    QuotaExceeded,
     RequestIdReused,
 )
-from triptych.domain.job import JobState, Priority
+from triptych.domain.job import JobState
 from triptych.domain.stage_timing import StageTask
 
 _WORK: Final = "work"
 _LOOK_SECONDS: Final = 60.0
-_CLASSES: Final = (Priority.INTERACTIVE, Priority.STANDARD, Priority.BATCH)
-
-_Place = tuple[int, float, int, JobKey]
-
-
-@dataclass(slots=True)
-class _Kept:
-    """A job with its events; `number` counts submissions."""
-
-    record: JobRecord
-    number: int
-    events: deque[JobEvent] = field(default_factory=deque)
-    event_bytes: int = 0
-
-    @property
-    def place(self) -> _Place:
-        scheduling = self.record.scheduling
-        deadline = float("inf") if scheduling.deadline is None else scheduling.deadline
-        return (_CLASSES.index(scheduling.priority), deadline, self.number, self.record.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +67,13 @@ class MemoryLedger:
         self._submissions = 0
         self._size_bytes = 0
         self._open_bytes = 0
+        self._open: Counter[str] = Counter()
         # The following three in the order of submission, of ending, of expiry.
-        self._jobs: dict[JobKey, _Kept] = {}
+        self._jobs: dict[JobKey, MemoryJob] = {}
         self._ended: dict[JobKey, None] = {}
         self._tombstones: dict[JobKey, _Tombstone] = {}
         self._requests: dict[tuple[str, str], JobKey] = {}
-        self._queue: list[_Place] = []
+        self._queue: list[Place] = []
         # When leases and delays end.
         self._held: dict[JobKey, float] = {}
 
@@ -99,6 +85,9 @@ class MemoryLedger:
             known = submission.key
         if known is not None:
             return self._meant(known, submission)
+        open_jobs, limit = self._open[submission.key.tenant], submission.max_open_jobs
+        if limit is not None and open_jobs >= limit:
+            raise QuotaExceeded("concurrent_jobs", limit, retry_after_seconds=QUOTA_RETRY_SECONDS)
         self._make_room(sum(self._sizes(submission)))
         self._submissions += 1
         record = JobRecord(
@@ -111,7 +100,8 @@ class MemoryLedger:
             create_time=self._clock(),
             size_bytes=0,
         )
-        kept = self._jobs[record.key] = _Kept(record, self._submissions)
+        kept = self._jobs[record.key] = MemoryJob(record, self._submissions)
+        self._open[record.key.tenant] += 1
         if submission.client_request_id:
             self._requests[request] = record.key
         self._grow(kept, submission.size_bytes)
@@ -119,21 +109,26 @@ class MemoryLedger:
         self._enqueue(kept)
         return Submitted(kept.record, Meaning.NEW)
 
+    async def open_jobs(self, tenant: str) -> int:
+        """See JobLedger."""
+        return self._open[tenant]
+
     async def claim(self, worker: str, lease_seconds: float) -> Claim | None:
         """See JobLedger."""
         now = self._clock()
         for key in [key for key, end in self._held.items() if end <= now]:
             del self._held[key]
             self._enqueue(self._jobs[key])
+            self._wakeups.wake(claims_of(key))
         if not self._queue:
             return None
         *_, key = self._queue.pop(0)
         kept = self._jobs[key]
         record = kept.record
-        self._change(
-            kept,
+        kept.change(
             state=JobState.RUNNING,
             attempt=record.attempt + 1,
+            fruitless_claims=record.fruitless_claims + 1,
             worker=worker,
             start_time=now if record.start_time is None else record.start_time,
         )
@@ -145,22 +140,35 @@ class MemoryLedger:
         self._writable(claim)
         self._held[claim.key] = self._clock() + lease_seconds
 
+    async def wait_lost(self, claim: Claim) -> NoReturn:
+        """See JobLedger."""
+        with self._wakeups.listening(claims_of(claim.key)) as heard:
+            while True:
+                heard.clear()
+                self._writable(claim)
+                await heard_within(heard, _LOOK_SECONDS)
+
     async def append(
         self, claim: Claim, events: Sequence[bytes], *, completed_steps: int | None = None
     ) -> int:
         """See JobLedger."""
-        kept = self._writable(claim)
-        if completed_steps is not None:
-            self._change(kept, completed_steps=completed_steps)
+        kept = self._written(claim, completed_steps)
         return self._publish(kept, events)
 
     async def advance(
-        self, claim: Claim, slot: OutputSlot, output: bytes, events: Sequence[bytes] = ()
+        self,
+        claim: Claim,
+        slot: OutputSlot,
+        output: bytes,
+        events: Sequence[bytes] = (),
+        *,
+        completed_steps: int | None = None,
     ) -> int:
         """See JobLedger."""
-        kept = self._writable(claim)
+        kept = self._written(claim, completed_steps)
         earlier = kept.record.outputs.get(slot, b"")
-        self._change(kept, outputs={**kept.record.outputs, slot: output})
+        outputs = {**kept.record.outputs, slot: output}
+        kept.change(outputs=outputs, fruitless_claims=0)
         self._grow(kept, len(output) - len(earlier))
         return self._publish(kept, events)
 
@@ -168,23 +176,30 @@ class MemoryLedger:
         """See JobLedger."""
         kept = self._writable(claim)
         failures = kept.record.failures
-        self._change(kept, failures={**failures, task: failures.get(task, 0) + 1})
+        kept.change(failures={**failures, task: failures.get(task, 0) + 1})
 
     async def give_back(self, claim: Claim, after_seconds: float = 0.0) -> None:
         """See JobLedger."""
         kept = self._writable(claim)
+        kept.change(fruitless_claims=0)
         if after_seconds > 0:
-            self._change(kept, state=JobState.QUEUED, worker="")
+            kept.change(state=JobState.QUEUED, worker="")
             self._held[claim.key] = self._clock() + after_seconds
         else:
             del self._held[claim.key]
             self._enqueue(kept)
 
     async def finish(
-        self, claim: Claim, state: JobState, outcome: bytes, events: Sequence[bytes]
+        self,
+        claim: Claim,
+        state: JobState,
+        outcome: bytes,
+        events: Sequence[bytes],
+        *,
+        completed_steps: int | None = None,
     ) -> int:
         """See JobLedger."""
-        kept = self._writable(claim)
+        kept = self._written(claim, completed_steps)
         last_sequence = self._publish(kept, events)
         self._end(kept, state, outcome)
         return last_sequence
@@ -195,6 +210,7 @@ class MemoryLedger:
         if not kept.record.state.has_ended:
             self._publish(kept, [event])
             self._end(kept, JobState.CANCELLED, b"")
+            self._wakeups.wake(claims_of(key))
         return kept.record
 
     async def get(self, key: JobKey) -> JobRecord:
@@ -284,13 +300,13 @@ class MemoryLedger:
             return Submitted(record, Meaning.NEW)
         return Submitted(record, Meaning.REPLAYED if record.state.has_ended else Meaning.ATTACHED)
 
-    def _found(self, key: JobKey) -> _Kept:
+    def _found(self, key: JobKey) -> MemoryJob:
         kept = self._jobs.get(key)
         if kept is None:
             raise (JobExpired if key in self._tombstones else JobNotFound)(key.job_id)
         return kept
 
-    def _writable(self, claim: Claim) -> _Kept:
+    def _writable(self, claim: Claim) -> MemoryJob:
         kept = self._jobs.get(claim.key)
         if kept is not None and kept.record.attempt == claim.token:
             if kept.record.state is JobState.RUNNING:
@@ -299,47 +315,38 @@ class MemoryLedger:
                 raise Cancelled(f"the job {claim.key.job_id} was cancelled")
         raise ClaimLost(f"{claim.worker} no longer has the job {claim.key.job_id}")
 
-    def _change(self, kept: _Kept, **values: Any) -> None:  # noqa: ANN401 - of a record
-        kept.record = replace(kept.record, **values)
+    def _written(self, claim: Claim, completed_steps: int | None) -> MemoryJob:
+        kept = self._writable(claim)
+        kept.note_steps(completed_steps)
+        return kept
 
-    def _enqueue(self, kept: _Kept) -> None:
-        self._change(kept, state=JobState.QUEUED, worker="")
+    def _enqueue(self, kept: MemoryJob) -> None:
+        kept.change(state=JobState.QUEUED, worker="")
         insort(self._queue, kept.place)
         self._wakeups.wake(_WORK)
 
-    def _grow(self, kept: _Kept, size_bytes: int) -> None:
-        self._change(kept, size_bytes=kept.record.size_bytes + size_bytes)
+    def _grow(self, kept: MemoryJob, size_bytes: int) -> None:
+        kept.change(size_bytes=kept.record.size_bytes + size_bytes)
         self._size_bytes += size_bytes
         self._open_bytes += size_bytes
 
-    def _publish(self, kept: _Kept, events: Iterable[bytes]) -> int:
-        now, grown = self._clock(), 0
-        last = kept.record.last_sequence
-        for data in events:
-            last += 1
-            event = JobEvent(last, now, data)
-            kept.events.append(event)
-            grown += event.size_bytes
-        kept.event_bytes += grown
-        while kept.event_bytes > self._retention.max_event_bytes and len(kept.events) > 1:
-            size_bytes = kept.events.popleft().size_bytes
-            kept.event_bytes -= size_bytes
-            grown -= size_bytes
-        first = kept.events[0].sequence if kept.events else 1
-        self._change(kept, first_sequence=first, last_sequence=last)
-        self._grow(kept, grown)
+    def _publish(self, kept: MemoryJob, events: Iterable[bytes]) -> int:
+        self._grow(kept, kept.publish(events, self._clock(), self._retention.max_event_bytes))
         self._wakeups.wake(str(kept.record.key))
-        return last
+        return kept.record.last_sequence
 
-    def _end(self, kept: _Kept, state: JobState, outcome: bytes) -> None:
+    def _end(self, kept: MemoryJob, state: JobState, outcome: bytes) -> None:
         key = kept.record.key
         self._held.pop(key, None)
         place = bisect_left(self._queue, kept.place)
         if self._queue[place : place + 1] == [kept.place]:
             del self._queue[place]
         self._grow(kept, len(outcome))
-        self._change(kept, state=state, worker="", outcome=outcome, end_time=self._clock())
+        kept.change(state=state, worker="", outcome=outcome, end_time=self._clock())
         self._open_bytes -= kept.record.size_bytes
+        self._open[key.tenant] -= 1
+        if not self._open[key.tenant]:
+            del self._open[key.tenant]
         self._ended[key] = None
         self._wakeups.wake(str(key))
 

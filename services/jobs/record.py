@@ -6,15 +6,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from triptych.domain.errors import InvalidRequest
-from triptych.domain.job import JobState, Priority
+from triptych.domain.job import JobState, Scheduling
 from triptych.domain.stage_timing import StageTask
 
 MAX_REQUEST_ID_CHARACTERS: Final = 128
 _TENANT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _JOB_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
-LATEST_SECONDS: Final = 1e12
-"""Some 30,000 years: what a deadline is before."""
 EVENT_OVERHEAD_BYTES: Final = 64
 """What an event takes in a ledger beside its bytes, about."""
 JOB_OVERHEAD_BYTES: Final = 8192
@@ -40,26 +38,6 @@ class JobKey:
     def is_well_formed(self) -> bool:
         """Whether there can be a job of this name."""
         return bool(_TENANT.fullmatch(self.tenant) and _JOB_ID.fullmatch(self.job_id))
-
-
-@dataclass(frozen=True, slots=True)
-class Scheduling:
-    """A job's place among others that wait: by priority, then deadline, then submission.
-
-    Attributes:
-        deadline: when its result stops being worth anything, in seconds since the epoch; whole
-            milliseconds are kept.
-
-    Raises:
-        ValueError: the deadline is not a time.
-    """
-
-    priority: Priority = Priority.STANDARD
-    deadline: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.deadline is not None and not 0 <= self.deadline < LATEST_SECONDS:
-            raise ValueError(f"deadline is {self.deadline}; allowed are 0 to {LATEST_SECONDS:.0f}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +82,8 @@ class Submission:
         fingerprint: of what was asked, which a repetition shares.
         parameters: the effective parameters, serialized.
         events: the first ones of the job, in their order.
+        max_open_jobs: how many jobs of the tenant's may be there that have not ended, this one
+            included; None for any number.
 
     Raises:
         InvalidRequest: client_request_id is too long.
@@ -114,8 +94,9 @@ class Submission:
     client_request_id: str
     fingerprint: str
     parameters: bytes
-    scheduling: Scheduling = Scheduling()
+    scheduling: Scheduling = field(default_factory=Scheduling)
     events: tuple[bytes, ...] = ()
+    max_open_jobs: int | None = None
 
     def __post_init__(self) -> None:
         if not self.key.is_well_formed:
@@ -141,8 +122,10 @@ class JobRecord:
         fingerprint: of what was asked.
         parameters: the effective parameters, serialized; drawn seeds and defaults included.
         attempt: how often it was claimed; the last claim's fencing token.
+        fruitless_claims: how often in a row it was claimed, the last one included, by workers that
+            gave neither an output nor a further step, nor gave it back.
         worker: who claimed it last, while it runs; empty otherwise.
-        completed_steps: of the denoising loop, as last reported.
+        completed_steps: of the denoising loops of all its results together, as last reported.
         failures: by task, how often it failed so far.
         outputs: what stages gave, as the worker wrote it.
         outcome: how it ended, as the worker wrote it; empty before that, and of a cancelled job.
@@ -159,6 +142,7 @@ class JobRecord:
     scheduling: Scheduling
     state: JobState
     attempt: int = 0
+    fruitless_claims: int = 0
     worker: str = ""
     completed_steps: int = 0
     failures: Mapping[StageTask, int] = field(default_factory=dict)

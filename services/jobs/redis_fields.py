@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from services.jobs.record import JobKey, JobRecord, OutputSlot, Scheduling
-from triptych.domain.job import JobState, Priority
+from services.jobs.record import JobKey, JobRecord, OutputSlot
+from triptych.domain.job import JobState, Priority, Scheduling
 from triptych.domain.stage_timing import StageTask
 
 EXPIRED: Final = b"expired"
@@ -33,6 +33,11 @@ def deadline_digits(deadline: float | None) -> str:
     return f"{milliseconds(deadline):016d}"
 
 
+def optional_milliseconds(seconds: float | None) -> str:
+    """Whole ones; empty for none."""
+    return "" if seconds is None else str(milliseconds(seconds))
+
+
 def output_field(slot: OutputSlot) -> str:
     """Where an output is."""
     return f"{_OUTPUT}{slot.task}:{slot.index}"
@@ -50,9 +55,15 @@ def record_of(fields: Fields) -> JobRecord:
         client_request_id=fields[b"request_id"].decode(),
         fingerprint=fields[b"fingerprint"].decode(),
         parameters=fields[b"parameters"],
-        scheduling=Scheduling(Priority(fields[b"priority"].decode()), _deadline(fields)),
+        scheduling=Scheduling(
+            Priority(fields[b"priority"].decode()),
+            _deadline(fields),
+            _seconds(fields, b"max_queue"),
+            _seconds(fields, b"max_run"),
+        ),
         state=JobState(fields[b"state"].decode()),
         attempt=_number(fields, b"attempt"),
+        fruitless_claims=_number(fields, b"fruitless"),
         worker=fields[b"worker"].decode(),
         completed_steps=_number(fields, b"steps"),
         failures={StageTask(rest): int(value) for rest, value in _named(fields, _FAILURES)},
@@ -61,8 +72,8 @@ def record_of(fields: Fields) -> JobRecord:
         first_sequence=_number(fields, b"first"),
         last_sequence=_number(fields, b"last"),
         create_time=_number(fields, b"created") / 1000,
-        start_time=_time(fields, b"started"),
-        end_time=_time(fields, b"ended"),
+        start_time=_seconds(fields, b"started"),
+        end_time=_seconds(fields, b"ended"),
         size_bytes=_number(fields, b"size"),
     )
 
@@ -76,8 +87,8 @@ def _number(fields: Fields, name: bytes) -> int:
     return int(fields.get(name, 0))
 
 
-def _time(fields: Fields, name: bytes) -> float | None:
-    return _number(fields, name) / 1000 if name in fields else None
+def _seconds(fields: Fields, name: bytes) -> float | None:
+    return _number(fields, name) / 1000 if fields.get(name) else None
 
 
 def _deadline(fields: Fields) -> float | None:

@@ -1,14 +1,12 @@
 """Jobs in a Redis or Valkey server that keeps them on its disk, for gateways on different hosts."""
 
-import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from typing import Any, Final, Self
-
-from redis.exceptions import RedisError
+from typing import Any, Final, NoReturn, Self
 
 from services.jobs import redis_scripts
 from services.jobs.ledger import (
+    QUOTA_RETRY_SECONDS,
     Claim,
     JobPage,
     LedgerUsage,
@@ -16,33 +14,32 @@ from services.jobs.ledger import (
     Submitted,
     check_after_sequence,
     checked_page_size,
+    claims_of,
     page_start,
 )
-from services.jobs.ledger_server import LedgerOptions, LedgerServer
+from services.jobs.ledger_server import SEVERAL, WITHOUT_END, LedgerOptions, LedgerServer
 from services.jobs.record import JobEvent, JobKey, JobRecord, OutputSlot, Submission
+from services.jobs.redis_answers import found, meant, written
 from services.jobs.redis_fields import (
     EXPIRED,
-    Fields,
     deadline_digits,
     failures_field,
     fields_of,
-    key_of,
     milliseconds,
+    optional_milliseconds,
     output_field,
     record_of,
 )
+from services.jobs.redis_news import RedisNews
 from services.jobs.retention import Retention
 from services.jobs.wakeups import Wakeups, heard_within
-from services.observability.logs import get_logger
 from services.tensor_store.store_url import StoreUrl
 from triptych.domain.errors import (
-    Cancelled,
-    ClaimLost,
     EventsExpired,
     JobExpired,
     JobNotFound,
     LedgerFull,
-    RequestIdReused,
+    QuotaExceeded,
 )
 from triptych.domain.job import JobState, Priority
 from triptych.domain.stage_timing import StageTask
@@ -54,9 +51,8 @@ _EVENTS_AT_ONCE: Final = 100
 _JOBS_AT_ONCE: Final = 1000
 # In case a message was lost, as with a connection; whoever waits hears of most at once.
 _LOOK_SECONDS: Final = 5.0
-_NEWS_SECONDS: Final = 1.0
 
-_log = get_logger(__name__)
+_OF_A_CLAIM: Final = (b"running", b"cancelled")
 
 _Argument = str | bytes | int
 
@@ -89,7 +85,7 @@ class RedisLedger:
         self._clock = clock
         self._scripts: dict[str, Any] = {}
         self._wakeups = Wakeups()
-        self._news = asyncio.create_task(self._hear_news())
+        self._news = RedisNews(self._client, f"{prefix}:news", self._wakeups)
 
     @classmethod
     async def open(
@@ -118,7 +114,7 @@ class RedisLedger:
         """See JobLedger."""
         scheduling = submission.scheduling
         events = [JobEvent(0, 0.0, data).size_bytes for data in submission.events]
-        word, found = await self._run(
+        word, *answer = await self._run(
             redis_scripts.SUBMIT,
             self._retention.max_bytes,
             self._retention.max_tombstones,
@@ -132,17 +128,29 @@ class RedisLedger:
             submission.fingerprint,
             submission.parameters,
             scheduling.priority,
+            optional_milliseconds(scheduling.max_queue_seconds),
+            optional_milliseconds(scheduling.max_run_seconds),
+            "" if submission.max_open_jobs is None else submission.max_open_jobs,
             *submission.events,
         )
+        if word == b"quota":
+            limit = submission.max_open_jobs or 0
+            raise QuotaExceeded("concurrent_jobs", limit, retry_after_seconds=QUOTA_RETRY_SECONDS)
         if word == b"full":
             raise LedgerFull(
-                f"the jobs that have not ended take {found} bytes of {self._retention.max_bytes};"
+                f"the jobs that have not ended take {answer[0]} bytes of"
+                f" {self._retention.max_bytes};"
                 f" this one takes {submission.size_bytes + sum(events)}"
             )
-        fields = fields_of(found)
+        fields = fields_of(answer[0])
         if word == b"new":
             return Submitted(record_of(fields), Meaning.NEW)
-        return _meant(fields, submission)
+        return meant(fields, submission)
+
+    async def open_jobs(self, tenant: str) -> int:
+        """See JobLedger."""
+        (number,) = await self._together(("HGET", f"{self._prefix}:open", tenant))
+        return int(number or 0)
 
     async def claim(self, worker: str, lease_seconds: float) -> Claim | None:
         """See JobLedger. A claim whose answer was lost ends with its lease."""
@@ -156,43 +164,71 @@ class RedisLedger:
         """See JobLedger."""
         lease = milliseconds(lease_seconds)
         arguments = (str(claim.key), claim.token, lease)
-        _written(claim, await self._run(redis_scripts.RENEW, *arguments))
+        written(claim, await self._run(redis_scripts.RENEW, *arguments))
+
+    async def wait_lost(self, claim: Claim) -> NoReturn:
+        """See JobLedger."""
+        with self._wakeups.listening(claims_of(claim.key)) as heard:
+            while True:
+                heard.clear()
+                command = ("HMGET", self._job(str(claim.key)), "attempt", "state")
+                ((attempt, state),) = await self._together(command)
+                if attempt != str(claim.token).encode() or state not in _OF_A_CLAIM:
+                    written(claim, [b"lost"])
+                if state == b"cancelled":
+                    written(claim, [b"cancelled"])
+                await heard_within(heard, _LOOK_SECONDS)
 
     async def append(
         self, claim: Claim, events: Sequence[bytes], *, completed_steps: int | None = None
     ) -> int:
         """See JobLedger."""
-        steps = "" if completed_steps is None else completed_steps
-        return await self._write(redis_scripts.APPEND, claim, steps, *events)
+        return await self._write(redis_scripts.APPEND, claim, completed_steps, *events)
 
     async def advance(
-        self, claim: Claim, slot: OutputSlot, output: bytes, events: Sequence[bytes] = ()
+        self,
+        claim: Claim,
+        slot: OutputSlot,
+        output: bytes,
+        events: Sequence[bytes] = (),
+        *,
+        completed_steps: int | None = None,
     ) -> int:
         """See JobLedger."""
-        return await self._write(redis_scripts.ADVANCE, claim, output_field(slot), output, *events)
+        return await self._write(
+            redis_scripts.ADVANCE, claim, completed_steps, output_field(slot), output, *events
+        )
 
     async def count_failure(self, claim: Claim, task: StageTask) -> None:
         """See JobLedger."""
-        await self._write(redis_scripts.COUNT_FAILURE, claim, failures_field(task))
+        await self._write(redis_scripts.COUNT_FAILURE, claim, None, failures_field(task))
 
     async def give_back(self, claim: Claim, after_seconds: float = 0.0) -> None:
         """See JobLedger."""
-        await self._write(redis_scripts.GIVE_BACK, claim, milliseconds(after_seconds))
+        await self._write(redis_scripts.GIVE_BACK, claim, None, milliseconds(after_seconds))
 
     async def finish(
-        self, claim: Claim, state: JobState, outcome: bytes, events: Sequence[bytes]
+        self,
+        claim: Claim,
+        state: JobState,
+        outcome: bytes,
+        events: Sequence[bytes],
+        *,
+        completed_steps: int | None = None,
     ) -> int:
         """See JobLedger."""
-        return await self._write(redis_scripts.FINISH, claim, state, outcome, *events)
+        return await self._write(
+            redis_scripts.FINISH, claim, completed_steps, state, outcome, *events
+        )
 
     async def cancel(self, key: JobKey, event: bytes) -> JobRecord:
         """See JobLedger."""
-        return _found(key, fields_of(await self._run(redis_scripts.CANCEL, str(key), event)))
+        return found(key, fields_of(await self._run(redis_scripts.CANCEL, str(key), event)))
 
     async def get(self, key: JobKey) -> JobRecord:
         """See JobLedger."""
         (fields,) = await self._together(("HGETALL", self._job(key)))
-        return _found(key, fields)
+        return found(key, fields)
 
     async def list_jobs(
         self,
@@ -265,20 +301,17 @@ class RedisLedger:
 
     async def close(self) -> None:
         """See JobLedger."""
-        while not self._news.done():
-            # Before Python 3.12 what the library waits by loses a cancellation now and then.
-            self._news.cancel()
-            await asyncio.wait({self._news}, timeout=_NEWS_SECONDS / 10)
+        await self._news.close()
         await self._server.close()
 
-    async def _run(self, script: str, *arguments: _Argument) -> Any:  # noqa: ANN401 - Redis' answer
+    async def _run(self, script: str, *arguments: _Argument, tries: int = SEVERAL) -> Any:  # noqa: ANN401 - Redis' answer
         registered = self._scripts.get(script)
         if registered is None:
             registered = self._scripts[script] = self._client.register_script(script)
         now = -1 if self._clock is None else milliseconds(self._clock())
         common = (now, self._retention.max_event_bytes)
         return await self._server.call(
-            lambda: registered(keys=[f"{self._prefix}:"], args=[*common, *arguments])
+            lambda: registered(keys=[f"{self._prefix}:"], args=[*common, *arguments]), tries
         )
 
     async def _together(self, *commands: tuple[_Argument, ...]) -> list[Any]:
@@ -293,11 +326,18 @@ class RedisLedger:
 
         return await self._server.call(together) if commands else []
 
-    async def _write(self, script: str, claim: Claim, *arguments: _Argument) -> int:
-        """Returns the last event's sequence number."""
+    async def _write(
+        self, script: str, claim: Claim, completed_steps: int | None, *arguments: _Argument
+    ) -> int:
+        """Returns the last event's sequence number.
+
+        A write that was not answered is sent again until it is: nobody else can repeat it, who does
+        not know the word that makes two of them one.
+        """
         write = secrets.token_hex(8)
-        answer = await self._run(script, str(claim.key), claim.token, write, *arguments)
-        return _written(claim, answer)
+        steps = "" if completed_steps is None else completed_steps
+        told = (str(claim.key), claim.token, write, steps, *arguments)
+        return written(claim, await self._run(script, *told, tries=WITHOUT_END))
 
     async def _numbered(self, tenant: str, start: int | None) -> list[tuple[str, int]]:
         (pairs,) = await self._together(
@@ -338,51 +378,5 @@ class RedisLedger:
             raise EventsExpired(after_sequence, begin)
         return JobState(state.decode()), int(last), events
 
-    async def _hear_news(self) -> None:
-        """Wakes those who wait in this process, as long as it runs."""
-        while True:
-            try:
-                async with self._client.pubsub(ignore_subscribe_messages=False) as channel:
-                    await channel.subscribe(f"{self._prefix}:news")
-                    while True:
-                        message = await channel.get_message(timeout=_NEWS_SECONDS)
-                        if message is None:
-                            continue
-                        if message["type"] == "message":
-                            self._wakeups.wake(message["data"].decode())
-                        else:
-                            # Subscribed, perhaps again: what was said before was not heard.
-                            self._wakeups.wake_all()
-            except RedisError as error:
-                _log.warning("hears no news of jobs", cause=str(error))
-                await asyncio.sleep(_NEWS_SECONDS)
-
     def _job(self, name: JobKey | str) -> str:
         return f"{self._prefix}:job:{name}"
-
-
-def _written(claim: Claim, answer: Sequence[Any]) -> int:
-    """What a script answered to a claim: the last event's sequence number."""
-    if answer[0] == b"cancelled":
-        raise Cancelled(f"the job {claim.key.job_id} was cancelled")
-    if answer[0] == b"lost":
-        raise ClaimLost(f"{claim.worker} no longer has the job {claim.key.job_id}")
-    return int(answer[1])
-
-
-def _found(key: JobKey, fields: Fields) -> JobRecord:
-    if not fields:
-        raise JobNotFound(key.job_id)
-    if fields[b"state"] == EXPIRED:
-        raise JobExpired(key.job_id)
-    return record_of(fields)
-
-
-def _meant(fields: Fields, submission: Submission) -> Submitted:
-    key = key_of(fields)
-    if fields[b"fingerprint"].decode() != submission.fingerprint:
-        raise RequestIdReused(submission.client_request_id, key.job_id)
-    record = _found(key, fields)
-    if key == submission.key:
-        return Submitted(record, Meaning.NEW)
-    return Submitted(record, Meaning.REPLAYED if record.state.has_ended else Meaning.ATTACHED)

@@ -11,7 +11,10 @@ A job's name is "<tenant>:<job id>". The keys, which scripts make up from KEYS[1
     <prefix>:tenant:<tenant>             a tenant's jobs by submission
     <prefix>:request:<tenant>:<id>       the name of the job that a client_request_id means
     <prefix>:totals                      counts of submissions, and of bytes, all and of ended jobs
-    <prefix>:news                        channel: names of jobs to which something happened
+    <prefix>:open                        hash: how many jobs that have not ended, by tenant
+    <prefix>:news                        channel: names of jobs to which something happened, "work"
+                                         when one was queued, and "claims:<name>" of jobs that were
+                                         taken from whoever had claimed them
 
 Times are milliseconds since the epoch. Each script's first arguments are the time, or -1 for the
 server's own, and the most bytes of a job's events. All but the submission run on a server that is
@@ -36,6 +39,13 @@ local function job_of(name) return prefix .. ':job:' .. name end
 local function events_of(name) return prefix .. ':events:' .. name end
 local function number_at(key, field) return tonumber(redis.call('HGET', key, field) or 0) end
 local function tell(name) redis.call('PUBLISH', prefix .. ':news', name) end
+
+-- Counts a tenant's jobs that have not ended.
+local function count_open(tenant, number)
+  if redis.call('HINCRBY', prefix .. ':open', tenant, number) == 0 then
+    redis.call('HDEL', prefix .. ':open', tenant)
+  end
+end
 
 local function grow(name, bytes)
   redis.call('HINCRBY', job_of(name), 'size', whole(bytes))
@@ -75,7 +85,9 @@ end
 local function end_job(name, state, outcome)
   local job = job_of(name)
   redis.call('ZREM', held, name)
-  redis.call('ZREM', queue, redis.call('HGET', job, 'place'))
+  local at = redis.call('HMGET', job, 'place', 'tenant')
+  redis.call('ZREM', queue, at[1])
+  count_open(at[2], -1)
   grow(name, #outcome)
   redis.call(
     'HSET', job, 'state', state, 'worker', '', 'outcome', outcome, 'ended', whole(now))
@@ -128,7 +140,8 @@ return {'written', tonumber(at[3])}
 """Arguments: the job's name, the claim's token, lease in milliseconds. No write: it may overlap
 with one, and can be repeated."""
 
-# Of a claim: the job's name, the token, and a word that only this write and its repetitions have.
+# Of a claim: the job's name, the token, a word that only this write and its repetitions have, and
+# completed steps or nothing.
 _WRITE: Final = (
     "#!lua flags=allow-oom"
     + _BASE
@@ -142,6 +155,10 @@ if at[3] == write then return {'written', tonumber(at[4])} end
 if at[2] == 'cancelled' then return {'cancelled'} end
 if at[2] ~= 'running' then return {'lost'} end
 redis.call('HSET', job, 'write', write)
+if ARGV[6] ~= '' then
+  if tonumber(ARGV[6]) > number_at(job, 'steps') then redis.call('HSET', job, 'fruitless', 0) end
+  redis.call('HSET', job, 'steps', ARGV[6])
+end
 """
 )
 
@@ -152,12 +169,16 @@ SUBMIT: Final = (
 local most_bytes, most_tombstones, bytes = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local tenant, id, request_id, class, deadline = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local job_bytes, fingerprint, parameters, priority = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
+local max_queue, max_run, max_open = ARGV[15], ARGV[16], ARGV[17]
 local name = tenant .. ':' .. id
 local request = request_id == '' and '' or prefix .. ':request:' .. tenant .. ':' .. request_id
 local known = request ~= '' and redis.call('GET', request)
 if not known and redis.call('EXISTS', job_of(name)) == 1 then known = name end
 if known then return {'known', redis.call('HGETALL', job_of(known))} end
 
+if max_open ~= '' and number_at(prefix .. ':open', tenant) >= tonumber(max_open) then
+  return {'quota'}
+end
 local all, of_ended = number_at(totals, 'bytes'), number_at(totals, 'ended_bytes')
 if all - of_ended + bytes > most_bytes then return {'full', all - of_ended} end
 while all + bytes > most_bytes do
@@ -168,18 +189,21 @@ redis.call(
   'HSET', job_of(name), 'tenant', tenant, 'id', id, 'request', request, 'request_id', request_id,
   'fingerprint', fingerprint, 'parameters', parameters, 'priority', priority, 'class', class,
   'deadline', deadline, 'place', deadline .. string.format(':%016.0f:', number) .. name,
-  'attempt', 0, 'created', whole(now), 'first', 1, 'last', 0)
+  'attempt', 0, 'created', whole(now), 'first', 1, 'last', 0, 'max_queue', max_queue,
+  'max_run', max_run)
+count_open(tenant, 1)
 if request ~= '' then redis.call('SET', request, name) end
 redis.call('ZADD', prefix .. ':tenant:' .. tenant, number, name)
 grow(name, tonumber(job_bytes))
-append(name, 15)
+append(name, 18)
 enqueue(name)
 return {'new', redis.call('HGETALL', job_of(name))}
 """
 )
 """Arguments: most bytes and tombstones of all, the submission's bytes with its events, tenant, job
 id, client_request_id, class, deadline in 16 digits, the job's bytes without events, fingerprint,
-parameters, priority, events. A server that is full refuses it whole."""
+parameters, priority, milliseconds to wait and to run at most, or nothing, the most open jobs or
+nothing, events. A server that is full refuses it whole."""
 
 CLAIM: Final = (
     "#!lua flags=allow-oom"
@@ -189,6 +213,7 @@ local due = redis.call('ZRANGE', held, '-inf', whole(now), 'BYSCORE', 'LIMIT', 0
 for _, name in ipairs(due) do
   redis.call('ZREM', held, name)
   enqueue(name)
+  tell('claims:' .. name)
 end
 local place = redis.call('ZRANGE', queue, 0, 0)[1]
 if not place then return {} end
@@ -196,6 +221,7 @@ local name = string.match(place, '^%d+:%d+:(.*)$')
 local job = job_of(name)
 redis.call('ZREM', queue, place)
 redis.call('HINCRBY', job, 'attempt', 1)
+redis.call('HINCRBY', job, 'fruitless', 1)
 redis.call('HSETNX', job, 'started', whole(now))
 redis.call('HSET', job, 'state', 'running', 'worker', ARGV[3])
 redis.call('ZADD', held, whole(now + ARGV[4]), name)
@@ -207,19 +233,18 @@ return redis.call('HGETALL', job)
 APPEND: Final = (
     _WRITE
     + """
-if ARGV[6] ~= '' then redis.call('HSET', job, 'steps', ARGV[6]) end
 return {'written', append(name, 7)}
 """
 )
-"""Arguments: of a claim, completed steps or nothing, events."""
+"""Arguments: of a claim, events."""
 
 ADVANCE: Final = (
     _WRITE
     + """
-local earlier = redis.call('HGET', job, ARGV[6]) or ''
-redis.call('HSET', job, ARGV[6], ARGV[7])
-grow(name, #ARGV[7] - #earlier)
-return {'written', append(name, 8)}
+local earlier = redis.call('HGET', job, ARGV[7]) or ''
+redis.call('HSET', job, ARGV[7], ARGV[8], 'fruitless', 0)
+grow(name, #ARGV[8] - #earlier)
+return {'written', append(name, 9)}
 """
 )
 """Arguments: of a claim, the output's field, the output, events."""
@@ -227,7 +252,7 @@ return {'written', append(name, 8)}
 COUNT_FAILURE: Final = (
     _WRITE
     + """
-redis.call('HINCRBY', job, ARGV[6], 1)
+redis.call('HINCRBY', job, ARGV[7], 1)
 return {'written', tonumber(at[4])}
 """
 )
@@ -236,7 +261,8 @@ return {'written', tonumber(at[4])}
 GIVE_BACK: Final = (
     _WRITE
     + """
-local delay = tonumber(ARGV[6])
+local delay = tonumber(ARGV[7])
+redis.call('HSET', job, 'fruitless', 0)
 if delay > 0 then
   redis.call('HSET', job, 'state', 'queued', 'worker', '')
   redis.call('ZADD', held, whole(now + delay), name)
@@ -252,8 +278,8 @@ return {'written', tonumber(at[4])}
 FINISH: Final = (
     _WRITE
     + """
-local last = append(name, 8)
-end_job(name, ARGV[6], ARGV[7])
+local last = append(name, 9)
+end_job(name, ARGV[7], ARGV[8])
 return {'written', last}
 """
 )
@@ -268,6 +294,7 @@ local state = redis.call('HGET', job_of(name), 'state')
 if state == 'queued' or state == 'running' then
   append(name, 4)
   end_job(name, 'cancelled', '')
+  tell('claims:' .. name)
 end
 return redis.call('HGETALL', job_of(name))
 """

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import strategies as st
 
+from services.artifacts.artifact import ArtifactKey, ArtifactKind
 from services.domain.tensor_ref import TensorRef
 from tests.unit.domain.examples import TENSOR_REF
 from triptych.codec.table import Table
@@ -31,6 +32,8 @@ def nouns_of(table: Table[Any, Any]) -> st.SearchStrategy[Any]:
     """Every field of a noun, or not where it may be left out."""
     if table.noun is TensorRef:
         return st.just(TENSOR_REF)
+    if table.noun is ArtifactKey:
+        return st.builds(ArtifactKey, _texts, st.sampled_from(ArtifactKind), _texts)
     values = {name: nouns_of(inline) for name, inline in table._inline.items()}
     values |= {rule.name: _values_of(rule, table) for rule in table._rules}
     if table.noun is ModelInfo:

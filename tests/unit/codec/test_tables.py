@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import services.rpc.stored
 import services.rpc.tables
 from tests.unit.codec.strategies import nouns_of
 from triptych.codec import table as codec
@@ -17,7 +18,7 @@ from triptych.domain.errors import InvalidRequest
 from triptych.domain.open_enum import OpenEnum
 from triptych.v1 import capabilities_pb2, generation_pb2, job_pb2
 
-assert services.rpc.tables
+assert services.rpc.tables, services.rpc.stored
 # A TensorSpec is made by whoever reads the reference that has it.
 TABLES = [table for table in codec._TABLES.values() if table._build is not dict]
 WHOLE = [table for table in TABLES if isinstance(table._build, type)]

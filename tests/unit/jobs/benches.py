@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from services.jobs.ledger import Claim, JobLedger
 from services.jobs.memory_ledger import MemoryLedger
-from services.jobs.record import JobEvent, JobKey, Scheduling, Submission
+from services.jobs.record import JobEvent, JobKey, Submission
 from services.jobs.redis_ledger import RedisLedger
 from services.jobs.retention import Retention
 from tests.valkey_server import BINARIES, KeyValueServer
-from triptych.domain.job import JobState
+from triptych.domain.job import JobState, Scheduling
 
 KEPT = ("--appendonly", "yes", "--appendfsync", "everysec")
 MEMORY = "memory"
@@ -68,10 +68,11 @@ def submission(
     fingerprint: str = "same",
     parameters: bytes = b"parameters",
     scheduling: Scheduling | None = None,
+    max_open_jobs: int | None = None,
 ) -> Submission:
     key = JobKey(tenant, secrets.token_hex(16))
     chosen = scheduling or Scheduling()
-    return Submission(key, request_id, fingerprint, parameters, chosen, events)
+    return Submission(key, request_id, fingerprint, parameters, chosen, events, max_open_jobs)
 
 
 async def all_events(ledger: JobLedger, key: JobKey, after: int = 0) -> list[JobEvent]:

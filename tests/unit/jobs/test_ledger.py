@@ -11,7 +11,6 @@ from services.jobs.record import (
     JOB_OVERHEAD_BYTES,
     JobKey,
     OutputSlot,
-    Scheduling,
 )
 from tests.unit.jobs.benches import (
     LEASE_SECONDS,
@@ -26,9 +25,10 @@ from triptych.domain.errors import (
     ClaimLost,
     InvalidRequest,
     JobNotFound,
+    QuotaExceeded,
     RequestIdReused,
 )
-from triptych.domain.job import JobState, Priority
+from triptych.domain.job import JobState, Priority, Scheduling
 from triptych.domain.stage_timing import StageTask
 
 LATENTS = OutputSlot(StageTask.DENOISE, 1)
@@ -45,7 +45,7 @@ WRITES: dict[str, Callable[[JobLedger, Claim], Awaitable[object]]] = {
 
 
 async def test_a_job_is_kept_as_it_was_submitted(bench: Bench) -> None:
-    scheduling = Scheduling(Priority.BATCH, bench.clock.now + 60.125)
+    scheduling = Scheduling(Priority.BATCH, bench.clock.now + 60.125, 0.0, 7.25)
     given = submission(b"accepted", b"queued", request_id="mine", scheduling=scheduling)
     submitted = await bench.ledger.submit(given)
     assert submitted.meaning is Meaning.NEW
@@ -136,7 +136,7 @@ async def test_a_request_id_that_is_too_long_is_refused() -> None:
 
 @pytest.mark.parametrize("deadline", [-1.0, float("inf"), float("nan")])
 def test_a_deadline_that_is_no_time_is_refused(deadline: float) -> None:
-    with pytest.raises(ValueError, match=f"deadline is {deadline}; allowed are 0 to"):
+    with pytest.raises(InvalidRequest, match=f"scheduling.deadline: is {deadline}; allowed are 0"):
         Scheduling(deadline=deadline)
 
 
@@ -162,6 +162,75 @@ async def test_jobs_are_claimed_by_priority_then_deadline_then_submission(bench:
     claims = [await claimed(bench.ledger) for _ in order]
     assert [each.key for each in claims] == [each.key for each in given]
     assert await bench.ledger.claim("worker", LEASE_SECONDS) is None
+
+
+async def test_a_job_whose_deadline_has_passed_is_given_to_whoever_ends_it(bench: Bench) -> None:
+    late = Scheduling(deadline=bench.clock.now + 5)
+    await bench.ledger.submit(given := submission(scheduling=late))
+    bench.clock.now += 10
+    assert (await claimed(bench.ledger)).key == given.key
+
+
+async def test_a_tenant_has_no_more_open_jobs_than_allowed_however_it_submits_them(
+    bench: Bench,
+) -> None:
+    given = [submission(request_id=str(number), max_open_jobs=3) for number in range(10)]
+    answers = await asyncio.gather(
+        *(bench.doors[number % 2].submit(one) for number, one in enumerate(given)),
+        return_exceptions=True,
+    )
+    refused = [answer for answer in answers if isinstance(answer, QuotaExceeded)]
+    assert len(refused) == 7
+    assert "concurrent_jobs is 3" in str(refused[0])
+    assert refused[0].retry_after_seconds == 1.0
+    assert await bench.ledger.open_jobs("ada") == 3
+    # What is open is found again, and others have jobs of their own.
+    accepted = [one for one, answer in zip(given, answers, strict=True) if answer not in refused]
+    assert (await bench.ledger.submit(accepted[0])).record.key == accepted[0].key
+    await bench.ledger.submit(submission(tenant="bob", max_open_jobs=1))
+    # Whatever ends one makes room.
+    await bench.ledger.cancel(accepted[0].key, b"cancelled")
+    await bench.ledger.submit(submission(max_open_jobs=3))
+    claim = await claimed(bench.ledger)
+    await bench.ledger.give_back(claim)
+    assert await bench.ledger.open_jobs("ada") == 3
+    claim = await claimed(bench.ledger)
+    await bench.ledger.finish(claim, JobState.FAILED, b"", [])
+    assert await bench.ledger.open_jobs("ada") == 2
+    assert await bench.ledger.open_jobs("nobody") == 0
+
+
+async def test_claims_of_which_nothing_came_are_counted_until_something_does(bench: Bench) -> None:
+    ledger = bench.ledger
+    await ledger.submit(submission())
+
+    async def claimed_again() -> Claim:
+        bench.clock.now += LEASE_SECONDS
+        return await claimed(ledger)
+
+    for times in range(1, 4):
+        claim = await claimed_again()
+        assert claim.record.fruitless_claims == times
+        await ledger.append(claim, [b"step"], completed_steps=0)
+    await ledger.append(claim, [], completed_steps=2)
+    assert (await ledger.get(claim.key)).fruitless_claims == 0
+    claim = await claimed_again()
+    # A step that was told before is no progress, and neither is another try.
+    await ledger.append(claim, [b"step"], completed_steps=2)
+    await ledger.count_failure(claim, StageTask.DENOISE)
+    claim = await claimed_again()
+    assert claim.record.fruitless_claims == 2
+    await ledger.advance(claim, LATENTS, b"latents", completed_steps=1)
+    assert (await ledger.get(claim.key)).completed_steps == 1
+    await claimed_again()
+    claim = await claimed_again()
+    assert claim.record.fruitless_claims == 2
+    await ledger.give_back(claim)
+    claim = await claimed(ledger)
+    assert claim.record.fruitless_claims == 1
+    await ledger.finish(claim, JobState.SUCCEEDED, b"", [], completed_steps=3)
+    record = await ledger.get(claim.key)
+    assert (record.completed_steps, record.fruitless_claims) == (3, 0)
 
 
 async def test_two_workers_at_once_never_have_the_same_job(bench: Bench) -> None:

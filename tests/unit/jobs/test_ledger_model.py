@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from services.jobs.ledger import Claim, Meaning
-from services.jobs.record import JobKey, OutputSlot, Scheduling, Submission
+from services.jobs.record import JobKey, OutputSlot, Submission
 from services.jobs.retention import Retention
 from tests.unit.jobs.benches import (
     BACKENDS,
@@ -38,7 +38,7 @@ from triptych.domain.errors import (
     RequestIdReused,
     TriptychError,
 )
-from triptych.domain.job import JobState, Priority
+from triptych.domain.job import JobState, Priority, Scheduling
 from triptych.domain.stage_timing import StageTask
 
 T = TypeVar("T")
@@ -58,6 +58,8 @@ class ModelJob:
     events: list[bytes]
     state: JobState = JobState.QUEUED
     attempt: int = 0
+    fruitless: int = 0
+    steps: int = 0
     worker: str = ""
     outcome: bytes = b""
     outputs: dict[OutputSlot, bytes] = field(default_factory=dict)
@@ -171,6 +173,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert claim is not None
         assert claim.key == job.given.key
         job.state, job.worker, job.attempt = JobState.RUNNING, worker, job.attempt + 1
+        job.fruitless += 1
         job.held_until = self.clock.now + LEASE_SECONDS
         assert claim.token == job.attempt
         self.claims.append(claim)
@@ -201,12 +204,16 @@ class LedgerMachine(RuleBasedStateMachine):
             job.held_until = self.clock.now + LEASE_SECONDS
 
     @precondition(has_claims)
-    @rule(door=DOORS, which=WHICH, events=EVENTS)
-    def append(self, door: int, which: int, events: list[bytes]) -> None:
+    @rule(door=DOORS, which=WHICH, events=EVENTS, steps=st.sampled_from([None, 1, 2]))
+    def append(self, door: int, which: int, events: list[bytes], steps: int | None) -> None:
         claim = self.chosen(which)
-        job = self.written(self.doors[door].append(claim, events), claim)
+        write = self.doors[door].append(claim, events, completed_steps=steps)
+        job = self.written(write, claim)
         if job is not None:
             job.events += events
+            if steps is not None:
+                job.fruitless = 0 if steps > job.steps else job.fruitless
+                job.steps = steps
 
     @precondition(has_claims)
     @rule(door=DOORS, which=WHICH, index=st.integers(0, 1), output=DATA, events=EVENTS)
@@ -218,6 +225,7 @@ class LedgerMachine(RuleBasedStateMachine):
         job = self.written(write, claim)
         if job is not None:
             job.outputs[slot] = output
+            job.fruitless = 0
             job.events += events
 
     @precondition(has_claims)
@@ -234,7 +242,7 @@ class LedgerMachine(RuleBasedStateMachine):
         claim = self.chosen(which)
         job = self.written(self.doors[door].give_back(claim, delay), claim)
         if job is not None:
-            job.state, job.worker = JobState.QUEUED, ""
+            job.state, job.worker, job.fruitless = JobState.QUEUED, "", 0
             job.held_until = self.clock.now + delay if delay else None
 
     @precondition(has_claims)
@@ -305,6 +313,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 job.worker,
             )
             assert (record.outputs, record.failures) == (job.outputs, job.failures)
+            assert (record.completed_steps, record.fruitless_claims) == (job.steps, job.fruitless)
             assert (record.outcome, record.last_sequence) == (job.outcome, len(job.events))
             if job.state.has_ended:
                 events = self.run(all_events(self.doors[1], key))
@@ -316,6 +325,8 @@ class LedgerMachine(RuleBasedStateMachine):
             page = self.run(self.doors[0].list_jobs(tenant))
             kept = [k for k, job in self.jobs.items() if job.is_kept and k.tenant == tenant]
             assert [record.key for record in page.records] == kept[::-1]
+            open_jobs = [key for key in kept if not self.jobs[key].state.has_ended]
+            assert self.run(self.doors[1].open_jobs(tenant)) == len(open_jobs)
 
     @invariant()
     def what_is_counted_is_what_is_there(self) -> None:

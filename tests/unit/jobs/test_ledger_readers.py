@@ -8,12 +8,15 @@ from services.jobs.record import (
     JobKey,
 )
 from tests.unit.jobs.benches import (
+    LEASE_SECONDS,
     Bench,
     all_events,
     claimed,
     submission,
 )
 from triptych.domain.errors import (
+    Cancelled,
+    ClaimLost,
     InvalidRequest,
 )
 from triptych.domain.job import JobState
@@ -98,6 +101,46 @@ async def test_a_worker_that_waits_is_told_of_work_at_another_door(
             # There is some already.
             await bench.doors[1].wait_for_work(60)
         await claimed(bench.ledger)
+
+
+async def test_a_worker_is_told_at_once_that_its_job_was_cancelled_at_another_door(
+    bench: Bench, waiting: asyncio.Event
+) -> None:
+    # Several times: it looks once more when its door begins to hear.
+    for _ in range(3):
+        waiting.clear()
+        await bench.ledger.submit(submission())
+        claim = await claimed(bench.ledger)
+        losing = asyncio.ensure_future(bench.ledger.wait_lost(claim))
+        await waiting.wait()
+        await bench.doors[1].append(claim, [b"step"])
+        assert not losing.done()
+        await bench.doors[1].cancel(claim.key, b"cancelled")
+        async with asyncio.timeout(30):
+            with pytest.raises(Cancelled, match=claim.key.job_id):
+                await losing
+        with pytest.raises(Cancelled):
+            await bench.ledger.wait_lost(claim)
+
+
+async def test_a_worker_is_told_at_once_that_another_has_its_job(
+    bench: Bench, waiting: asyncio.Event
+) -> None:
+    for _ in range(3):
+        waiting.clear()
+        await bench.ledger.submit(submission())
+        old = await claimed(bench.ledger)
+        losing = asyncio.ensure_future(bench.ledger.wait_lost(old))
+        await waiting.wait()
+        bench.clock.now += LEASE_SECONDS
+        new = await claimed(bench.doors[1])
+        async with asyncio.timeout(30):
+            with pytest.raises(ClaimLost, match=old.key.job_id):
+                await losing
+        await bench.doors[1].finish(new, JobState.SUCCEEDED, b"", [])
+        for claim in (old, new):
+            with pytest.raises(ClaimLost):
+                await bench.ledger.wait_lost(claim)
 
 
 async def test_nobody_waits_for_work_for_longer_than_told(bench: Bench) -> None:

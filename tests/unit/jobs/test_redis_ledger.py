@@ -7,13 +7,13 @@ import pytest
 
 from services.jobs import redis_scripts
 from services.jobs.ledger import Claim
-from services.jobs.record import OutputSlot, Scheduling
+from services.jobs.record import OutputSlot
 from services.jobs.redis_ledger import RedisLedger
 from services.jobs.retention import Retention
 from tests.unit.jobs.benches import KEPT, LEASE_SECONDS, Clock, all_events, submission
 from tests.valkey_server import BINARIES, KeyValueServer, key_value_server
 from triptych.domain.errors import ClaimLost, ConfigurationError, LedgerFull, LedgerUnavailable
-from triptych.domain.job import JobState, Priority
+from triptych.domain.job import JobState, Priority, Scheduling
 from triptych.domain.stage_timing import StageTask
 
 ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
@@ -108,7 +108,7 @@ async def test_a_write_that_is_sent_again_is_carried_out_once(server: KeyValueSe
             # Renewals overlap with writes.
             await ledger.renew(claim, LEASE_SECONDS)
         for _ in range(2):
-            ending = (*of_claim[:2], "end", "succeeded", b"result", b"end")
+            ending = (*of_claim[:2], "end", "", "succeeded", b"result", b"end")
             assert await ledger._run(redis_scripts.FINISH, *ending) == [b"written", 2]
         assert len(await all_events(ledger, claim.key)) == 2
         assert (await ledger.usage()).ended == 1
@@ -124,6 +124,24 @@ async def test_a_server_that_is_gone_is_said_to_be_and_is_found_again(
             await ledger.get(given.key)
         server.start()
         assert (await ledger.get(given.key)).state is JobState.QUEUED
+
+
+async def test_a_write_waits_for_a_server_that_is_gone_until_it_is_carried_out(
+    server: KeyValueServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.jobs.ledger_server._LONGEST_PAUSE_SECONDS", 0.05)
+    async with opened(server.url) as ledger:
+        await ledger.submit(submission())
+        claim = await claimed(ledger)
+        server.kill()
+        writing = asyncio.create_task(ledger.append(claim, [b"step"]))
+        # Longer than what only reads goes on trying.
+        for _ in range(2):
+            with pytest.raises(LedgerUnavailable):
+                await ledger.usage()
+        assert not writing.done()
+        server.start()
+        assert await writing == 1
 
 
 async def test_a_server_that_is_full_takes_no_job_and_lets_those_that_run_end(
