@@ -167,12 +167,19 @@ class AsyncClient:
         steps = calls.watch(job_id, after_sequence, self._seconds(timeout))
         return self._transport.emitted(steps)
 
-    async def fetch(self, job_id: str, *, timeout: float | None = None) -> Generation:
+    async def fetch(
+        self,
+        job_id: str,
+        *,
+        timeout: float | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Generation:
         """A job's result, which is waited for.
 
         Args:
             job_id: of a job of this tenant's.
             timeout: seconds the job may take from now on, and the download.
+            on_event: called with what happens from now on; what it raises leaves the job alone.
 
         Raises:
             NotFoundError: there is no such job, or its result is no longer kept.
@@ -181,7 +188,7 @@ class AsyncClient:
             TriptychError: the job failed so.
         """
         steps = calls.fetch(job_id, self._seconds(timeout))
-        return await _generation(self._transport.emitted(steps), None)
+        return await _generation(self._transport.emitted(steps), on_event)
 
     async def cancel(self, job_id: str, *, timeout: float | None = None) -> Job:
         """Cancels a job, if it has not ended; gives what became of it.

@@ -9,6 +9,7 @@ from triptych.cli.drain import drain
 from triptych.cli.exit_codes import EPILOG
 from triptych.cli.generate import generate
 from triptych.cli.health import health
+from triptych.cli.jobs import jobs
 from triptych.cli.manifest import manifest
 from triptych.cli.models import models
 from triptych.cli.new_key import new_key
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 
 app.command(epilog=EPILOG)(generate)
+app.add_typer(jobs)
 app.command(epilog=EPILOG)(download)
 app.command(epilog=EPILOG)(up)
 app.command(epilog=EPILOG)(models)

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
-from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import grpc
 import typer
 
 from triptych.channel import tls_credentials
 from triptych.cli.failure import reported_failures
+from triptych.cli.option_group import with_options
 
 _CONNECTION = "How to connect to a running cluster"
 
@@ -65,32 +64,23 @@ def connecting(command: Callable[..., None]) -> Callable[..., None]:
     Args:
         command: takes a Connection as `connected`, by name.
     """
+    return with_options(command, "connected", _connection)
 
-    # Not the annotations: its arguments are this one's and the command's together.
-    @wraps(command, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
-    def connect(
-        *arguments: Any,  # noqa: ANN401 — whatever the command takes
-        api_key_file: ApiKeyFile = None,
-        tls: Tls = False,
-        ca_file: CaFile = None,
-        cert_file: CertFile = None,
-        key_file: KeyFile = None,
-        **options: Any,  # noqa: ANN401 — as above
-    ) -> None:
-        credentials = None
-        with reported_failures():
-            if tls or ca_file or cert_file or key_file:
-                credentials = _credentials(ca_file, cert_file, key_file)
-            api_key = None if api_key_file is None else _key(api_key_file)
-        command(*arguments, connected=Connection(credentials, api_key), **options)
 
-    own = signature(command, eval_str=True).parameters
-    added = signature(connect, follow_wrapped=False, eval_str=True).parameters
-    kept = [each for name, each in own.items() if name != "connected"]
-    new = [each for each in added.values() if each.kind is Parameter.KEYWORD_ONLY]
-    connect.__signature__ = Signature([*kept, *new])  # type: ignore[attr-defined]  # read by typer
-    connect.__annotations__ = {each.name: each.annotation for each in (*kept, *new)}
-    return connect
+def _connection(
+    *,
+    api_key_file: ApiKeyFile = None,
+    tls: Tls = False,
+    ca_file: CaFile = None,
+    cert_file: CertFile = None,
+    key_file: KeyFile = None,
+) -> Connection:
+    credentials = None
+    with reported_failures():
+        if tls or ca_file or cert_file or key_file:
+            credentials = _credentials(ca_file, cert_file, key_file)
+        api_key = None if api_key_file is None else _key(api_key_file)
+    return Connection(credentials, api_key)
 
 
 def _credentials(

@@ -5,6 +5,7 @@ from typing import Final
 
 from triptych.cluster.errors import ClusterConfigurationError, ClusterError
 from triptych.errors import (
+    AlreadyExistsError,
     ArtifactCorruptedError,
     CancelledError,
     DeadlineExceededError,
@@ -41,6 +42,7 @@ _BY_ERROR: Final[dict[type[TriptychError | ClusterError], ExitCode]] = {
     InvalidRequestError: ExitCode.INVALID_REQUEST,
     UnauthenticatedError: ExitCode.INVALID_REQUEST,
     NotFoundError: ExitCode.INVALID_REQUEST,
+    AlreadyExistsError: ExitCode.INVALID_REQUEST,
     OutOfRangeError: ExitCode.INVALID_REQUEST,
     UnimplementedError: ExitCode.INVALID_REQUEST,
     ResourceExhaustedError: ExitCode.UNAVAILABLE,

@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+import uuid
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import typer
 
@@ -18,6 +20,8 @@ from triptych.cli.cluster_event import describe
 from triptych.cli.connection import Connection, connecting
 from triptych.cli.failure import reported_failures
 from triptych.cli.interruptible import run
+from triptych.cli.job_options import Submission, schedulable
+from triptych.cli.job_report import job_json
 from triptych.cli.local_cluster import (
     DTypeName,
     Offline,
@@ -34,6 +38,8 @@ from triptych.cluster.address import Address
 from triptych.cluster.cluster import ClusterSpec, LocalCluster
 from triptych.cluster.topology import ModelOptions
 from triptych.domain.generation import RequestOptions
+from triptych.domain.job import Job
+from triptych.domain.model import MediaFormat
 from triptych.errors import UnavailableError
 from triptych.generation import Generation
 
@@ -41,12 +47,15 @@ DEFAULT_WAIT_SECONDS: Final = 120.0
 _PAUSE_SECONDS: Final = 0.5
 _STARTING: Final = "STAGE_LOADING"
 
+T = TypeVar("T")
+
 
 @connecting
+@schedulable
 def generate(
     prompt: options.Prompt,
     *,
-    output: options.Output,
+    output: options.OutputUnlessDetached = None,
     target: options.Target = None,
     model: options.ModelNameOrDirectory = None,
     images: options.Images = None,
@@ -79,6 +88,7 @@ def generate(
     image_guidance: family.ImageGuidance = None,
     guidance_interval: family.GuidanceInterval = None,
     true_guidance: family.TrueGuidance = None,
+    submission: Submission,
     connected: Connection,
 ) -> None:
     """Draw or edit a picture or a video, by a running cluster or by one started for this call."""
@@ -91,7 +101,7 @@ def generate(
         "guidance_scale": guidance,
         "dtype": dtype.value if dtype else None,
         "images": images or (),
-        "media_format": checked_format(media_format, output).value,
+        "media_format": _format(media_format, output, submission),
         "options": family.of_one_family(
             *family.by_number(frames, fps, low, layers, resolution, caption_image),
             *family.by_guidance(rewrite_prompt, image_guidance, guidance_interval, true_guidance),
@@ -100,38 +110,63 @@ def generate(
         "preview_every_steps": preview_every,
         **options.results(seed, num_images, quality, compression_level),
     }
-    order = _Order(prompt, asked, timeout, wait, output, json, connected)
-    display = _display(preview_every, preview_dir, wanted=not json)
-    _report(_drawn(order, display, target, model, topology, dtype, offline=offline), order)
+    order = _Order(prompt, asked, timeout, wait, output, json, preview_dir, submission, connected)
+    _carry_out(order, target, model, topology, dtype, offline=offline)
 
 
-def _display(every: int | None, directory: Path | None, *, wanted: bool) -> ProgressDisplay:
-    display = ProgressDisplay(wanted=wanted, previews=PreviewFiles(directory))
-    check_shown(every, directory, displayed=display.shown)
+def _format(asked: MediaFormat | None, output: Path | None, submission: Submission) -> str | None:
+    if output is None and not submission.detached:
+        raise typer.BadParameter("name the file to write", param_hint="--output")
+    if output is not None and submission.detached:
+        raise typer.BadParameter(
+            "has no effect with --detach: `triptych jobs fetch` writes what was drawn;"
+            " --format says what that is",
+            param_hint="--output",
+        )
+    return asked if output is None else checked_format(asked, output).value
+
+
+def _display(order: "_Order") -> ProgressDisplay:
+    every, directory = order.options["preview_every_steps"], order.preview_dir
+    display = ProgressDisplay(wanted=not order.as_json, previews=PreviewFiles(directory))
+    if not order.submission.detached:
+        check_shown(every, directory, displayed=display.shown)
+    elif directory is not None:
+        raise typer.BadParameter(
+            "has no effect with --detach: `triptych jobs watch` writes previews",
+            param_hint="--preview-dir",
+        )
     return display
 
 
-def _drawn(
+def _carry_out(
     order: "_Order",
-    display: ProgressDisplay,
     target: str | None,
     model: str | None,
     topology: TopologyName | None,
     dtype: DTypeName | None,
     *,
     offline: bool,
-) -> Generation:
-    connected = order.connection
+) -> None:
+    display = _display(order)
+    if target and order.submission.detached:
+        with reported_failures(), display:
+            job = run(_submit(order, target, display))
+        typer.echo(job_json(job) if order.as_json else job.job_id)
+        return
     with reported_failures(), display:
-        cluster = _cluster_for_one_call(target, connected, model, topology, dtype, offline=offline)
-        return run(_generate(order, target, cluster, display))
+        cluster = _cluster_for_one_call(order, target, model, topology, dtype, offline=offline)
+        generation = run(_generate(order, target, cluster, display))
+    _report(generation, order)
 
 
 def _report(generation: Generation, order: "_Order") -> None:
+    assert order.output is not None
+    paths = generation.paths(order.output)
     if order.as_json:
-        typer.echo(json_report(generation, generation.paths(order.output)))
+        typer.echo(json_report(generation, paths))
     else:
-        print_report(generation, generation.paths(order.output))
+        print_report(generation, paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +175,21 @@ class _Order:
     options: RequestOptions
     timeout: float
     wait: float
-    output: Path
+    output: Path | None
     as_json: bool
+    preview_dir: Path | None
+    submission: Submission
     connection: Connection
+
+    def client(self, target: str) -> AsyncClient:
+        """A client of the cluster that it goes to."""
+        credentials, api_key = self.connection.credentials, self.connection.api_key
+        return AsyncClient(target, credentials=credentials, api_key=api_key)
 
 
 def _cluster_for_one_call(
+    order: "_Order",
     target: str | None,
-    connected: Connection,
     model: str | None,
     topology: TopologyName | None,
     dtype: DTypeName | None,
@@ -160,7 +202,8 @@ def _cluster_for_one_call(
             if given:
                 raise typer.BadParameter("has no effect with --target", param_hint=flag)
         return None
-    if connected.credentials:
+    order.submission.check_alone()
+    if order.connection.credentials:
         raise typer.BadParameter("has no effect without --target", param_hint="--tls")
     served = checked_model(model)
     model_options = ModelOptions((served,), dtype or DTypeName.FLOAT32, offline=offline)
@@ -182,14 +225,19 @@ async def _generate(
             cluster = LocalCluster(spec, lambda event: display.say(describe(event)))
             target = (await exits.enter_async_context(cluster)).target
         assert target is not None
-        client = await exits.enter_async_context(
-            AsyncClient(
-                target,
-                credentials=order.connection.credentials,
-                api_key=order.connection.api_key,
-            )
+        assert order.output is not None
+        client = await exits.enter_async_context(order.client(target))
+        generation = await _patiently(
+            lambda: client.generate(
+                order.prompt,
+                timeout=order.timeout,
+                on_event=display.on_event,
+                scheduling=order.submission.scheduling,
+                **order.options,
+            ),
+            order.wait,
+            display,
         )
-        generation = await _patiently(client, order, display)
         generation.save_all(order.output)
         display.say("ending")
     return generation if spec is None else _no_longer_kept(generation)
@@ -201,14 +249,31 @@ def _no_longer_kept(generation: Generation) -> Generation:
     return replace(generation, artifacts=tuple(artifacts))
 
 
-async def _patiently(client: AsyncClient, order: _Order, display: ProgressDisplay) -> Generation:
+async def _submit(order: _Order, target: str, display: ProgressDisplay) -> Job:
+    # One id for all tries: what an earlier one has handed in is not handed in again.
+    request_id = order.submission.request_id or uuid.uuid4().hex
+    async with order.client(target) as client:
+        return await _patiently(
+            lambda: client.submit(
+                order.prompt,
+                request_id=request_id,
+                timeout=order.timeout,
+                scheduling=order.submission.scheduling,
+                **order.options,
+            ),
+            order.wait,
+            display,
+        )
+
+
+async def _patiently(
+    ask: Callable[[], Coroutine[None, None, T]], wait: float, display: ProgressDisplay
+) -> T:
     """Asks again while the cluster says that it is starting: nothing has begun then."""
-    until = time.monotonic() + order.wait
+    until = time.monotonic() + wait
     while True:
         try:
-            return await client.generate(
-                order.prompt, timeout=order.timeout, on_event=display.on_event, **order.options
-            )
+            return await ask()
         except UnavailableError as error:
             if error.reason != _STARTING or time.monotonic() >= until:
                 raise

@@ -34,12 +34,28 @@ def checked_format(asked: MediaFormat | None, path: Path) -> MediaFormat:
     return written
 
 
-def checked_output(path: Path) -> Path:
-    """The path, if a result can be written there.
+def check_suffix(path: Path, drawn: MediaFormat) -> None:
+    """Checks that a file's name says what will be in it.
+
+    Raises:
+        typer.BadParameter: it does not.
+    """
+    if SUFFIXES[path.suffix.lower()] != drawn:
+        suffixes = " or ".join(suffix for suffix, each in SUFFIXES.items() if each == drawn)
+        raise typer.BadParameter(
+            f"{path} ends in {path.suffix!r}, but what was drawn is {drawn}: {suffixes}",
+            param_hint="--output",
+        )
+
+
+def checked_output(path: Path | None) -> Path | None:
+    """The path, if there is one and a result can be written there.
 
     Raises:
         typer.BadParameter: it cannot; the message says why.
     """
+    if path is None:
+        return None
     if path.suffix.lower() not in SUFFIXES:
         allowed = ", ".join(SUFFIXES)
         raise typer.BadParameter(f"{path} ends in {path.suffix!r}; allowed are {allowed}")

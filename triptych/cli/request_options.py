@@ -15,9 +15,14 @@ from triptych.domain.output_options import OutputOptions
 _REQUEST = "What to draw (the model's defaults apply to what is left out)"
 
 
-def _checked_seconds(seconds: float) -> float:
+def checked_seconds(seconds: float | None) -> float | None:
+    """Seconds as gRPC can count them.
+
+    Raises:
+        typer.BadParameter: they are negative, or not a number.
+    """
     try:
-        return checked_timeout(seconds)
+        return None if seconds is None else checked_timeout(seconds)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -28,16 +33,15 @@ Prompt = Annotated[
         metavar="PROMPT", help='What to draw, or how to edit a picture; "" with --caption-image.'
     ),
 ]
-Output = Annotated[
-    Path,
-    typer.Option(
-        "--output",
-        "-o",
-        help="File to write: .png, .jpg, .webp, .mp4 (videos) or .zip (layers or frames as PNG"
-        " files). Of several, name-1.png, name-2.png and so on.",
-        callback=checked_output,
-    ),
-]
+_OUTPUT = typer.Option(
+    "--output",
+    "-o",
+    help="File to write: .png, .jpg, .webp, .mp4 (videos) or .zip (layers or frames as PNG"
+    " files). Of several, name-1.png, name-2.png and so on.",
+    callback=checked_output,
+)
+Output = Annotated[Path, _OUTPUT]
+OutputUnlessDetached = Annotated[Path | None, _OUTPUT]
 Format = Annotated[
     MediaFormat | None,
     typer.Option("--format", help="What to write; the output's suffix says it as well."),
@@ -107,7 +111,11 @@ DType = Annotated[
     ),
 ]
 Timeout = Annotated[
-    float, typer.Option(help="Seconds the generation may take.", callback=_checked_seconds)
+    float,
+    typer.Option(
+        help="Seconds the generation may take, or what a detached one is asked.",
+        callback=checked_seconds,
+    ),
 ]
 Wait = Annotated[
     float,
