@@ -1,5 +1,6 @@
 """A job's attempts at real stages: a later one takes over, and finds all that it reads."""
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -22,7 +23,7 @@ from triptych.domain.errors import TriptychError
 from triptych.domain.events import StepCompleted
 from triptych.domain.generation import GenerationRequest, resolve
 
-TENANT, REQUEST = "default", "ad" * 16
+TENANT = "default"
 
 
 class Stages:
@@ -36,16 +37,18 @@ class Stages:
         seal = CallSeal((cluster.sockets / "secret").read_text())
         self.encoder = RemoteEncoder(f"unix:{cluster.sockets}/encoder.sock", seal=seal)
         self.denoiser = RemoteDenoiser(f"unix:{cluster.sockets}/denoiser.sock", seal=seal)
+        # A stage remembers of each request which attempt was its latest.
+        self.request_id = secrets.token_hex(16)
         self.request: DenoiseRequest
 
     async def encode(self, attempt: int) -> None:
         (loaded,) = (await self.encoder.capacity(Deadline.after(10))).models
         asked = GenerationRequest(prompt="a red circle", steps=6, seed=3, preview_every_steps=1)
         parameters = resolve(asked, loaded.model, draw_seed=lambda: 0)
-        request = EncodeRequest(REQUEST, TENANT, parameters, attempt=attempt)
+        request = EncodeRequest(self.request_id, TENANT, parameters, attempt=attempt)
         encoded: Encoded = await self.encoder.encode(request, Deadline.after(60))
         self.request = DenoiseRequest(
-            REQUEST, TENANT, parameters, encoded.conditioning, attempt=attempt
+            self.request_id, TENANT, parameters, encoded.conditioning, attempt=attempt
         )
 
     def denoising(self, **changes: Any) -> AsyncIterator[DenoiseEvent]:
@@ -60,7 +63,7 @@ class Stages:
         return last
 
     async def release(self) -> int:
-        return await self.encoder.release(TENANT, REQUEST, Deadline.after(10))
+        return await self.encoder.release(TENANT, self.request_id, Deadline.after(10))
 
     async def close(self) -> None:
         await self.encoder.close()
@@ -111,6 +114,6 @@ async def test_a_later_attempt_ends_an_earlier_one_at_its_next_step_and_outdoes_
     assert (ended.value.status, ended.value.reason) == ("ABORTED", "SUPERSEDED")
     with pytest.raises(TriptychError, match="attempt: is 7; a later attempt"):
         await stages.denoise(attempt=7)
-    assert taken_over.latents.request_id == REQUEST
+    assert taken_over.latents.request_id == stages.request_id
     await stages.release()
     assert split_cluster.stored_tensors() == []
