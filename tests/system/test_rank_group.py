@@ -75,7 +75,7 @@ def all_ranks_replaced(cluster: RunningCluster) -> Iterator[list[psutil.Process]
     """The ranks as they are; left when none of them is there, and others are in their place."""
     cluster.wait_serving(REBUILD_SECONDS)
     ranks, before = cluster.ranks, owners(cluster)
-    with cluster.healing(REBUILD_SECONDS):
+    with cluster.healing("rank", REBUILD_SECONDS):
         yield ranks
     assert not any(each.is_running() for each in ranks), "the others went with it"
     assert len(cluster.ranks) == len(ranks)
