@@ -13,6 +13,9 @@ from services.gateway.results import Results
 from services.gateway.servicer import GENERATION_SERVICE, GenerationServicer
 from services.gateway.settings import PipelineSettings
 from services.gateway.uploads import Uploads
+from services.jobs.ledger import JobLedger
+from services.jobs.opening import open_ledger
+from services.jobs.sweeping import sweep_forever
 from services.observability.metrics import INCOMPATIBLE_REPLICAS, READY_REPLICAS
 from services.observability.tracked import GATEWAY
 from services.rpc.process import run_until_first_ends
@@ -51,7 +54,7 @@ class GatewayApp:
             on_change=self._on_change,
         )
         self._artifacts = _artifact_calls(settings)
-        self._sweep_seconds = settings.artifact_sweep_seconds
+        self._settings = settings
         results = Results(self._artifacts, settings.artifact_ttl_seconds)
         uploads = Uploads(
             self._artifacts, settings.upload_ttl_seconds, settings.upload_idle_seconds
@@ -66,8 +69,16 @@ class GatewayApp:
         """Serves until a signal, then drains.
 
         Raises:
-            ConfigurationError: the address is taken.
+            ConfigurationError: the address is taken, or the ledger of jobs cannot be used.
         """
+        # Closed last: whatever ends before may still have something to write.
+        ledger = await open_ledger(self._settings.jobs, self._settings.job_retention)
+        try:
+            await self._serve(ledger)
+        finally:
+            await ledger.close()
+
+    async def _serve(self, ledger: JobLedger) -> None:
         await self.server.start()
         try:
             with (
@@ -77,7 +88,8 @@ class GatewayApp:
                 await run_until_first_ends(
                     self.server.run(),
                     self._pools.watch(),
-                    self._artifacts.sweep_forever(self._sweep_seconds),
+                    self._artifacts.sweep_forever(self._settings.artifact_sweep_seconds),
+                    sweep_forever(ledger, self._settings.job_sweep_seconds),
                 )
         finally:
             await self.server.close()

@@ -1,15 +1,18 @@
 """What the gateway is told."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import ByteSize, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.domain.settings import MAX_SECONDS, Seconds, SecretSettings, ServerSettings
 from services.domain.tls import TlsFiles
+from services.jobs.retention import Retention
 
 Targets = Annotated[tuple[str, ...], Field(min_length=1)]
+
+_KEPT: Final = Retention()
 
 
 class PipelineSettings(ServerSettings):
@@ -60,9 +63,57 @@ class PipelineSettings(ServerSettings):
         ByteSize(128 << 20),
         description="size of all pictures that are on their way to a stage at once; others wait",
     )
+    jobs: str = Field(
+        "memory:",
+        description="where jobs are kept: memory:, which ends with the process and which no other"
+        " gateway sees, or redis://host:port of a server that keeps what it is told, which all"
+        " gateways share",
+    )
+    job_lease_seconds: Seconds = Field(
+        15.0, description="how long after a gateway's last word others take up its jobs"
+    )
+    max_running_jobs: Annotated[int, Field(gt=0)] = Field(
+        64, description="jobs that one gateway works on at once; others wait in the ledger"
+    )
+    max_job_seconds: Seconds = Field(
+        24 * 3600.0,
+        description="longest a submitted job may take, from when it is accepted; its deadline if it"
+        " comes without one, or with a later one",
+    )
+    job_ttl_seconds: Seconds = Field(
+        _KEPT.ended_seconds,
+        description="how long a job that has ended can be asked about; the same for all gateways"
+        " that share a ledger, as are the three below",
+    )
+    job_tombstone_seconds: Seconds = Field(
+        _KEPT.tombstone_seconds,
+        description="how long after that its client_request_id still means it",
+    )
+    max_job_tombstones: Annotated[int, Field(gt=0)] = Field(
+        _KEPT.max_tombstones,
+        description="jobs that are remembered that way; beyond it the oldest are forgotten sooner",
+    )
+    max_job_bytes: Annotated[ByteSize, Field(gt=0)] = Field(
+        ByteSize(_KEPT.max_bytes),
+        description="size of all jobs in the ledger together; for new ones the oldest that have"
+        " ended go sooner, and those that find no room all the same are refused",
+    )
+    job_sweep_seconds: Seconds = Field(
+        60.0, description="pause between sweeps for jobs that are no longer kept"
+    )
     poll_seconds: Seconds = Field(
         0.5, description="pause between looks at what the stages hold and how busy they are"
     )
+
+    @property
+    def job_retention(self) -> Retention:
+        """What the ledger keeps of jobs, and for how long."""
+        return Retention(
+            ended_seconds=self.job_ttl_seconds,
+            tombstone_seconds=self.job_tombstone_seconds,
+            max_tombstones=self.max_job_tombstones,
+            max_bytes=self.max_job_bytes,
+        )
 
     @property
     def keeps_strangers_out(self) -> bool:

@@ -10,6 +10,7 @@ from encoder_service.settings import EncoderSettings
 from services.domain.tiling import Tiling
 from services.fused.settings import FusedSettings
 from services.gateway.settings import GatewaySettings
+from services.jobs.retention import Retention
 from tests.unit.domain.examples import loaded
 from triptych.domain.errors import ConfigurationError
 from vae_service.settings import VaeSettings
@@ -95,12 +96,33 @@ def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         ("--drain-seconds=soon", "drain_seconds"),
         ("--poll-seconds=0", "poll_seconds"),
         ("--default-deadline-seconds=0", "default_deadline_seconds"),
+        ("--job-lease-seconds=0", "job_lease_seconds"),
+        ("--max-running-jobs=0", "max_running_jobs"),
+        ("--max-job-seconds=inf", "max_job_seconds"),
+        ("--job-ttl-seconds=0", "job_ttl_seconds"),
+        ("--job-tombstone-seconds=-1", "job_tombstone_seconds"),
+        ("--max-job-tombstones=0", "max_job_tombstones"),
+        ("--max-job-bytes=much", "max_job_bytes"),
+        ("--job-sweep-seconds=0", "job_sweep_seconds"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_field(
     flag: str, field: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert f"settings: {field}: " in _refused([*GATEWAY, flag], capsys)
+
+
+def test_jobs_are_kept_in_memory_and_as_a_ledger_keeps_them_unless_told() -> None:
+    settings = GatewaySettings.read(GATEWAY)
+    assert (settings.jobs, settings.job_retention) == ("memory:", Retention())
+
+
+def test_what_is_kept_of_jobs_is_told_by_time_and_by_size() -> None:
+    told = ["--job-ttl-seconds=60", "--job-tombstone-seconds=90", "--max-job-tombstones=7"]
+    settings = GatewaySettings.read([*GATEWAY, *told, "--max-job-bytes=1GiB"])
+    assert settings.job_retention == Retention(
+        ended_seconds=60, tombstone_seconds=90, max_tombstones=7, max_bytes=1 << 30
+    )
 
 
 def test_every_missing_value_is_named(capsys: pytest.CaptureFixture[str]) -> None:
