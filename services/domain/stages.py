@@ -6,13 +6,14 @@ the gateway cannot tell. Every method may raise any TriptychError.
 The attempt of a request is the fencing token of the claim under which a job is worked on. A stage
 ends what it does for a job's earlier attempts when a later one comes, and refuses those that come
 after it: both get Superseded. Calls without an attempt, 0, are not fenced. Whatever a call ends
-with, its stage releases nothing but what that call stored.
+with, its stage releases nothing but what that call stored, and not the last checkpoint it told.
 """
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.domain.checkpoint import Checkpoint
 from services.domain.tensor_ref import TensorRef
 from triptych.domain.cache_statistics import CacheStatistics
 from triptych.domain.conditioning_reuse import ConditioningReuse
@@ -93,6 +94,10 @@ class DenoiseRequest:
     Attributes:
         image_latents: of parameters.images, in their order.
         image_index: which of the request's results; each takes a place in the step loop.
+        resume_from: the last checkpoint that an earlier call told, of this denoiser or of another
+            one; None to begin. One that cannot be read costs its steps and not the request.
+        can_hand_over: whether the caller can have another denoiser go on, should this one be
+            drained: it is then told a checkpoint, and the call ends with HandedOver.
     """
 
     request_id: str
@@ -102,6 +107,8 @@ class DenoiseRequest:
     image_latents: tuple[TensorRef, ...] = ()
     image_index: int = 0
     attempt: int = 0
+    resume_from: Checkpoint | None = None
+    can_hand_over: bool = False
 
     @property
     def place(self) -> str:
@@ -139,7 +146,7 @@ class Denoised:
 
     Attributes:
         latents_checksum_xxh3: XXH3-64 of the latents' bytes alone.
-        cache_statistics: None without a cache.
+        cache_statistics: of the steps that this call took; None without a cache.
         degrees: how its steps were spread over ranks.
     """
 
@@ -150,7 +157,7 @@ class Denoised:
     degrees: ParallelDegrees = ONE_RANK
 
 
-DenoiseEvent = DenoiseStarted | StepCompleted | PreviewLatents | Denoised
+DenoiseEvent = DenoiseStarted | StepCompleted | PreviewLatents | Checkpoint | Denoised
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +276,9 @@ class Denoiser(Replica, Protocol):
     ) -> AsyncGenerator[DenoiseEvent, None]:
         """Yields DenoiseStarted, a StepCompleted per step, then Denoised. Closing it cancels.
 
-        A PreviewLatents follows its step's event, if the request asks for previews.
+        A PreviewLatents follows its step's event, if the request asks for previews. A Checkpoint
+        comes when the request was saved, some steps after it. Of a request that is resumed, the
+        steps after its checkpoint alone come.
         """
         ...
 

@@ -196,7 +196,7 @@ class Job:
                     yield replace(event, image_index=index)
                 elif isinstance(event, PreviewLatents):
                     self._previews.offer(event, index)
-                else:
+                elif isinstance(event, Denoised):
                     self._denoised[index] = event
         if index not in self._denoised:
             raise TriptychError("the denoiser ended without latents")

@@ -11,6 +11,7 @@ from services.jobs.record import JobRecord
 from triptych.domain.errors import (
     ArtifactNotFound,
     CallRefused,
+    HandedOver,
     JobNotFound,
     QueueFull,
     RequestIdReused,
@@ -42,11 +43,13 @@ class Retry:
         after_seconds: not sooner.
         from_task: the task to repeat, and all after it.
         elsewhere: on another replica than the one that failed, if there is one.
+        counts: whether it was a failure of the task, for the job's record.
     """
 
     after_seconds: float
     from_task: StageTask
     elsewhere: bool
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class _Cure(Enum):
     NEW_JOB = "this job cannot have it; another one may"
     TIME = "what is full or down now need not be so later"
     OTHER_REPLICA = "a replica may be broken, or of another release"
+    ANOTHER_TURN = "nothing is broken: another replica goes on where this one was told to stop"
     EARLIER_TASK = "what the task reads has to be made again"
 
 
@@ -85,6 +89,8 @@ _LATER: Final = _Rule(_Cure.TIME, tries=20)
 # It is the job's turn to come, and its scheduling says how long it waits.
 _IN_TURN: Final = _Rule(_Cure.TIME, tries=math.inf)
 _ELSEWHERE: Final = _Rule(_Cure.OTHER_REPLICA, tries=2)
+# Each time a replica was drained, which takes no further work.
+_HANDED_OVER: Final = _Rule(_Cure.ANOTHER_TURN, tries=math.inf)
 _REMAKE: Final = _Rule(_Cure.EARLIER_TASK, tries=3)
 _NEVER: Final = _Rule(_Cure.NONE)
 _NOT_THIS_JOB: Final = _Rule(_Cure.NEW_JOB)
@@ -96,6 +102,7 @@ _BY_REASON: Final = {
     TensorRefused.reason: _REMAKE,
     CallRefused.reason: _NEVER,
     QueueFull.reason: _IN_TURN,
+    HandedOver.reason: _HANDED_OVER,
     # An input that was deleted or has expired: nobody but its client can bring it again.
     ArtifactNotFound.reason: _NOT_THIS_JOB,
     # Of the ledger, as are some statuses below: no stage raises them.
@@ -142,8 +149,9 @@ def decide(error: TriptychError, record: JobRecord, task: StageTask, now: float)
         now: seconds since the epoch.
     """
     rule = _BY_REASON.get(error.reason, _BY_STATUS[error.status])
+    counts = rule.cure is not _Cure.ANOTHER_TURN
     earlier_failures = record.failures.get(task, 0)
-    pause = _pause_seconds(error, record, earlier_failures)
+    pause = _pause_seconds(error, record, earlier_failures) if counts else 0.0
     ends = _end_time(error, record)
     if earlier_failures >= rule.tries or now + pause >= ends:
         return Fail(error.reason, retryable=rule.cure is not _Cure.NONE)
@@ -152,6 +160,7 @@ def decide(error: TriptychError, record: JobRecord, task: StageTask, now: float)
         after_seconds=pause,
         from_task=_BEFORE[task] if remade else task,
         elsewhere=not remade,
+        counts=counts,
     )
 
 

@@ -9,9 +9,10 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.artifacts.artifact import ArtifactKey, ArtifactKind
+from services.domain.checkpoint import Checkpoint
 from services.domain.job_event import ArtifactChunk, JobEvent
 from services.domain.stages import Denoised, Encoded, EncodedImage
-from services.rpc.tables import DENOISED, ENCODED, ENCODED_IMAGES
+from services.rpc.tables import CHECKPOINTS, DENOISED, ENCODED, ENCODED_IMAGES
 from triptych.codec.choice import Choice
 from triptych.codec.table import Table
 from triptych.codec.tables import FAILURES, JOB_EVENTS, RESULTS
@@ -47,7 +48,7 @@ class DecodedArtifact:
     timing: StageTiming
 
 
-Output = Encoded | EncodedImage | Denoised | DecodedArtifact
+Output = Encoded | EncodedImage | Checkpoint | Denoised | DecodedArtifact
 """What a stage gave. Latents take the place of the checkpoint before them."""
 
 
@@ -63,10 +64,11 @@ _OUTPUTS: Final = Choice(
     {
         "encoded": ENCODED,
         "encoded_image": ENCODED_IMAGES,
+        "checkpoint": CHECKPOINTS,
         "denoised": DENOISED,
         "decoded": Table(DecodedArtifact, stored_job_pb2.DecodedArtifact),
     },
-    {"checkpoint": "no stage hands one over"},
+    {},
 )
 
 

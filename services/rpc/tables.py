@@ -5,6 +5,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 from pydantic import ValidationError
 
+from services.domain.checkpoint import Checkpoint, CheckpointPart
 from services.domain.job_event import ArtifactChunk
 from services.domain.stages import (
     Capacity,
@@ -87,13 +88,15 @@ ENCODE_IMAGE_REQUESTS: Final = Table(
     },
 )
 ENCODED_IMAGES: Final = Table(EncodedImage, vae_service_pb2.EncodeImageResponse)
+Table(CheckpointPart, denoiser_service_pb2.CheckpointPart)
+CHECKPOINTS: Final = Table(
+    Checkpoint, denoiser_service_pb2.Checkpoint, at={"degrees": "parallel_degrees"}
+)
 DENOISE_REQUESTS: Final = Table(
     DenoiseRequest,
     denoiser_service_pb2.DenoiseRequest,
     at={"parameters": _PARAMETERS},
-    untold=dict.fromkeys(
-        ("scheduling", "resume_from", "checkpoint_every_steps"), "refused: not served"
-    ),
+    untold=dict.fromkeys(("scheduling", "checkpoint_every_steps"), "refused: not served"),
 )
 DENOISED: Final = Table(
     Denoised, denoiser_service_pb2.DenoisedLatents, at={"degrees": "parallel_degrees"}
@@ -106,9 +109,10 @@ DENOISE_EVENTS: Final = Choice(
         "started": shared.STARTED,
         "step_completed": shared.STEPS,
         "preview": PREVIEW_LATENTS,
+        "checkpoint": CHECKPOINTS,
         "denoised": DENOISED,
     },
-    {"queued": "positions are not told yet", "checkpoint": "none are saved"},
+    {"queued": "positions are not told yet"},
 )
 DECODE_REQUESTS: Final = Table(
     DecodeRequest, vae_service_pb2.DecodeRequest, at={"parameters": _PARAMETERS}

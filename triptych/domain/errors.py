@@ -28,6 +28,7 @@ TriptychError
 │   ├── StageUnavailable
 │   │   └── StageLoading
 │   ├── RanksLost
+│   ├── HandedOver         a denoiser that is drained leaves the request to another one
 │   └── LedgerUnavailable  the jobs' ledger is not reached
 ├── DeadlineExceeded
 ├── Cancelled
@@ -290,6 +291,13 @@ class RanksLost(Unavailable):
     """A process that runs the denoising loop died or hung; the group is being rebuilt."""
 
     reason = "RANKS_LOST"
+
+
+class HandedOver(Unavailable):
+    """A denoiser that is drained has saved the request, for another one to go on at once."""
+
+    reason = "HANDED_OVER"
+    retry_after_seconds = 0.0
 
 
 class LedgerUnavailable(Unavailable):

@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
 from triptych.v1 import acceleration_pb2 as _acceleration_pb2
 from triptych.v1 import generation_pb2 as _generation_pb2
 from triptych.v1 import job_pb2 as _job_pb2
@@ -11,7 +14,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class DenoiseRequest(_message.Message):
-    __slots__ = ("request_id", "tenant", "parameters", "conditioning", "image_latents", "scheduling", "resume_from", "checkpoint_every_steps", "image_index", "attempt")
+    __slots__ = ("request_id", "tenant", "parameters", "conditioning", "image_latents", "scheduling", "resume_from", "checkpoint_every_steps", "image_index", "attempt", "can_hand_over")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +25,7 @@ class DenoiseRequest(_message.Message):
     CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     IMAGE_INDEX_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CAN_HAND_OVER_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     tenant: str
     parameters: _generation_pb2.GenerationParameters
@@ -32,17 +36,28 @@ class DenoiseRequest(_message.Message):
     checkpoint_every_steps: int
     image_index: int
     attempt: int
-    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., parameters: _Optional[_Union[_generation_pb2.GenerationParameters, _Mapping]] = ..., conditioning: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., image_latents: _Optional[_Iterable[_Union[_tensor_pb2.TensorRef, _Mapping]]] = ..., scheduling: _Optional[_Union[_job_pb2.SchedulingOptions, _Mapping]] = ..., resume_from: _Optional[_Union[Checkpoint, _Mapping]] = ..., checkpoint_every_steps: _Optional[int] = ..., image_index: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+    can_hand_over: bool
+    def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., parameters: _Optional[_Union[_generation_pb2.GenerationParameters, _Mapping]] = ..., conditioning: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., image_latents: _Optional[_Iterable[_Union[_tensor_pb2.TensorRef, _Mapping]]] = ..., scheduling: _Optional[_Union[_job_pb2.SchedulingOptions, _Mapping]] = ..., resume_from: _Optional[_Union[Checkpoint, _Mapping]] = ..., checkpoint_every_steps: _Optional[int] = ..., image_index: _Optional[int] = ..., attempt: _Optional[int] = ..., can_hand_over: _Optional[bool] = ...) -> None: ...
 
 class Checkpoint(_message.Message):
-    __slots__ = ("completed_steps", "state", "model")
+    __slots__ = ("completed_steps", "parts", "parallel_degrees", "store_duration")
     COMPLETED_STEPS_FIELD_NUMBER: _ClassVar[int]
-    STATE_FIELD_NUMBER: _ClassVar[int]
-    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    PARALLEL_DEGREES_FIELD_NUMBER: _ClassVar[int]
+    STORE_DURATION_FIELD_NUMBER: _ClassVar[int]
     completed_steps: int
-    state: _tensor_pb2.TensorRef
-    model: str
-    def __init__(self, completed_steps: _Optional[int] = ..., state: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., model: _Optional[str] = ...) -> None: ...
+    parts: _containers.RepeatedCompositeFieldContainer[CheckpointPart]
+    parallel_degrees: _acceleration_pb2.ParallelDegrees
+    store_duration: _duration_pb2.Duration
+    def __init__(self, completed_steps: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[CheckpointPart, _Mapping]]] = ..., parallel_degrees: _Optional[_Union[_acceleration_pb2.ParallelDegrees, _Mapping]] = ..., store_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class CheckpointPart(_message.Message):
+    __slots__ = ("rank", "tensors")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    tensors: _tensor_pb2.TensorRef
+    def __init__(self, rank: _Optional[int] = ..., tensors: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ...) -> None: ...
 
 class DenoisedLatents(_message.Message):
     __slots__ = ("latents", "timing", "cache_statistics", "latents_checksum_xxh3", "parallel_degrees")

@@ -53,11 +53,11 @@ class DenoiserServiceServicer:
 
     def Denoise(self, request, context):
         """Denoises and streams one event per step; the latents' reference comes last. Closing the stream, or its deadline,
-        stops the loop at the next step. What a call without latents has stored is released with it; what the request has
-        stored elsewhere, its conditioning above all, stays for another call. The caller releases the references that it was
-        given, or they expire.
+        stops the loop at the next step. What a call without latents has stored is released with it, but for the last
+        checkpoint that it told; what the request has stored elsewhere, its conditioning above all, stays for another call.
+        The caller releases the references that it was given, or they expire.
         Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), FAILED_PRECONDITION (checkpoint of another model),
-        RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (draining, or the ranks died: repeat), DEADLINE_EXCEEDED,
+        RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (draining, handed over, or the ranks died: repeat), DEADLINE_EXCEEDED,
         ALREADY_EXISTS (a call of the same attempt is at work), ABORTED (a later attempt has come).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -35,11 +35,11 @@ class DenoiserServiceStub:
     def __new__(cls, channel: _aio.Channel) -> DenoiserServiceAsyncStub: ...
     Denoise: _grpc.UnaryStreamMultiCallable[_denoiser_service_pb2.DenoiseRequest, _denoiser_service_pb2.DenoiseResponse]
     """Denoises and streams one event per step; the latents' reference comes last. Closing the stream, or its deadline,
-    stops the loop at the next step. What a call without latents has stored is released with it; what the request has
-    stored elsewhere, its conditioning above all, stays for another call. The caller releases the references that it was
-    given, or they expire.
+    stops the loop at the next step. What a call without latents has stored is released with it, but for the last
+    checkpoint that it told; what the request has stored elsewhere, its conditioning above all, stays for another call.
+    The caller releases the references that it was given, or they expire.
     Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), FAILED_PRECONDITION (checkpoint of another model),
-    RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (draining, or the ranks died: repeat), DEADLINE_EXCEEDED,
+    RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (draining, handed over, or the ranks died: repeat), DEADLINE_EXCEEDED,
     ALREADY_EXISTS (a call of the same attempt is at work), ABORTED (a later attempt has come).
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_denoiser_service_pb2.CancelRequest, _denoiser_service_pb2.CancelResponse]
@@ -54,11 +54,11 @@ class DenoiserServiceAsyncStub(DenoiserServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Denoise: _aio.UnaryStreamMultiCallable[_denoiser_service_pb2.DenoiseRequest, _denoiser_service_pb2.DenoiseResponse]  # type: ignore[assignment]
     """Denoises and streams one event per step; the latents' reference comes last. Closing the stream, or its deadline,
-    stops the loop at the next step. What a call without latents has stored is released with it; what the request has
-    stored elsewhere, its conditioning above all, stays for another call. The caller releases the references that it was
-    given, or they expire.
+    stops the loop at the next step. What a call without latents has stored is released with it, but for the last
+    checkpoint that it told; what the request has stored elsewhere, its conditioning above all, stays for another call.
+    The caller releases the references that it was given, or they expire.
     Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), FAILED_PRECONDITION (checkpoint of another model),
-    RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (draining, or the ranks died: repeat), DEADLINE_EXCEEDED,
+    RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (draining, handed over, or the ranks died: repeat), DEADLINE_EXCEEDED,
     ALREADY_EXISTS (a call of the same attempt is at work), ABORTED (a later attempt has come).
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_denoiser_service_pb2.CancelRequest, _denoiser_service_pb2.CancelResponse]  # type: ignore[assignment]
@@ -76,11 +76,11 @@ class DenoiserServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_denoiser_service_pb2.DenoiseResponse], _abc.AsyncIterator[_denoiser_service_pb2.DenoiseResponse]]:
         """Denoises and streams one event per step; the latents' reference comes last. Closing the stream, or its deadline,
-        stops the loop at the next step. What a call without latents has stored is released with it; what the request has
-        stored elsewhere, its conditioning above all, stays for another call. The caller releases the references that it was
-        given, or they expire.
+        stops the loop at the next step. What a call without latents has stored is released with it, but for the last
+        checkpoint that it told; what the request has stored elsewhere, its conditioning above all, stays for another call.
+        The caller releases the references that it was given, or they expire.
         Errors: INVALID_ARGUMENT, NOT_FOUND (model or tensors), FAILED_PRECONDITION (checkpoint of another model),
-        RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (draining, or the ranks died: repeat), DEADLINE_EXCEEDED,
+        RESOURCE_EXHAUSTED (queue or store full), UNAVAILABLE (draining, handed over, or the ranks died: repeat), DEADLINE_EXCEEDED,
         ALREADY_EXISTS (a call of the same attempt is at work), ABORTED (a later attempt has come).
         """
 

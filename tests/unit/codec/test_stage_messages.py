@@ -5,9 +5,19 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.stages import Denoised, PreviewLatents, RankGroupInfo
-from services.rpc.tables import CAPACITIES, DENOISED, PREVIEW_LATENTS
-from tests.unit.domain.examples import ARTIFACT, CAPABILITIES, MODEL, TENSOR_REF, capacity, timing
+from services.domain.checkpoint import Checkpoint, CheckpointPart
+from services.domain.stages import Denoised, DenoiseRequest, PreviewLatents, RankGroupInfo
+from services.rpc.tables import CAPACITIES, CHECKPOINTS, DENOISE_REQUESTS, DENOISED, PREVIEW_LATENTS
+from tests.unit.domain.examples import (
+    ARTIFACT,
+    CAPABILITIES,
+    MODEL,
+    PARAMETERS,
+    REQUEST_ID,
+    TENSOR_REF,
+    capacity,
+    timing,
+)
 from triptych.codec.tables import ARTIFACTS, MODELS, REUSES, STEPS, TIMINGS
 from triptych.codec.values import Reading, Seconds
 from triptych.domain.acceleration import (
@@ -114,6 +124,22 @@ def test_what_a_cache_did_survives_the_wire(realised: float | None) -> None:
 def test_latents_to_preview_survive_the_wire() -> None:
     latents = PreviewLatents(2**32 - 1, TENSOR_REF)
     assert PREVIEW_LATENTS.read(PREVIEW_LATENTS.write(latents)) == latents
+
+
+@given(st.lists(st.builds(CheckpointPart, uint32, st.just(TENSOR_REF))), uint32)
+def test_a_checkpoint_survives_the_wire(parts: list[CheckpointPart], completed_steps: int) -> None:
+    checkpoint = Checkpoint(completed_steps, tuple(parts), DEGREES, store_seconds=0.5)
+    assert CHECKPOINTS.read(CHECKPOINTS.write(checkpoint)) == checkpoint
+
+
+@pytest.mark.parametrize("resume_from", [None, Checkpoint(7, (CheckpointPart(0, TENSOR_REF),))])
+def test_what_a_request_goes_on_from_survives_the_wire(resume_from: Checkpoint | None) -> None:
+    request = DenoiseRequest(
+        *(REQUEST_ID, "default", PARAMETERS, TENSOR_REF),
+        resume_from=resume_from,
+        can_hand_over=resume_from is not None,
+    )
+    assert DENOISE_REQUESTS.read(DENOISE_REQUESTS.write(request)) == request
 
 
 def test_every_field_of_a_models_capabilities_survives_the_wire() -> None:

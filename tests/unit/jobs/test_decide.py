@@ -59,6 +59,7 @@ EXPECTED = {
     "STAGE_UNAVAILABLE": (20, THE_SAME, True),
     "STAGE_LOADING": (20, THE_SAME, True),
     "RANKS_LOST": (20, THE_SAME, True),
+    "HANDED_OVER": (WITHOUT_END, THE_SAME, True),
     "LEDGER_UNAVAILABLE": (20, THE_SAME, True),
     "DEADLINE_EXCEEDED": (0, None, True),
     "CANCELLED": (0, None, True),
@@ -144,6 +145,19 @@ def test_the_first_retry_is_at_once_and_later_ones_take_longer_each_time_up_to_a
     assert max(pauses) <= LONGEST_PAUSE_SECONDS
     assert 300 < sum(pauses) < 700
     assert isinstance(decide(error, RECORD, StageTask.DECODE, NOW), Retry)
+
+
+def test_a_request_that_was_handed_over_goes_on_at_once_whatever_failed_before() -> None:
+    handed_over = errors.HandedOver("the denoiser is draining")
+    for times in (0, 1, 1000):
+        verdict = decide(handed_over, failed(StageTask.DENOISE, times), StageTask.DENOISE, NOW)
+        assert verdict == Retry(0.0, StageTask.DENOISE, elsewhere=True, counts=False)
+
+
+def test_whatever_else_a_task_is_tried_again_for_is_a_failure_of_it() -> None:
+    for kind in KINDS:
+        verdict = decide(of_kind(kind), RECORD, StageTask.DENOISE, NOW)
+        assert isinstance(verdict, Fail) or verdict.counts is (kind is not errors.HandedOver)
 
 
 def test_a_retry_waits_as_long_as_the_error_asks() -> None:

@@ -1,6 +1,7 @@
 import pytest
 
 from services.artifacts.artifact import ArtifactKey, ArtifactKind
+from services.domain.checkpoint import Checkpoint, CheckpointPart
 from services.domain.job_event import ArtifactChunk
 from services.domain.stages import Denoised, Encoded, EncodedImage
 from services.rpc.stored import (
@@ -24,12 +25,19 @@ from triptych.domain.events import CheckpointSaved, JobCancelled
 from triptych.domain.failure import Failure
 from triptych.domain.generation_result import GenerationResult
 from triptych.domain.model import Stage
+from triptych.domain.parallel import ParallelDegrees
 from triptych.v1 import job_pb2, stored_job_pb2
 
 PICTURE = ArtifactKey("ada", ArtifactKind.UPLOAD, "picture")
 OUTPUTS = (
     Encoded(TENSOR_REF, timing(Stage.ENCODER), "a longer prompt"),
     EncodedImage(TENSOR_REF, timing(Stage.VAE)),
+    Checkpoint(
+        7,
+        (CheckpointPart(0, TENSOR_REF), CheckpointPart(2, TENSOR_REF)),
+        ParallelDegrees(cfg=3),
+        0.5,
+    ),
     Denoised(TENSOR_REF, 1, timing(Stage.DENOISER)),
     DecodedArtifact(ARTIFACT, timing(Stage.VAE)),
 )
