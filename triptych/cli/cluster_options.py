@@ -1,13 +1,15 @@
 """The arguments of `triptych up`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from triptych.cli.local_cluster import DTypeName, TopologyName
 from triptych.launcher.launcher import LauncherName
+
+OFF: Final = "off"
 
 _SIZE = TypeAdapter(Annotated[ByteSize, Field(ge=0)])
 
@@ -21,6 +23,12 @@ def _checked_size(size: str | None) -> str | None:
                 f"is {size!r}; allowed is a number of bytes, or one with a unit as in 512MiB"
             ) from error
     return size
+
+
+def _checked_state(state: str | None) -> str | None:
+    if state == "":
+        raise typer.BadParameter(f"is empty; allowed is a directory, or {OFF}")
+    return state
 
 
 ModelDirectories = Annotated[
@@ -45,6 +53,16 @@ Store = Annotated[
         help="Tensor store the stages share, for example shm:///dev/shm/tensors or"
         " redis://127.0.0.1:6379; redis alone starts a Valkey server for it; a fresh one in memory"
         " by default. Split only.",
+    ),
+]
+State = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|off",
+        callback=_checked_state,
+        help="Where jobs and their artifacts outlive the cluster, for one cluster at a time; off"
+        " for nowhere. By default a directory of the port, triptych/PORT in XDG_STATE_HOME or"
+        " ~/.local/state; with port 0, off.",
     ),
 ]
 Listen = Annotated[

@@ -21,6 +21,8 @@ from triptych.cli.local_cluster import (
 )
 from triptych.cluster.address import Address
 from triptych.cluster.cluster import DEFAULT_ADDRESS, ClusterSpec, LocalCluster
+from triptych.cluster.errors import ClusterConfigurationError
+from triptych.cluster.state import check_installed, default_directory
 from triptych.cluster.topology import ModelOptions, SplitTopology
 from triptych.domain.parallel import ParallelDegrees
 from triptych.launcher.launcher import LauncherName
@@ -31,6 +33,7 @@ def up(
     models: options.ModelDirectories = None,
     topology: options.Topology = TopologyName.SPLIT,
     store: options.Store = None,
+    state: options.State = None,
     listen: options.Listen = str(DEFAULT_ADDRESS),
     metrics: options.Metrics = None,
     otlp_endpoint: options.OtlpEndpoint = None,
@@ -72,13 +75,15 @@ def up(
         )
         for name in model_options.fetched:
             typer.echo(f"hub       {name}: what is not in the cache yet is fetched first")
+        address = Address.parse(listen)
         spec = ClusterSpec(
             topology=checked_topology(topology, model_options),
-            address=Address.parse(listen),
+            address=address,
             metrics=Address.parse(metrics, "metrics") if metrics else None,
             otlp_endpoint=otlp_endpoint,
             store_url=store,
             logs=log_dir,
+            state=_state(state, address),
             launcher=launcher,
         )
         run(_serve(patient(spec, model_options)))
@@ -96,6 +101,23 @@ def _check_fused(store: str | None, degrees: ParallelDegrees) -> None:
         )
 
 
+def _state(given: str | None, address: Address) -> Path | None:
+    """Directory of what outlives the cluster; None for nothing, which is said to the user."""
+    if given == options.OFF:
+        return None
+    if given is not None:
+        return Path(given)
+    if not address.port:
+        typer.echo("state     off: port 0 is another one each time; --state DIR keeps jobs")
+        return None
+    try:
+        check_installed()
+    except ClusterConfigurationError as error:
+        typer.echo(f"state     off: {str(error).removeprefix('state: ')}")
+        return None
+    return default_directory(address.port)
+
+
 def _one_for_each(option: str, given: list[Path] | None, models: int) -> tuple[Path, ...]:
     if given and len(given) != models:
         raise typer.BadParameter(
@@ -110,6 +132,8 @@ async def _serve(spec: ClusterSpec) -> None:
     async with LocalCluster(spec, lambda event: typer.echo(describe(event))) as cluster:
         if isinstance(spec.topology, SplitTopology):
             typer.echo(f"tensors   {cluster.place.store_url}")
+        if cluster.place.state is not None:
+            typer.echo(f"state     {cluster.place.state.directory}")
         typer.echo(f"logs      {cluster.place.logs}")
         for name, url in cluster.metrics_urls.items():
             typer.echo(f"metrics   {url} of the {name}")

@@ -14,6 +14,7 @@ from triptych.cluster.errors import ClusterFailedError
 from triptych.cluster.events import ClusterEvent, ForkServerLost
 from triptych.cluster.metrics import metrics_addresses, with_collector, with_metrics
 from triptych.cluster.readiness import until_serving
+from triptych.cluster.state import held_state
 from triptych.cluster.supervisor import Supervisor
 from triptych.cluster.topology import Processes, ProcessSpec, Topology, with_launcher
 from triptych.cluster.workplace import Workplace, workplace
@@ -34,6 +35,8 @@ class ClusterSpec:
         store_url: the user's own tensor store; EMBEDDED for a server of this cluster alone; None
             for a fresh one in memory.
         logs: directory for the processes' logs; None for one that is removed with the cluster.
+        state: directory of what outlives the cluster, for the next one to go on with; None for
+            nothing.
         drain_seconds: how long running requests may take to finish once the cluster is to end.
         grace_seconds: what a process gets beyond that before it is killed.
         ready_seconds: how long the cluster may take to serve.
@@ -48,6 +51,7 @@ class ClusterSpec:
     otlp_endpoint: str | None = None
     store_url: str | None = None
     logs: Path | None = None
+    state: Path | None = None
     drain_seconds: float = 5.0
     grace_seconds: float = 3.0
     ready_seconds: float = 300.0
@@ -88,7 +92,12 @@ class LocalCluster:
         """
         async with AsyncExitStack() as exits:
             self._address = self._spec.address.free()
-            self._place = exits.enter_context(workplace(self._spec.store_url, self._spec.logs))
+            # Left last: until its server has ended nobody else may have it.
+            directory = self._spec.state
+            state = exits.enter_context(held_state(directory)) if directory is not None else None
+            self._place = exits.enter_context(
+                workplace(self._spec.store_url, self._spec.logs, state=state)
+            )
             processes = self._spec.topology.processes(
                 self._address, self._place, self._spec.drain_seconds
             )
@@ -101,7 +110,7 @@ class LocalCluster:
             self._launcher = exits.enter_context(self._opened_launcher(processes, self._place.logs))
             exits.push_async_callback(self._launcher.close)
             # Ended in reverse: the gateway's running requests still need the stages.
-            for group in (processes.store, processes.stages, (processes.gateway,)):
+            for group in (processes.servers, processes.stages, (processes.gateway,)):
                 exits.push_async_callback(self._stop, self._start(group, self._place.logs))
             await self._until_ready()
             self._exits = exits.pop_all()

@@ -14,6 +14,7 @@ from triptych.launcher.launcher import LauncherName
 _START_PATIENCE_SECONDS: Final = 600.0
 FETCH_PATIENCE_SECONDS: Final = 24 * 3600.0
 """How long a cluster may take to start that fetches its models first."""
+_KEPT_SECONDS: Final = 24 * 3600.0
 STAGES: Final = ("encoder", "denoiser", "vae")
 RANK: Final = "denoiser_service.rank"
 """What a denoiser starts itself."""
@@ -54,11 +55,11 @@ class ProcessSpec:
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """The gateway, which is the door, the stages behind it, and what keeps their tensors."""
+    """The gateway, which is the door, the stages behind it, and what keeps tensors and jobs."""
 
     gateway: ProcessSpec
     stages: tuple[ProcessSpec, ...] = ()
-    store: tuple[ProcessSpec, ...] = ()
+    servers: tuple[ProcessSpec, ...] = ()
 
     @property
     def heavy(self) -> tuple[ProcessSpec, ...]:
@@ -207,9 +208,9 @@ class SplitTopology:
         patience = FETCH_PATIENCE_SECONDS if self.options.fetched else _START_PATIENCE_SECONDS
         doors += ["--start-patience-seconds", f"{patience:g}"]
         doors += ["--cluster-secret-file", str(place.secret_file)]
-        told = ("--listen", str(address), *doors, *common)
+        told = ("--listen", str(address), *doors, *_state_flags(place), *common)
         gateway = ProcessSpec("gateway", "services.gateway", told)
-        return Processes(gateway, tuple(stages), _store(place))
+        return Processes(gateway, tuple(stages), (*_store(place), *ledger(place)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,16 +229,41 @@ class FusedTopology:
             *self.options.kernel_flags,
             *_file_flags("--model-manifest", self.options.manifests),
             *_file_flags("--cache-profile", self.options.cache_profiles),
+            *_state_flags(place),
             *_common_flags(drain_seconds),
         )
-        return Processes(ProcessSpec("fused", "services.fused", told, heavy=True))
+        fused = ProcessSpec("fused", "services.fused", told, heavy=True)
+        return Processes(fused, servers=ledger(place))
 
 
 def _store(place: Workplace) -> tuple[ProcessSpec, ...]:
     if place.store_socket is None:
         return ()
-    told = (str(os.getpid()), str(place.store_socket))
-    return (ProcessSpec("store", "triptych.cluster.valkey", told),)
+    return (_valkey("store", place.store_socket),)
+
+
+def ledger(place: Workplace) -> tuple[ProcessSpec, ...]:
+    """The server of the jobs' ledger, if jobs outlive the cluster."""
+    if place.state is None:
+        return ()
+    return (_valkey("ledger", place.ledger_socket, place.state.jobs),)
+
+
+def _valkey(name: str, *paths: Path) -> ProcessSpec:
+    return ProcessSpec(name, "triptych.cluster.valkey", (str(os.getpid()), *map(str, paths)))
+
+
+def _state_flags(place: Workplace) -> tuple[str, ...]:
+    """Of the process that takes requests."""
+    if place.state is None:
+        return ()
+    return (
+        *("--jobs", place.jobs_url),
+        *("--artifacts", place.state.artifacts_url),
+        # As long as the job can be asked about that they came of.
+        *("--artifact-ttl-seconds", f"{_KEPT_SECONDS:g}"),
+        *("--job-ttl-seconds", f"{_KEPT_SECONDS:g}"),
+    )
 
 
 def _named(model: Path | str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from triptych.cluster.errors import ClusterConfigurationError
 from triptych.cluster.ownership import PREFIX, owned, remove_abandoned
+from triptych.cluster.state import State
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a memory file system, not a place for files
 MIN_SHARED_MEMORY_BYTES = 256 * 2**20
@@ -32,6 +33,7 @@ class Workplace:
         store_url: the tensor store.
         logs: one file per process.
         store_socket: where the cluster's own server of tensors listens; None if it has none.
+        state: what outlives the cluster; None if nothing does.
     """
 
     directory: Path
@@ -39,6 +41,17 @@ class Workplace:
     store_url: str
     logs: Path
     store_socket: Path | None = None
+    state: State | None = None
+
+    @property
+    def ledger_socket(self) -> Path:
+        """Where the server of the jobs' ledger listens, if the cluster has a state."""
+        return self.directory / "ledger.sock"
+
+    @property
+    def jobs_url(self) -> str:
+        """The ledger of that server."""
+        return f"redis+unix://{self.ledger_socket}"
 
     def socket(self, name: str) -> str:
         """The gRPC address of a stage's unix socket."""
@@ -50,6 +63,7 @@ def workplace(
     store_url: str | None = None,
     logs: Path | None = None,
     *,
+    state: State | None = None,
     parent: Path | None = None,
     shared_memory: Path = SHARED_MEMORY,
 ) -> Iterator[Workplace]:
@@ -61,6 +75,7 @@ def workplace(
         store_url: a tensor store of the user's own, left as it is; EMBEDDED for a server of this
             cluster alone; None for a fresh one in memory.
         logs: a directory of the user's own, made if needed and left; None for one that is removed.
+        state: what is left as well.
         parent: where the workplace is made; the system's directory for such things by default.
         shared_memory: where a fresh store goes while there is room.
 
@@ -77,15 +92,15 @@ def workplace(
         logs = _made(logs or directory / "logs")
         if store_url == EMBEDDED:
             socket = directory / "store.sock"
-            yield Workplace(directory, secret_file, f"redis+unix://{socket}", logs, socket)
+            yield Workplace(directory, secret_file, f"redis+unix://{socket}", logs, socket, state)
             return
         if store_url is not None:
-            yield Workplace(directory, secret_file, store_url, logs)
+            yield Workplace(directory, secret_file, store_url, logs, state=state)
             return
         # The same name, so that one can be found from the other when both are left behind.
         memory = shared_memory / directory.name if _has_room(shared_memory) else directory / "store"
         with _private_directory(memory) as store:
-            yield Workplace(directory, secret_file, f"shm://{store}", logs)
+            yield Workplace(directory, secret_file, f"shm://{store}", logs, state=state)
 
 
 def _unused_name(parent: Path) -> Path:

@@ -1,9 +1,11 @@
 """What the processes of a cluster are told."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from triptych.cluster.address import Address
+from triptych.cluster.state import State
 from triptych.cluster.topology import FusedTopology, ModelOptions, ProcessSpec, SplitTopology
 from triptych.cluster.workplace import Workplace
 from triptych.domain.parallel import ParallelDegrees
@@ -44,6 +46,23 @@ def test_fused_is_one_process_without_store_or_secret() -> None:
     given = flags(processes.gateway)
     assert (given["--listen"], given["--threads"]) == ("127.0.0.1:7843", "3")
     assert not {"--store", "--cluster-secret-file"} & given.keys()
+    assert processes.servers == ()
+
+
+def test_who_takes_requests_keeps_jobs_and_artifacts_where_the_state_is() -> None:
+    place = replace(PLACE, state=State(Path("/state/x y")))
+    for topology in (SplitTopology(OPTIONS), FusedTopology(OPTIONS)):
+        processes = topology.processes(ADDRESS, place, drain_seconds=5)
+        given = flags(processes.gateway)
+        assert given["--jobs"] == "redis+unix:///run/x/ledger.sock"
+        assert given["--artifacts"] == "file:///state/x%20y/artifacts"
+        # What a job gave is there for as long as the job is.
+        assert given["--artifact-ttl-seconds"] == given["--job-ttl-seconds"]
+        (ledger,) = processes.servers
+        assert ledger.arguments[1:] == ("/run/x/ledger.sock", "/state/x y/jobs")
+        assert not {"--jobs", "--artifacts"} & {
+            flag for stage in processes.stages for flag in stage.arguments
+        }
 
 
 def test_only_denoisers_have_ranks() -> None:
