@@ -145,6 +145,18 @@ class Access:
         self._read_again()
         return ANYBODY if self._listed is None else self._listed.tenant_of(metadata)
 
+    def named(self, name: str) -> Tenant:
+        """The tenant of a name; one who is no longer listed has no quota any more.
+
+        Whose job was taken in keeps it, whatever became of the key.
+        """
+        self._read_again()
+        listed = () if self._listed is None else self._listed.tenants
+        for tenant in listed:
+            if tenant.name == name:
+                return tenant
+        return ANYBODY.model_copy(update={"name": name})
+
     def _read_again(self) -> None:
         if self._path is None or (now := _Stamp.of(self._path)) == self._seen:
             return

@@ -86,6 +86,16 @@ class ArtifactCalls:
         finally:
             self._threads.submit(close)
 
+    def delete_soon(self, key: ArtifactKey) -> None:
+        """Deletes an artifact; returns at once. What cannot be deleted now will expire."""
+        self._threads.submit(self._delete, key)
+
+    def _delete(self, key: ArtifactKey) -> None:
+        try:
+            self._store.delete(key)
+        except TriptychError as error:
+            _log.warning("artifact not deleted, will expire", cause=str(error))
+
     async def run(self, call: Callable[[], T]) -> T:
         """Makes a blocking call; if its caller is cancelled, the call goes on to its end."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

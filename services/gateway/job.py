@@ -1,12 +1,17 @@
-"""One request on its way through the stages."""
+"""One job on its way through the stages. Start reading here.
 
-import asyncio
+The gateway moves references, never tensors. Each stage's replica is chosen when its stage begins,
+and another one when that fails; what a stage gave is in the jobs' ledger before the next one
+begins, so that whoever claims the job after this process goes on from there.
+"""
+
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
-from services.domain.job_event import ArtifactChunk, JobEvent
+from services.domain.job_event import JobEvent
 from services.domain.stages import (
     DecodeRequest,
     Denoised,
@@ -24,231 +29,329 @@ from services.domain.stages import (
 from services.domain.tensor_ref import TensorRef
 from services.gateway.access import Tenant
 from services.gateway.byte_room import ByteRoom
-from services.gateway.merged import merged
+from services.gateway.outputs import Outputs
 from services.gateway.previews import Previews
 from services.gateway.received_images import ReceivedImage, loaded
-from services.gateway.replicas import Route
-from services.gateway.results import Results
-from triptych.domain.cache_statistics import joined
-from triptych.domain.conditioning_reuse import ConditioningReuse, summed
+from services.gateway.replicas import ReplicaPools
+from services.gateway.results import NotKept, Result, Results
+from services.gateway.retries import Remake, Retries
+from services.gateway.steps import Steps
+from services.gateway.together import together
+from services.gateway.watched import Watched
+from services.jobs.journal import Journal
+from services.jobs.ledger import Claim
+from services.jobs.record import OutputSlot
+from services.rpc.stored import DecodedArtifact, event_bytes
 from triptych.domain.deadline import Deadline
-from triptych.domain.errors import TriptychError
+from triptych.domain.errors import ResourceExhausted, TriptychError
 from triptych.domain.events import StageCompleted, StageStarted, StepCompleted
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.generation_result import Artifact, GenerationResult
 from triptych.domain.model import Stage
 from triptych.domain.stage_timing import StageTask, StageTiming
 
-# What a hop keeps of the deadline, so that it can still answer when the next one runs out of time.
-HOP_SECONDS = 0.05
+T = TypeVar("T")
+
+_STAGES: Final = {
+    StageTask.ENCODE_PROMPT: Stage.ENCODER,
+    StageTask.ENCODE_IMAGES: Stage.VAE,
+    StageTask.DENOISE: Stage.DENOISER,
+    StageTask.DECODE: Stage.VAE,
+}
 
 
-class Job:
-    """Holds what each stage gave until the next one has read it.
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A job that was claimed, and what it takes to do it.
 
-    Args:
-        route: the replicas that work on it.
+    Attributes:
         parameters: effective values.
         images: their images.
         tenant: whose job it is.
-        job_id: 32 hexadecimal digits, never used before.
         deadline: when the result stops being worth anything.
+    """
+
+    claim: Claim
+    parameters: GenerationParameters
+    images: tuple[ReceivedImage, ...]
+    tenant: Tenant
+    deadline: Deadline
+
+
+class Job:
+    """Takes a job from what is there of it to its result.
+
+    Args:
+        assignment: what to do.
+        journal: where it is noted.
+        pools: the stages' replicas.
         results: where its artifacts are kept.
         transit: room for pictures on their way to a stage.
     """
 
     def __init__(
         self,
-        route: Route,
-        parameters: GenerationParameters,
-        images: tuple[ReceivedImage, ...],
-        tenant: Tenant,
-        job_id: str,
-        deadline: Deadline,
+        assignment: Assignment,
+        journal: Journal,
+        pools: ReplicaPools,
         results: Results,
         transit: ByteRoom,
     ) -> None:
-        self.route = route
-        self.tenant = tenant.name
-        self._owner = tenant
+        record = assignment.claim.record
+        self._id, self._attempt = record.key.job_id, assignment.claim.token
+        self._tenant = assignment.tenant
+        self._parameters = assignment.parameters
+        self._images = assignment.images
+        self._deadline = assignment.deadline
+        self._create_time = record.create_time
+        self._journal = journal
+        self._pools = pools
         self._results = results
         self._transit = transit
-        self.job_id = job_id
-        self._parameters = parameters
-        self._images = images
-        self.deadline = deadline.earlier(HOP_SECONDS)
-        self._began = time.monotonic()
-        self._timings: list[StageTiming] = []
-        self._encoded: Encoded | None = None
-        self._image_latents: list[EncodedImage] = []
-        self._denoised: dict[int, Denoised] = {}
-        self._artifacts: list[Artifact] = []
-        self._previews = Previews(self._draw_preview)
+        self._outputs = Outputs(journal, record.outputs)
+        self._retries = Retries(record, journal)
+        self._steps = Steps(assignment.parameters, record.completed_steps)
+        self._store: str | None = None
+        self._previews = Previews(self._draw_preview, self._tell)
 
-    async def run(self) -> AsyncGenerator[JobEvent, None]:
-        """Yields what happens, the artifact's bytes, and the GenerationResult."""
-        try:
-            async with aclosing(self._stages()) as stages:
-                wanted = self._parameters.preview_every_steps > 0
-                async with aclosing(self._previews.among(stages) if wanted else stages) as events:
-                    async for event in events:
-                        yield event
-        finally:
-            # A job is in a cycle with its previews: it stays until the collector comes by.
-            self._images = ()
-        # Here, where no preview can come after it.
-        yield self._job_completed()
+    async def run(self) -> GenerationResult:
+        """Does what is left of it.
 
-    async def _stages(self) -> AsyncGenerator[JobEvent, None]:
-        results = range(self._parameters.num_images)
-        stages = [self._encode()]
-        if len(results) == 1:
-            stages += [self._denoise(0)]
-        else:
-            # At once: those that can share steps do.
-            stages += [merged([self._denoise(index) for index in results])]
-        stages += [self._decode(index) for index in results]
-        for stage in stages:
-            async with aclosing(stage) as events:
-                async for event in events:
-                    yield event
+        Raises:
+            JobFailed: nothing more is tried.
+            ClaimLost, Cancelled: the job is no longer this process's.
+        """
+        if not self._parameters.preview_every_steps:
+            return await self._run()
+        async with self._previews.drawing():
+            return await self._run()
 
-    def _job_completed(self) -> GenerationResult:
-        assert self._encoded is not None
-        denoised = [self._denoised[index] for index in range(self._parameters.num_images)]
-        return GenerationResult(
-            parameters=self._parameters,
-            artifacts=tuple(self._artifacts),
-            stage_timings=tuple(self._timings),
-            latents_checksum_xxh3=denoised[0].latents_checksum_xxh3,
-            total_seconds=time.monotonic() - self._began,
-            written_prompt=self._encoded.written_prompt,
-            cache_statistics=joined([each.cache_statistics for each in denoised]),
-            parallel_degrees=denoised[0].degrees,
-            conditioning_reuse=summed(self._reuse(self._encoded)),
-        )
+    async def _run(self) -> GenerationResult:
+        while True:
+            try:
+                await self._stages()
+            except Remake as remake:
+                self._outputs.drop(remake.from_task)
+            else:
+                return self._outputs.result(self._parameters, time.time() - self._create_time)
 
-    async def _encode(self) -> AsyncGenerator[JobEvent, None]:
+    async def _stages(self) -> None:
+        indices = range(self._parameters.num_images)
+        undecoded = [index for index in indices if self._outputs.decoded(index) is None]
+        undenoised = [index for index in undecoded if self._outputs.denoised(index) is None]
+        if undenoised:
+            await self._encode()
+        # At once: those that can share steps do.
+        await together(*(self._denoise(index) for index in undenoised))
+        for index in undecoded:
+            await self._decode(index)
+
+    async def _encode(self) -> None:
         """Prompt and pictures at once: different stages read them."""
+        work: list[Coroutine[Any, Any, object]] = []
+        if self._outputs.encoded() is None:
+            self._tell(StageStarted(Stage.ENCODER, StageTask.ENCODE_PROMPT))
+            work.append(self._encode_prompt(0))
+        if any(self._outputs.image(index) is None for index in range(len(self._images))):
+            self._tell(StageStarted(Stage.VAE, StageTask.ENCODE_IMAGES))
+            work.append(self._encode_images())
+        await together(*work)
+
+    async def _encode_prompt(self, index: int) -> Encoded:
         began = time.monotonic()
-        yield StageStarted(Stage.ENCODER, StageTask.ENCODE_PROMPT)
-        if self._images:
-            yield StageStarted(Stage.VAE, StageTask.ENCODE_IMAGES)
-        work = [asyncio.create_task(self._encode_prompt())]
-        if self._images:
-            work.append(asyncio.create_task(self._encode_images()))
-        pending = set(work)
-        try:
-            while pending:
-                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                for task in [each for each in work if each in done]:
-                    yield self._completed(task.result(), began)
-        finally:
-            for task in pending:
-                task.cancel()
-            # Their failures are looked at, so that nobody reports them as forgotten.
-            await asyncio.gather(*work, return_exceptions=True)
-
-    async def _encode_prompt(self) -> StageTiming:
-        self._encoded = await self._encoding_of(0)
-        return self._encoded.timing
-
-    async def _encoding_of(self, index: int) -> Encoded:
         alone = self._parameters.alone(index)
-        async with loaded(self._images, self._transit, self.deadline) as images:
-            asked = EncodeRequest(self.job_id, self.tenant, alone, images)
-            return await self.route.encoder.encode(asked, self.deadline)
 
-    async def _encode_images(self) -> StageTiming:
-        alone = self._parameters.alone(0)
+        async def encoded_at(replica: Watched[Any]) -> Encoded:
+            async with loaded(self._images, self._transit, self._deadline) as images:
+                asked = EncodeRequest(self._id, self._tenant.name, alone, images, self._attempt)
+                encoded: Encoded = await replica.port.encode(asked, self._deadline)
+                return encoded
+
+        encoded = await self._tried(StageTask.ENCODE_PROMPT, encoded_at)
+        encoded = replace(encoded, timing=_whole(encoded.timing, began))
+        told = () if index else (StageCompleted(encoded.timing),)
+        await self._outputs.put(OutputSlot(StageTask.ENCODE_PROMPT, index), encoded, told)
+        return encoded
+
+    async def _encode_images(self) -> None:
         for index, image in enumerate(self._images):
-            async with loaded([image], self._transit, self.deadline) as (data,):
-                asked = EncodeImageRequest(self.job_id, self.tenant, alone, index, data)
-                self._image_latents.append(await self.route.vae.encode_image(asked, self.deadline))
-        timings = [each.timing for each in self._image_latents]
-        return replace(
-            timings[0],
-            queue_seconds=sum(each.queue_seconds for each in timings),
-            run_seconds=sum(each.run_seconds for each in timings),
-            transfer_seconds=sum(each.transfer_seconds for each in timings),
-        )
+            if self._outputs.image(index) is None:
+                await self._encode_image(index, image)
 
-    async def _denoise(self, index: int) -> AsyncGenerator[JobEvent, None]:
+    async def _encode_image(self, index: int, image: ReceivedImage) -> None:
         began = time.monotonic()
-        assert self._encoded is not None
-        encoded = self._encoded
-        if index and encoded.written_prompt is not None:
+        alone = self._parameters.alone(0)
+
+        async def encoded_at(replica: Watched[Any]) -> EncodedImage:
+            async with loaded([image], self._transit, self._deadline) as (data,):
+                asked = EncodeImageRequest(
+                    self._id, self._tenant.name, alone, index, data, self._attempt
+                )
+                encoded: EncodedImage = await replica.port.encode_image(asked, self._deadline)
+                return encoded
+
+        encoded = await self._tried(StageTask.ENCODE_IMAGES, encoded_at)
+        encoded = replace(encoded, timing=_whole(encoded.timing, began))
+        slot = OutputSlot(StageTask.ENCODE_IMAGES, index)
+        self._outputs.hold(slot, encoded)
+        is_last = index == len(self._images) - 1
+        told = [StageCompleted(self._outputs.images_timing())] if is_last else ()
+        await self._outputs.put(slot, encoded, told)
+
+    async def _denoise(self, index: int) -> None:
+        began = time.monotonic()
+        first = self._outputs.encoded()
+        assert first is not None
+        encoded = self._outputs.encoded(index)
+        if encoded is None:
             # A language model writes by the seed: each result has a prompt of its own.
-            encoded = await self._encoding_of(index)
+            writes = first.written_prompt is not None
+            encoded = await self._encode_prompt(index) if writes else first
         asked = DenoiseRequest(
-            request_id=self.job_id,
-            tenant=self.tenant,
+            request_id=self._id,
+            tenant=self._tenant.name,
             parameters=self._parameters.alone(index),
             conditioning=encoded.conditioning,
-            image_latents=tuple(each.latents for each in self._image_latents),
+            image_latents=tuple(image.latents for image in self._outputs.images()),
             image_index=index,
+            attempt=self._attempt,
         )
-        async with aclosing(self.route.denoiser.denoise(asked, self.deadline)) as events:
+
+        async def denoised_at(replica: Watched[Any]) -> Denoised:
+            return await self._denoised_at(replica, asked)
+
+        denoised = await self._tried(StageTask.DENOISE, denoised_at)
+        denoised = replace(denoised, timing=_whole(denoised.timing, began))
+        told = StageCompleted(denoised.timing)
+        await self._outputs.put(OutputSlot(StageTask.DENOISE, index), denoised, [told])
+
+    async def _denoised_at(self, replica: Watched[Any], asked: DenoiseRequest) -> Denoised:
+        denoised: Denoised | None = None
+        async with aclosing(replica.port.denoise(asked, self._deadline)) as events:
             async for event in events:
-                if isinstance(event, DenoiseStarted):
-                    yield StageStarted(Stage.DENOISER, StageTask.DENOISE)
-                elif isinstance(event, StepCompleted):
-                    yield replace(event, image_index=index)
-                elif isinstance(event, PreviewLatents):
-                    self._previews.offer(event, index)
-                elif isinstance(event, Denoised):
-                    self._denoised[index] = event
-        if index not in self._denoised:
+                match event:
+                    case DenoiseStarted():
+                        self._tell(StageStarted(Stage.DENOISER, StageTask.DENOISE))
+                    case StepCompleted():
+                        if self._steps.take(asked.image_index, event.step):
+                            self._tell(replace(event, image_index=asked.image_index))
+                            await self._journal.room()
+                    case PreviewLatents():
+                        self._previews.offer(event, asked.image_index)
+                    case Denoised():
+                        denoised = event
+        if denoised is None:
             raise TriptychError("the denoiser ended without latents")
-        yield self._completed(self._denoised[index].timing, began)
+        return denoised
 
     async def _draw_preview(self, latents: TensorRef, index: int) -> PreviewPicture:
-        parameters = self._parameters.alone(index)
-        asked = DrawPreviewRequest(self.job_id, self.tenant, parameters, latents)
-        return await self.route.vae.draw_preview(asked, self.deadline)
+        alone = self._parameters.alone(index)
+        asked = DrawPreviewRequest(self._id, self._tenant.name, alone, latents, self._attempt)
+        vae = self._pools.choose(Stage.VAE, self._parameters.model, self._tensor_store())
+        drawn: PreviewPicture = await vae.port.draw_preview(asked, self._deadline)
+        return drawn
 
-    async def _decode(self, index: int) -> AsyncGenerator[JobEvent, None]:
+    async def _decode(self, index: int) -> None:
         began = time.monotonic()
-        denoised = self._denoised[index]
-        yield StageStarted(Stage.VAE, StageTask.DECODE)
-        parameters = self._parameters.alone(index)
-        asked = DecodeRequest(self.job_id, self.tenant, parameters, denoised.latents)
-        offset = 0
-        timing = artifact = None
-        kept = self._results.begin(self._owner)
+        denoised = self._outputs.denoised(index)
+        assert denoised is not None
+        self._tell(StageStarted(Stage.VAE, StageTask.DECODE))
+
+        async def decoded_at(replica: Watched[Any]) -> DecodedArtifact:
+            return await self._decoded_at(replica, index, denoised)
+
+        decoded = await self._tried(StageTask.DECODE, decoded_at)
+        decoded = replace(decoded, timing=_whole(decoded.timing, began))
+        slot, told = OutputSlot(StageTask.DECODE, index), StageCompleted(decoded.timing)
+        if decoded.artifact.expire_time is None:
+            # Its caller has it, and nobody could have it again: whoever goes on decodes again.
+            self._outputs.hold(slot, decoded)
+            self._tell(told)
+        else:
+            await self._outputs.put(slot, decoded, [told])
+
+    async def _decoded_at(
+        self, replica: Watched[Any], index: int, denoised: Denoised
+    ) -> DecodedArtifact:
         try:
-            async with aclosing(self.route.vae.decode(asked, self.deadline)) as events:
+            return await self._decoded_into(
+                self._results.begin(self._tenant), replica, index, denoised
+            )
+        except NotKept as not_kept:
+            if (handed := self._results.hand_over(self._id)) is None:
+                raise not_kept.error from not_kept
+        return await self._decoded_into(handed, replica, index, denoised)
+
+    async def _decoded_into(
+        self, result: Result, replica: Watched[Any], index: int, denoised: Denoised
+    ) -> DecodedArtifact:
+        asked = DecodeRequest(
+            self._id,
+            self._tenant.name,
+            self._parameters.alone(index),
+            denoised.latents,
+            self._attempt,
+        )
+        size_bytes, timing, artifact = 0, None, None
+        try:
+            async with aclosing(replica.port.decode(asked, self._deadline)) as events:
                 async for event in events:
                     if isinstance(event, Artifact):
-                        artifact = self._placed(event, index, denoised.latents_checksum_xxh3)
-                        kept.open(artifact)
+                        artifact = _placed(event, index, denoised.latents_checksum_xxh3)
+                        result.open(artifact)
                     elif isinstance(event, MediaChunk):
-                        # Only the first chunk says what the bytes are.
-                        yield ArtifactChunk(None if offset else artifact, offset, event.data)
-                        offset += len(event.data)
-                        await kept.write(event.data)
+                        await result.write(event.data)
+                        size_bytes += len(event.data)
                     else:
                         timing = event.timing
-            if timing is None or artifact is None or offset != artifact.size_bytes:
+            if timing is None or artifact is None or size_bytes != artifact.size_bytes:
                 raise TriptychError("the VAE ended before the artifact was complete")
-            self._artifacts.append(await kept.commit(artifact))
+            return DecodedArtifact(await result.commit(artifact), timing)
         finally:
-            kept.discard()
-        yield self._completed(timing, began)
+            result.discard()
 
-    def _placed(self, artifact: Artifact, index: int, latents_checksum: int) -> Artifact:
-        """An artifact among the request's others."""
-        name = f"{artifact.artifact_id}.{index}" if index else artifact.artifact_id
-        return replace(
-            artifact, artifact_id=name, index=index, latents_checksum_xxh3=latents_checksum
-        )
+    async def _tried(self, task: StageTask, carry_out: Callable[[Watched[Any]], Awaitable[T]]) -> T:
+        """Has a task carried out by a replica, by others if that fails, and again if it may be.
 
-    def _reuse(self, encoded: Encoded) -> Iterator[ConditioningReuse]:
-        yield from encoded.conditioning_reuse
-        for image in self._image_latents:
-            yield from image.conditioning_reuse
+        Raises:
+            JobFailed, Remake, ClaimLost, Cancelled: see Retries.
+        """
+        stage, model = _STAGES[task], self._parameters.model
+        avoided: set[Watched[Any]] = set()
+        while True:
+            replica = None
+            try:
+                store = self._tensor_store()
+                replica = self._pools.choose(stage, model, store, avoided)
+                return await carry_out(replica)
+            except TriptychError as error:
+                if self._journal.lost.done():
+                    raise self._journal.lost.result() from error
+                if replica is not None and error.status == ResourceExhausted.status:
+                    avoided.add(replica)
+                    if self._pools.has_others(stage, model, store, avoided):
+                        continue
+                self._store = None
+                retry = await self._retries.after(error, task, self._steps.completed)
+            avoided = {replica} if replica is not None and retry.elsewhere else set()
 
-    def _completed(self, timing: StageTiming, began: float) -> StageCompleted:
-        whole = replace(timing, total_seconds=time.monotonic() - began)
-        self._timings.append(whole)
-        return StageCompleted(whole)
+    def _tensor_store(self) -> str:
+        """Where the job's tensors are, or the first of them will be."""
+        if (store := self._outputs.store) is not None:
+            return store
+        # Once for all that is encoded at once.
+        self._store = self._store or self._pools.store(self._parameters.model)
+        return self._store
+
+    def _tell(self, event: JobEvent) -> None:
+        self._journal.record(event_bytes(event), self._steps.completed)
+
+
+def _placed(artifact: Artifact, index: int, latents_checksum: int) -> Artifact:
+    """An artifact among the job's others."""
+    name = f"{artifact.artifact_id}.{index}" if index else artifact.artifact_id
+    return replace(artifact, artifact_id=name, index=index, latents_checksum_xxh3=latents_checksum)
+
+
+def _whole(timing: StageTiming, began: float) -> StageTiming:
+    return replace(timing, total_seconds=time.monotonic() - began)

@@ -1,9 +1,9 @@
 """Pictures of what a job is heading for, drawn beside its stages."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
-from services.domain.job_event import JobEvent
 from services.domain.stages import PreviewLatents, PreviewPicture
 from services.domain.tensor_ref import TensorRef
 from services.observability.logs import get_logger
@@ -18,10 +18,16 @@ class Previews:
 
     Args:
         draw: has the latents of a preview drawn, which are those of one of the results.
+        tell: takes each preview as soon as it is drawn.
     """
 
-    def __init__(self, draw: Callable[[TensorRef, int], Awaitable[PreviewPicture]]) -> None:
+    def __init__(
+        self,
+        draw: Callable[[TensorRef, int], Awaitable[PreviewPicture]],
+        tell: Callable[[Preview], None],
+    ) -> None:
         self._draw = draw
+        self._tell = tell
         self._newest: dict[int, PreviewLatents] = {}
         self._offered = asyncio.Event()
 
@@ -30,34 +36,17 @@ class Previews:
         self._newest[image_index] = latents
         self._offered.set()
 
-    async def among(self, events: AsyncGenerator[JobEvent, None]) -> AsyncGenerator[JobEvent, None]:
-        """Yields the events, and among them each preview as soon as it is drawn.
-
-        What is not drawn when the events end is given up.
-        """
-        following: asyncio.Task[JobEvent | None] | None = None
-        drawing = asyncio.create_task(self._next())
+    @asynccontextmanager
+    async def drawing(self) -> AsyncIterator[None]:
+        """Draws what is offered inside; what is not drawn when it is left is given up."""
+        task = asyncio.create_task(self._draw_offered())
         try:
-            while True:
-                following = following or asyncio.create_task(anext(events, None))
-                await asyncio.wait((following, drawing), return_when=asyncio.FIRST_COMPLETED)
-                if drawing.done():
-                    preview = drawing.result()
-                    drawing = asyncio.create_task(self._next())
-                    yield preview
-                if following.done():
-                    event = following.result()
-                    following = None
-                    if event is None:
-                        return
-                    yield event
+            yield
         finally:
-            left = (drawing,) if following is None else (drawing, following)
-            for each in left:
-                each.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
-    async def _next(self) -> Preview:
+    async def _draw_offered(self) -> None:
         while True:
             await self._offered.wait()
             index = next(iter(self._newest))
@@ -66,7 +55,7 @@ class Previews:
                 self._offered.clear()
             try:
                 drawn = await self._draw(latents.latents, index)
-                return Preview(latents.step, drawn.data, drawn.width, drawn.height, index)
+                self._tell(Preview(latents.step, drawn.data, drawn.width, drawn.height, index))
             except TriptychError as error:
                 _log.warning("preview dropped", step=latents.step, cause=str(error))
             # A defect in something that nobody needs must not cost the picture.

@@ -1,17 +1,10 @@
-"""What each tenant has used of its quota."""
+"""How fast each tenant uses its quota."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from services.gateway.access import Quota, Tenant
-from triptych.domain.errors import (
-    InvalidRequest,
-    QuotaExceeded,
-    ResourceExhausted,
-    TriptychError,
-    Unavailable,
-)
+from triptych.domain.errors import InvalidRequest, QuotaExceeded, ResourceExhausted, Unavailable
 
 _MINUTE_SECONDS = 60.0
 _REQUESTS = "requests_per_minute"
@@ -57,7 +50,6 @@ class TokenBucket:
 class _Account:
     def __init__(self, quota: Quota, now: float) -> None:
         self.quota = quota
-        self.running = 0
         self.buckets = {
             name: TokenBucket(rate, now)
             for name, rate in (
@@ -69,7 +61,9 @@ class _Account:
 
 
 class Quotas:
-    """Admits jobs within their tenants' quotas. For one event loop; per gateway.
+    """Admits jobs at the rates of their tenants' quotas. For one event loop; per gateway.
+
+    How many jobs a tenant has at once is counted by the jobs' ledger, for all gateways together.
 
     Args:
         clock: seconds, never going back.
@@ -84,12 +78,8 @@ class Quotas:
         now = self._clock()
         self._check(self._account(tenant, now), now)
 
-    @contextmanager
-    def admitted(self, tenant: Tenant, pixel_steps: int) -> Iterator[None]:
-        """Holds a tenant's place for one job.
-
-        Pixel steps that a stage refused, or the cluster was too full or too broken for, are given
-        back. The request is not: whoever repeats it in haste is still held to the rate.
+    def take(self, tenant: Tenant, pixel_steps: int) -> None:
+        """Takes what one job needs.
 
         Args:
             tenant: whose job it is.
@@ -103,24 +93,30 @@ class Quotas:
         self._check(account, now)
         for name, bucket in account.buckets.items():
             bucket.take(1 if name == _REQUESTS else pixel_steps, now)
-        account.running += 1
-        try:
-            yield
-        except TriptychError as error:
-            # By the status: from another process it comes as a RemoteFailure.
-            if error.status in _NOT_SERVED and _PIXEL_STEPS in account.buckets:
-                account.buckets[_PIXEL_STEPS].give_back(pixel_steps)
-            raise
-        finally:
-            account.running -= 1
+
+    def undo(self, tenant: Tenant, pixel_steps: int) -> None:
+        """Gives all of it back: there is no new job."""
+        for name, bucket in self._account(tenant, self._clock()).buckets.items():
+            bucket.give_back(1 if name == _REQUESTS else pixel_steps)
+
+    def give_back(self, tenant: Tenant, pixel_steps: int, status: str) -> None:
+        """Gives pixel steps back that a stage refused, or the cluster was too full or broken for.
+
+        The request is not given back: whoever repeats it in haste is still held to the rate.
+
+        Args:
+            tenant: whose job failed.
+            pixel_steps: what was taken for it.
+            status: canonical code of its failure.
+        """
+        buckets = self._account(tenant, self._clock()).buckets
+        if status in _NOT_SERVED and _PIXEL_STEPS in buckets:
+            buckets[_PIXEL_STEPS].give_back(pixel_steps)
 
     def _account(self, tenant: Tenant, now: float) -> _Account:
         return self._accounts.setdefault(tenant.name, _Account(tenant.quota, now))
 
     def _check(self, account: _Account, now: float) -> None:
-        limit = account.quota.concurrent_jobs
-        if limit is not None and account.running >= limit:
-            raise QuotaExceeded("concurrent_jobs", limit, retry_after_seconds=1.0)
         waits = [(bucket.wait_seconds(now), name) for name, bucket in account.buckets.items()]
         # The longest of them: whoever came again sooner would only be refused by the next.
         wait, name = max(waits, default=(0.0, ""))

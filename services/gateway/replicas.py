@@ -3,13 +3,13 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from services.domain.stages import Denoiser, Encoder, Vae
+from services.domain.stages import Denoiser, Encoder, Replica, Vae
 from services.gateway.agreement import agreeing, held_by
 from services.gateway.routing import (
+    able_replicas,
     choose_model,
     common_store,
     incompatible_replicas,
@@ -24,26 +24,15 @@ from services.observability.metrics import Reading
 from services.observability.tracked import UNKNOWN
 from services.rpc.process import run_until_first_ends
 from triptych.domain.deadline import Deadline
-from triptych.domain.errors import ConfigurationError, StageLoading, StageUnavailable
+from triptych.domain.errors import (
+    ConfigurationError,
+    StageLoading,
+    StageUnavailable,
+    TriptychError,
+)
 from triptych.domain.model import ModelInfo, Stage
 
 _log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One replica of each stage that hold the same model and share a tensor store."""
-
-    model: ModelInfo
-    encoder: Encoder
-    denoiser: Denoiser
-    vae: Vae
-    replicas: tuple[Watched[Any], ...]
-
-    def assign(self) -> None:
-        """Counts a request that was admitted as its replicas'."""
-        for replica in self.replicas:
-            replica.assigned += 1
 
 
 class ReplicaPools:
@@ -129,19 +118,73 @@ class ReplicaPools:
             for name in self._known():
                 yield incompatible_replicas(stage, name, pools), {"stage": stage, "model": name}
 
-    def route(self, name: str) -> Route:
-        """The least busy replica of each stage for a request.
+    def served(self, name: str) -> ModelInfo:
+        """The model that a request means.
 
         Raises:
             StageUnavailable, ModelNotFound, ConfigurationError: see services.gateway.routing.
         """
+        return choose_model(name, self._pools())
+
+    def store(self, name: str) -> str:
+        """The tensor store for a job of a model that has no tensors yet.
+
+        Raises:
+            StageUnavailable, ModelNotFound, ConfigurationError: see services.gateway.routing.
+        """
+        return common_store(name, self._agreeing(name))
+
+    def choose(
+        self, stage: Stage, name: str, store: str, avoided: Collection[Watched[Any]] = ()
+    ) -> Watched[Any]:
+        """The least busy replica of a stage, which now has a request more.
+
+        Args:
+            stage: whose.
+            name: of the model.
+            store: where the request's tensors are.
+            avoided: chosen only where there is no other.
+
+        Raises:
+            StageUnavailable, ModelNotFound, ConfigurationError: see services.gateway.routing.
+            TensorRefused: replicas that work are all of other stores.
+        """
+        able = able_replicas(self._agreeing(name)[stage], stage, name, store)
+        chosen = least_busy([replica for replica in able if replica not in avoided] or able)
+        chosen.assigned += 1
+        return chosen
+
+    def has_others(
+        self, stage: Stage, name: str, store: str, avoided: Collection[Watched[Any]]
+    ) -> bool:
+        """Whether a stage has a replica for a request beside those that are avoided."""
+        try:
+            able = able_replicas(self._agreeing(name)[stage], stage, name, store)
+        except TriptychError:
+            return False
+        return any(replica not in avoided for replica in able)
+
+    def releasing(self, name: str) -> list[Replica]:
+        """Who releases what requests for a model stored: one of each stage for each store.
+
+        Every stage is asked: one may be down, and between hosts each store has its own keeper.
+        """
+        found: dict[tuple[Stage, str], Replica] = {}
+        for stage, replicas in self._pools().items():
+            for replica in replicas:
+                capacity = replica.last_capacity
+                # Also one that is draining: it still releases.
+                if capacity and any(each.model.name == name for each in capacity.models):
+                    found.setdefault((stage, capacity.tensor_store), replica.port)
+        return list(found.values())
+
+    def _agreeing(self, name: str) -> dict[Stage, list[Watched[Any]]]:
         pools = self._pools()
-        model = choose_model(name, pools)
-        agreed = agreeing(model.name, pools)
-        assert agreed is not None
-        store = common_store(model.name, agreed)
-        encoder, denoiser, vae = (least_busy(agreed[each], model.name, store) for each in Stage)
-        return Route(model, encoder.port, denoiser.port, vae.port, (encoder, denoiser, vae))
+        agreed = agreeing(name, pools)
+        if agreed is None:
+            choose_model(name, pools)
+            raise StageUnavailable(f"no working replicas hold {name}; repeat the request later")
+        return agreed
 
     async def _watch(self, replica: Watched[Any]) -> None:
         while True:

@@ -1,9 +1,10 @@
-"""What requests had drawn, kept so that it can be downloaded again."""
+"""What jobs had drawn, kept so that it can be downloaded, and again."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from dataclasses import replace
-from typing import Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
 
 from google.protobuf import json_format
 
@@ -11,16 +12,14 @@ from services.artifacts.artifact import ArtifactKey, ArtifactKind, StoredArtifac
 from services.domain.job_event import ArtifactChunk
 from services.gateway.access import Tenant
 from services.gateway.artifact_calls import ArtifactCalls, ArtifactWriting
-from services.observability.logs import get_logger
 from triptych.codec.tables import ARTIFACTS
 from triptych.domain.errors import AlreadyExists, TriptychError, Unavailable
 from triptych.domain.generation_result import Artifact
 from triptych.domain.model import MediaFormat
 from triptych.v1 import generation_pb2
 
-# A request waits no longer than this for a part of its result to be kept: it has its bytes already.
+# After which the store counts as out of reach.
 _KEEP_SECONDS: Final = 10.0
-_TOO_LONG: Final = Unavailable(f"artifacts: no answer within {_KEEP_SECONDS:g} s")
 _CONTENT_TYPES: Final = {
     MediaFormat.PNG: "image/png",
     MediaFormat.JPEG: "image/jpeg",
@@ -29,11 +28,44 @@ _CONTENT_TYPES: Final = {
     MediaFormat.PNG_ARCHIVE: "application/zip",
 }
 
-_log = get_logger(__name__)
+
+TakeChunk = Callable[[ArtifactChunk], Awaitable[None]]
+
+
+class NotKept(Exception):
+    """The artifact store did not take a result.
+
+    Attributes:
+        error: why.
+    """
+
+    def __init__(self, error: TriptychError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Result(Protocol):
+    """One artifact on its way from a stage to whoever wants it."""
+
+    def open(self, artifact: Artifact) -> None:
+        """Says what the bytes will be of."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Takes bytes along; raises NotKept."""
+        ...
+
+    async def commit(self, artifact: Artifact) -> Artifact:
+        """The artifact as it can be had: with an expiry if it is kept. Raises NotKept."""
+        ...
+
+    def discard(self) -> None:
+        """Forgets it, unless it was committed. Idempotent."""
+        ...
 
 
 class Results:
-    """Keeps artifacts beside the streams that they are sent by, and hands them out again.
+    """Keeps artifacts and hands them out; what cannot be kept goes to a caller who waits for it.
 
     Args:
         calls: the artifact store's.
@@ -43,10 +75,30 @@ class Results:
     def __init__(self, calls: ArtifactCalls, ttl_seconds: float) -> None:
         self._calls = calls
         self._ttl_seconds = ttl_seconds
+        self._awaited: dict[str, _Caller] = {}
 
     def begin(self, tenant: Tenant) -> "KeptResult":
         """For one artifact that is about to come from a stage."""
         return KeptResult(self._calls, tenant, self._ttl_seconds)
+
+    @contextmanager
+    def awaited(self, job_id: str, take: TakeChunk) -> Iterator[None]:
+        """Lets what cannot be kept of a job be given to a caller for as long as the context lasts.
+
+        Args:
+            job_id: whose artifacts the caller wants.
+            take: gives the caller a chunk, as soon as there is room for it.
+        """
+        self._awaited[job_id] = _Caller(take)
+        try:
+            yield
+        finally:
+            del self._awaited[job_id]
+
+    def hand_over(self, job_id: str) -> "HandedResult | None":
+        """For one artifact of a job whose caller waits for it in this process, if one does."""
+        caller = self._awaited.get(job_id)
+        return None if caller is None else HandedResult(caller)
 
     async def read(
         self, tenant: str, artifact_id: str, offset: int
@@ -68,8 +120,51 @@ class Results:
             yield ArtifactChunk(artifact, offset, b"")
 
 
+@dataclass(slots=True)
+class _Caller:
+    """Who waits for a job's artifacts, and how much of each was handed over."""
+
+    take: TakeChunk
+    handed: dict[str, int] = field(default_factory=dict)
+
+
+class HandedResult:
+    """One artifact that is handed to the caller who waits, and kept by nobody.
+
+    A decode that is tried again gives the same bytes again: what was handed over is skipped.
+    """
+
+    def __init__(self, caller: _Caller) -> None:
+        self._caller = caller
+        self._artifact: Artifact | None = None
+        self._offset = 0
+
+    def open(self, artifact: Artifact) -> None:
+        """See Result."""
+        self._artifact = artifact
+
+    async def write(self, data: bytes) -> None:
+        """See Result."""
+        assert self._artifact is not None
+        handed = self._caller.handed.get(self._artifact.artifact_id, 0)
+        begin = max(0, handed - self._offset)
+        self._offset += len(data)
+        if begin < len(data):
+            # Only the first chunk says what the bytes are.
+            described = None if handed else self._artifact
+            await self._caller.take(ArtifactChunk(described, handed, data[begin:]))
+            self._caller.handed[self._artifact.artifact_id] = self._offset
+
+    async def commit(self, artifact: Artifact) -> Artifact:
+        """See Result."""
+        return artifact
+
+    def discard(self) -> None:
+        """See Result."""
+
+
 class KeptResult:
-    """One artifact that is kept while it passes by. A failure to keep it is no failure of its job.
+    """One artifact that is put into the store.
 
     Args:
         calls: the artifact store's.
@@ -84,38 +179,27 @@ class KeptResult:
         self._writing: ArtifactWriting | None = None
 
     def open(self, artifact: Artifact) -> None:
-        """Says what the bytes will be of."""
+        """See Result."""
         limits = self._calls.limits(self._tenant, result=True)
         self._writing = self._calls.begin(self._key(artifact), self._ttl_seconds, limits)
 
     async def write(self, data: bytes) -> None:
-        """Takes bytes along."""
-        if self._writing is not None:
-            try:
-                async with asyncio.timeout(_KEEP_SECONDS):
-                    await self._writing.write(data)
-            except TimeoutError:
-                self._give_up(_TOO_LONG)
-            except TriptychError as error:
-                self._give_up(error)
+        """See Result."""
+        assert self._writing is not None
+        with _keeping():
+            async with asyncio.timeout(_KEEP_SECONDS):
+                await self._writing.write(data)
 
     async def commit(self, artifact: Artifact) -> Artifact:
-        """The artifact as it is kept: with an expiry if it is, without one if it is not."""
-        if self._writing is None:
-            return artifact
-        try:
+        """See Result."""
+        assert self._writing is not None
+        with _keeping():
             async with asyncio.timeout(_KEEP_SECONDS):
                 stored = await self._stored(self._writing, artifact)
-        except TimeoutError:
-            self._give_up(_TOO_LONG)
-            return artifact
-        except TriptychError as error:
-            self._give_up(error)
-            return artifact
         return replace(artifact, expire_time=stored.expires_at)
 
     def discard(self) -> None:
-        """Forgets it, unless it was committed. Idempotent."""
+        """See Result."""
         if self._writing is not None:
             self._writing.discard()
             self._writing = None
@@ -134,9 +218,15 @@ class KeptResult:
     def _key(self, artifact: Artifact) -> ArtifactKey:
         return ArtifactKey(self._tenant.name, ArtifactKind.RESULT, artifact.artifact_id)
 
-    def _give_up(self, error: TriptychError) -> None:
-        _log.warning("result not kept", reason=error.reason, cause=str(error))
-        self.discard()
+
+@contextmanager
+def _keeping() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise NotKept(Unavailable(f"artifacts: no answer within {_KEEP_SECONDS:g} s")) from error
+    except TriptychError as error:
+        raise NotKept(error) from error
 
 
 def _described(stored: StoredArtifact) -> Artifact:

@@ -8,6 +8,7 @@ from triptych.domain.errors import (
     ModelNotFound,
     StageLoading,
     StageUnavailable,
+    TensorRefused,
 )
 from triptych.domain.model import ModelInfo, Stage
 
@@ -115,24 +116,32 @@ def common_store(name: str, pools: Pools[R]) -> str:
                 " start them with the same --store"
             )
         raise ConfigurationError(f"{problem}; start them with the same --store")
-    denoisers = pools[Stage.DENOISER]
-    return min(common, key=lambda each: (_requests_on(least_busy(denoisers, name, each)), each))
+    return min(common, key=lambda store: (_requests_at(store, name, pools), store))
 
 
-def least_busy(replicas: Sequence[R], name: str, store: str) -> R:
-    """The working replica with the fewest requests among those that hold the model.
+def able_replicas(replicas: Sequence[R], stage: Stage, name: str, store: str) -> list[R]:
+    """The working replicas of a stage that hold a model and use a tensor store.
 
     Raises:
-        StageUnavailable: none of them uses the store.
+        StageUnavailable: none of the stage's works.
+        TensorRefused: those that work use other stores, where the request's tensors are not.
     """
-    able = [
-        each
-        for each in replicas
-        if each.last_capacity and each.last_capacity.tensor_store == store and name in held_by(each)
-    ]
+    able = [replica for replica in replicas if name in held_by(replica)]
     if not able:
-        raise StageUnavailable(f"no working replica holds {name}; repeat the request later")
-    return min(able, key=_requests_on)
+        raise StageUnavailable(f"no working {stage} holds {name}; repeat the request later")
+    sharing = [replica for replica in able if _store_of(replica) == store]
+    if not sharing:
+        raise TensorRefused(f"no working {stage} of {name} uses the tensor store {store}")
+    return sharing
+
+
+def least_busy(replicas: Sequence[R]) -> R:
+    """The replica with the fewest requests."""
+    return min(replicas, key=_requests_on)
+
+
+def _store_of(replica: Reported) -> str | None:
+    return None if replica.last_capacity is None else replica.last_capacity.tensor_store
 
 
 def _check_up(name: str, pools: Pools[R]) -> None:
@@ -148,6 +157,11 @@ def _check_up(name: str, pools: Pools[R]) -> None:
     if len(lacking) < len(pools):
         idle = [each for each in pools[lacking[0]] if not held_by(each)]
         raise missing(f"the {lacking[0]} of {name}", idle)
+
+
+def _requests_at(store: str, name: str, pools: Pools[R]) -> int:
+    able = able_replicas(pools[Stage.DENOISER], Stage.DENOISER, name, store)
+    return _requests_on(least_busy(able))
 
 
 def _requests_on(replica: Reported) -> int:

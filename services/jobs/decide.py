@@ -14,6 +14,7 @@ from triptych.domain.errors import (
     HandedOver,
     JobNotFound,
     QueueFull,
+    RanksLost,
     RequestIdReused,
     ResourceExhausted,
     TensorCorrupted,
@@ -78,19 +79,26 @@ class _Cure(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How often a cure is tried for one task, beside the first time."""
+    """How often a cure is tried for one task, beside the first time.
+
+    Attributes:
+        longest_pause_seconds: between two tries, unless the error asks for more.
+    """
 
     cure: _Cure
     tries: float = 0
+    longest_pause_seconds: float = _LONGEST_PAUSE_SECONDS
 
 
 # With the pauses, some eight minutes.
 _LATER: Final = _Rule(_Cure.TIME, tries=20)
 # It is the job's turn to come, and its scheduling says how long it waits.
-_IN_TURN: Final = _Rule(_Cure.TIME, tries=math.inf)
+_IN_TURN: Final = _Rule(_Cure.TIME, tries=math.inf, longest_pause_seconds=1.0)
 _ELSEWHERE: Final = _Rule(_Cure.OTHER_REPLICA, tries=2)
 # Each time a replica was drained, which takes no further work.
 _HANDED_OVER: Final = _Rule(_Cure.ANOTHER_TURN, tries=math.inf)
+# The request may be what kills them.
+_SURVIVING: Final = _Rule(_Cure.OTHER_REPLICA, tries=5)
 _REMAKE: Final = _Rule(_Cure.EARLIER_TASK, tries=3)
 _NEVER: Final = _Rule(_Cure.NONE)
 _NOT_THIS_JOB: Final = _Rule(_Cure.NEW_JOB)
@@ -101,6 +109,7 @@ _BY_REASON: Final = {
     # Of another store, when the replica that wrote it shares none with the one that reads it.
     TensorRefused.reason: _REMAKE,
     CallRefused.reason: _NEVER,
+    RanksLost.reason: _SURVIVING,
     QueueFull.reason: _IN_TURN,
     HandedOver.reason: _HANDED_OVER,
     # An input that was deleted or has expired: nobody but its client can bring it again.
@@ -151,7 +160,9 @@ def decide(error: TriptychError, record: JobRecord, task: StageTask, now: float)
     rule = _BY_REASON.get(error.reason, _BY_STATUS[error.status])
     counts = rule.cure is not _Cure.ANOTHER_TURN
     earlier_failures = record.failures.get(task, 0)
-    pause = _pause_seconds(error, record, earlier_failures) if counts else 0.0
+    pause = 0.0
+    if counts:
+        pause = _pause_seconds(error, record, earlier_failures, rule.longest_pause_seconds)
     ends = _end_time(error, record)
     if earlier_failures >= rule.tries or now + pause >= ends:
         return Fail(error.reason, retryable=rule.cure is not _Cure.NONE)
@@ -181,12 +192,14 @@ def _has_begun(record: JobRecord) -> bool:
     )
 
 
-def _pause_seconds(error: TriptychError, record: JobRecord, earlier_failures: int) -> float:
+def _pause_seconds(
+    error: TriptychError, record: JobRecord, earlier_failures: int, longest: float
+) -> float:
     """Doubled each time, but not below what the error asks for, and different for each job."""
     if not earlier_failures:
         # What it asks for is of one replica, and another one is there most of the time.
         return 0.0
-    doubled = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(earlier_failures, 60), _LONGEST_PAUSE_SECONDS)
+    doubled = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(earlier_failures, 60), longest)
     # Jobs that failed together do not come back together.
     spread = zlib.crc32(f"{record.key}:{earlier_failures}".encode()) / 2**32
     return max(doubled, error.retry_after_seconds or 0.0) * (1 + spread / 4)

@@ -15,6 +15,9 @@ from triptych.domain.stage_timing import StageTask, StageTiming
 
 GATEWAY: Final = "gateway"
 GENERATE: Final = "generate"
+SUBMIT: Final = "submit_job"
+JOB: Final = "job"
+"""What is done for a job that no stream is bound to."""
 UNKNOWN: Final = "unknown"
 """The model of a request that was refused before it was known to name a served one."""
 _OTHER: Final = "OTHER"

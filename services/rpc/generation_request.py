@@ -7,25 +7,23 @@ from triptych.codec.tables import REQUESTS
 from triptych.domain.errors import FieldViolation, InvalidRequest
 from triptych.domain.generation import GenerationRequest
 from triptych.domain.input_image import ImageDescription
-from triptych.v1 import generation_pb2, job_pb2
+from triptych.v1 import generation_pb2
 
 
 def read_request(
     message: generation_pb2.GenerationParameters,
-    scheduling: job_pb2.SchedulingOptions,
     images: Sequence[ImageDescription] = (),
 ) -> GenerationRequest:
     """What the client asked.
 
     Args:
         message: what came.
-        scheduling: what came with it.
         images: what the headers of the message's images say.
 
     Raises:
         InvalidRequest: an enum is unknown, or a field is set that no served model honours.
     """
-    if violations := list(_unsupported(message, scheduling)):
+    if violations := list(_unsupported(message)):
         raise InvalidRequest(violations)
     return replace(REQUESTS.read(message), images=tuple(images))
 
@@ -48,12 +46,6 @@ def image_data(message: generation_pb2.GenerationParameters) -> tuple[bytes, ...
     return tuple(image.data for image in message.images)
 
 
-def _unsupported(
-    message: generation_pb2.GenerationParameters, scheduling: job_pb2.SchedulingOptions
-) -> Iterator[FieldViolation]:
+def _unsupported(message: generation_pb2.GenerationParameters) -> Iterator[FieldViolation]:
     if message.acceleration.replica_class:
         yield FieldViolation("acceleration.replica_class", "must be empty: there is one class")
-    for option, _ in scheduling.ListFields():
-        yield FieldViolation(
-            f"scheduling.{option.name}", "is not honoured; use the call's own deadline"
-        )

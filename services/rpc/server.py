@@ -128,6 +128,14 @@ class ServiceServer:
         if self._failure is not None:
             raise self._failure
 
+    def is_draining(self) -> bool:
+        """Whether the end was asked for."""
+        return self._stopping.is_set()
+
+    async def stopping(self) -> None:
+        """Returns once the end was asked for."""
+        await self._stopping.wait()
+
     def stop(self) -> None:
         """Asks for the end, as SIGTERM does."""
         self._stopping.set()

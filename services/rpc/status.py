@@ -15,6 +15,7 @@ from triptych.domain.errors import (
     StageUnavailable,
     TriptychError,
 )
+from triptych.domain.failure import Failure
 from triptych.status import ERROR_DOMAIN, failure_of
 
 # Statuses travel in the trailing metadata, of which gRPC accepts 8 KiB; what a client sent must not
@@ -57,19 +58,24 @@ def error_of(rpc_error: grpc.aio.AioRpcError, stage: str, target: str) -> Tripty
     """
     failure = failure_of(rpc_error, f"the {stage} at {target}")
     if not failure.foreign:
-        return RemoteFailure(
-            failure.message,
-            status=failure.status,
-            reason=failure.reason,
-            violations=failure.violations,
-            retry_after_seconds=failure.retry_after_seconds,
-        )
+        return remote_failure(failure)
     # Without our ErrorInfo the answer is gRPC's own: the process is gone, or the time is up.
     if rpc_error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"the deadline passed while the {stage} was at work")
     if rpc_error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return StageUnavailable(f"the {stage} at {target} is down; repeat the request later")
     return RemoteFailure(failure.message, status=failure.status, reason="STAGE_FAILED")
+
+
+def remote_failure(failure: Failure) -> RemoteFailure:
+    """The error that a failure is told as once more."""
+    return RemoteFailure(
+        failure.message,
+        status=failure.status,
+        reason=failure.reason,
+        violations=failure.violations,
+        retry_after_seconds=failure.retry_after_seconds,
+    )
 
 
 def _bad_request(violations: Sequence[FieldViolation]) -> error_details_pb2.BadRequest:

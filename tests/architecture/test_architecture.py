@@ -156,9 +156,11 @@ def test_every_module_and_everything_public_in_it_says_what_it_is() -> None:
 
 
 def test_no_broad_except_but_at_edges_and_around_previews() -> None:
-    # A call's edge to the wire and a rank's edge to its supervisor; what nobody needs, which must
-    # not cost the result; what only cleans up; and what libraries raise for a model's files.
+    # A call's edge to the wire, a job's to its ledger, a stream's to its reader and a rank's to its
+    # supervisor; what nobody needs, which must not cost the result; what only cleans up; and what
+    # libraries raise for a model's files.
     edges = {"services/rpc/interceptors.py", "denoiser_service/rank/executor.py"}
+    edges |= {"services/gateway/runner.py", "services/gateway/delivery.py"}
     allowed = edges | {"services/gateway/previews.py", "denoiser_service/rank/stored_previews.py"}
     allowed |= {"services/model_files/modules.py"}
     broad = {

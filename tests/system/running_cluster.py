@@ -114,14 +114,14 @@ class RunningCluster:
         stage = "denoiser" if killed == "rank" else killed
         # The gateway itself may not have looked before a stage is back.
         watched = self.target if killed == "gateway" else f"unix:{self.sockets}/{stage}.sock"
-        with closing(self._health(seconds, watched)) as health:
-            assert next(health), "not serving before"
-            # Watched from before the block, so that not even a short outage is missed.
-            healed = threading.Thread(target=lambda: _outage_and_recovery(health), daemon=True)
-            healed.start()
-            yield
-            healed.join(seconds)
-            assert not healed.is_alive(), "did not heal in time"
+        health = self._health(seconds, watched)
+        assert next(health), "not serving before"
+        # Watched from before the block, so that not even a short outage is missed.
+        healed = threading.Thread(target=lambda: _outage_and_recovery(health), daemon=True)
+        healed.start()
+        yield
+        healed.join(seconds)
+        assert not healed.is_alive(), "did not heal in time"
         if killed != "gateway":
             assert until(self._draws), "nothing is drawn"
 
@@ -173,9 +173,10 @@ class RunningCluster:
             self._grown.notify_all()
 
 
-def _outage_and_recovery(health: Iterator[bool]) -> None:
-    next(serving for serving in health if not serving)
-    next(serving for serving in health if serving)
+def _outage_and_recovery(health: Generator[bool, None, None]) -> None:
+    with closing(health):
+        next(serving for serving in health if not serving)
+        next(serving for serving in health if serving)
 
 
 def until(condition: Callable[[], bool], seconds: float = 30, pausing: float = 0.02) -> bool:

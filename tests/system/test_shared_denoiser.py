@@ -19,7 +19,6 @@ from triptych import (
     Generation,
     InvalidRequestError,
     TeaCache,
-    UnavailableError,
 )
 from triptych.domain.deadline import Deadline
 from triptych.domain.events import StepCompleted
@@ -113,7 +112,7 @@ def test_a_request_that_would_never_fit_is_refused_with_the_limit_and_leaves_not
 
 
 @pytest.mark.timeout(240)
-async def test_a_rank_that_dies_under_shared_steps_fails_all_of_them_and_the_next_succeed(
+async def test_a_rank_that_dies_under_shared_steps_costs_none_of_them_more_than_time(
     shared_cluster: RunningCluster,
 ) -> None:
     stepping: set[int] = set()
@@ -129,17 +128,15 @@ async def test_a_rank_that_dies_under_shared_steps_fails_all_of_them_and_the_nex
 
     with shared_cluster.healing("rank"):
         async with AsyncClient(shared_cluster.target, timeout=120) as client:
-            ends = await asyncio.gather(
+            hurt = await asyncio.gather(
                 *(
                     client.generate(**each, on_event=partial(kill_once_both_step, each["seed"]))
                     for each in asked
-                ),
-                return_exceptions=True,
+                )
             )
-    for end in ends:
-        assert isinstance(end, UnavailableError), repr(end)
-        assert "repeat" in str(end)
     with shared_cluster.client() as client:
-        assert client.generate("a red circle", steps=2).data.startswith(b"\x89PNG")
+        for each, drawn in zip(asked, hurt, strict=True):
+            # See above.
+            assert np.abs(pixels(client.generate(**each)) - pixels(drawn)).max() <= 1
     assert until(lambda: shared_cluster.stored_tensors() == [])
     assert (await rank_group(shared_cluster)).held_bytes == 0

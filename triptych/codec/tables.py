@@ -19,6 +19,7 @@ from triptych.domain.acceleration import (
 )
 from triptych.domain.cache_statistics import BranchDecision, BranchStatistics, CacheStatistics
 from triptych.domain.conditioning_reuse import ConditioningReuse
+from triptych.domain.errors import FieldViolation
 from triptych.domain.events import (
     Accepted,
     CheckpointSaved,
@@ -140,10 +141,11 @@ ARTIFACTS: Final = Table(Artifact, generation_pb2.Artifact)
 STARTED: Final = Table(StageStarted, job_pb2.StageStarted)
 STEPS: Final = Table(StepCompleted, job_pb2.StepCompleted, at={"decisions": "cache_decisions"})
 RESULTS: Final = Table(GenerationResult, generation_pb2.GenerationResult)
+Table(FieldViolation, job_pb2.FieldViolation)
 FAILURES: Final = Table(
     Failure,
     job_pb2.JobFailed,
-    apart=dict.fromkeys(("violations", "retry_after_seconds", "foreign"), "only a status has it"),
+    apart={"foreign": "only the answer to a call is"},
 )
 
 JOB_EVENTS: Final = Choice(

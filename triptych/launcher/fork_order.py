@@ -50,7 +50,11 @@ class ForkOrder:
     @classmethod
     def receive(cls, link: socket.socket) -> tuple[Self, list[int]] | None:
         """The next one and its descriptors; None once the other end is closed."""
-        message, descriptors, _, _ = socket.recv_fds(link, _MAX_BYTES, _MAX_DESCRIPTORS)
+        try:
+            message, descriptors, _, _ = socket.recv_fds(link, _MAX_BYTES, _MAX_DESCRIPTORS)
+        except ConnectionResetError:
+            # It was closed before all that was sent to it had been read.
+            return None
         if not message:
             return None
         told = json.loads(message)

@@ -45,7 +45,10 @@ def serve(link: socket.socket) -> ForkOrder | None:
         link.send(problem.encode())
         return None
     gc.freeze()
-    link.send(READY)
+    try:
+        link.send(READY)
+    except BrokenPipeError:
+        return None
     while (received := ForkOrder.receive(link)) is not None:
         order, descriptors = received
         if kept.isdisjoint(order.targets) and _forked(order, descriptors, link):

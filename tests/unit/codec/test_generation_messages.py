@@ -33,7 +33,7 @@ from triptych.domain.generation import MAX_SEED, GenerationParameters, Generatio
 from triptych.domain.input_image import ImageDescription
 from triptych.domain.model import MediaFormat
 from triptych.domain.output_options import OutputOptions
-from triptych.v1 import acceleration_pb2, generation_pb2, job_pb2, tensor_pb2
+from triptych.v1 import acceleration_pb2, generation_pb2, tensor_pb2
 
 T = TypeVar("T")
 
@@ -77,7 +77,6 @@ HONOURED_ACCELERATION = {
     "tea_cache": TeaCache(),
     "cache_dit": CacheDit(),
 }
-SCHEDULING = job_pb2.SchedulingOptions
 
 
 def _fields(message: type[Message], *besides: str) -> list[str]:
@@ -105,18 +104,18 @@ def _refused(convert: Callable[[], object]) -> list[str]:
 
 
 def test_an_empty_request_leaves_everything_to_the_defaults() -> None:
-    assert read_request(Parameters(), SCHEDULING()) == GenerationRequest(prompt="")
+    assert read_request(Parameters()) == GenerationRequest(prompt="")
 
 
 @pytest.mark.parametrize("field", _fields(Parameters, "acceleration", "images"))
 def test_every_field_is_honoured_or_refused_but_never_ignored(field: str) -> None:
     if field in HONOURED:
         value, name, expected = HONOURED[field]
-        request = read_request(Parameters(**{field: value}), SCHEDULING())
+        request = read_request(Parameters(**{field: value}))
         assert getattr(request, name) == expected
     else:
         message = _with(Parameters(), field)
-        assert _refused(lambda: read_request(message, SCHEDULING())) == [field]
+        assert _refused(lambda: read_request(message)) == [field]
 
 
 @pytest.mark.parametrize("field", _fields(acceleration_pb2.Acceleration))
@@ -124,37 +123,24 @@ def test_every_way_of_acceleration_is_passed_on_or_refused(field: str) -> None:
     message = Parameters()
     _with(message.acceleration, field)
     if field in HONOURED_ACCELERATION:
-        request = read_request(message, SCHEDULING())
+        request = read_request(message)
         assert request.cache == HONOURED_ACCELERATION[field]
     else:
-        refused = _refused(lambda: read_request(message, SCHEDULING()))
+        refused = _refused(lambda: read_request(message))
         assert refused == [f"acceleration.{field}"]
-
-
-@pytest.mark.parametrize("field", _fields(SCHEDULING))
-def test_every_scheduling_option_is_refused(field: str) -> None:
-    scheduling = _with(SCHEDULING(), field)
-    assert _refused(lambda: read_request(Parameters(), scheduling)) == [f"scheduling.{field}"]
 
 
 def test_images_are_what_their_headers_say_rather_than_what_the_client_does() -> None:
     forged = generation_pb2.ImageDescription(width=1, height=1)
     message = Parameters(images=[generation_pb2.InputImage(data=b"picture", description=forged)])
-    assert read_request(message, SCHEDULING(), [IMAGE]).images == (IMAGE,)
-
-
-def test_all_that_is_unsupported_is_reported_together() -> None:
-    message = Parameters()
-    message.acceleration.replica_class = "large"
-    refused = _refused(lambda: read_request(message, SCHEDULING(priority=job_pb2.PRIORITY_BATCH)))
-    assert refused == ["acceleration.replica_class", "scheduling.priority"]
+    assert read_request(message, [IMAGE]).images == (IMAGE,)
 
 
 @pytest.mark.parametrize("field", ["dtype", "media_format"])
 def test_an_enum_of_a_later_release_is_refused_by_its_field(field: str) -> None:
     message = Parameters()
     setattr(message, field, 99)
-    assert _refused(lambda: read_request(message, SCHEDULING())) == [field]
+    assert _refused(lambda: read_request(message)) == [field]
 
 
 _images = st.builds(

@@ -43,22 +43,26 @@ class ScriptedStage:
 
     Attributes:
         fails: raised in the middle of its work.
+        refuses: raised before its work.
         waits: whether its work stops in the middle, for ever.
         may_go_on: while it is not set, its work stops in the middle.
         releases: what it was asked to release, as (tenant, request id).
-        reached, stopped, release_asked: set when its work is in the middle, when it has left it,
-            and when something is to be released.
+        reached, stopped, refused, release_asked: set when its work is in the middle, when it has
+            left it or refused it, and when something is to be released.
         running: how many of its calls are under way.
         capacity_now: its report; None while it is down.
     """
 
     def __init__(self, stage: Stage, models: Sequence[str] = ("painter",)) -> None:
         self.fails: BaseException | None = None
+        self._fails_once: BaseException | None = None
+        self.refuses: BaseException | None = None
         self.waits = False
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
         self.reached = asyncio.Event()
         self.stopped = asyncio.Event()
+        self.refused = asyncio.Event()
         self.release_asked = asyncio.Event()
         self.release_fails: BaseException | None = None
         self.may_release = asyncio.Event()
@@ -82,6 +86,15 @@ class ScriptedStage:
             raise self.release_fails
         return 1
 
+    def fails_once(self, error: BaseException) -> None:
+        """Lets its next work fail in the middle."""
+        self._fails_once = error
+
+    def _admit(self) -> None:
+        if self.refuses is not None:
+            self.refused.set()
+            raise self.refuses
+
     async def _middle(self, deadline: Deadline) -> None:
         self.deadlines.append(deadline)
         self.running += 1
@@ -90,6 +103,9 @@ class ScriptedStage:
             if self.waits:
                 await asyncio.Event().wait()
             await self.may_go_on.wait()
+            if self._fails_once is not None:
+                error, self._fails_once = self._fails_once, None
+                raise error
             if self.fails is not None:
                 raise self.fails
         finally:
@@ -108,6 +124,7 @@ class ScriptedEncoder(ScriptedStage):
 
     async def encode(self, request: EncodeRequest, deadline: Deadline) -> Encoded:
         self.requests.append(request)
+        self._admit()
         await self._middle(deadline)
         return Encoded(
             CONDITIONING, timing(Stage.ENCODER), self.written_prompt, self.conditioning_reuse
@@ -130,6 +147,7 @@ class ScriptedDenoiser(ScriptedStage):
         self, request: DenoiseRequest, deadline: Deadline
     ) -> AsyncGenerator[DenoiseEvent, None]:
         self.requests.append(request)
+        self._admit()
         yield DenoiseStarted()
         yield StepCompleted(1, 2, 1.0, 0.5)
         for each in self.previews:
@@ -149,13 +167,14 @@ class ScriptedVae(ScriptedStage):
         self.requests: list[DecodeRequest] = []
         self.image_requests: list[EncodeImageRequest] = []
         self.conditioning_reuse: tuple[ConditioningReuse, ...] = ()
-        self.artifact_id = ARTIFACT.artifact_id
+        self.artifact_id: str | None = ARTIFACT.artifact_id
         self.media: tuple[bytes, ...] = MEDIA
         self.preview_requests: list[DrawPreviewRequest] = []
         self.on_preview: Callable[[DrawPreviewRequest], Awaitable[None]] = _at_once
 
     async def encode_image(self, request: EncodeImageRequest, deadline: Deadline) -> EncodedImage:
         self.image_requests.append(request)
+        self._admit()
         await self._middle(deadline)
         return EncodedImage(
             IMAGE_LATENTS[request.index],
@@ -167,7 +186,8 @@ class ScriptedVae(ScriptedStage):
         self, request: DecodeRequest, deadline: Deadline
     ) -> AsyncGenerator[DecodeEvent, None]:
         self.requests.append(request)
-        yield replace(ARTIFACT, artifact_id=self.artifact_id)
+        self._admit()
+        yield replace(ARTIFACT, artifact_id=self.artifact_id or request.request_id)
         yield MediaChunk(self.media[0])
         await self._middle(deadline)
         for each in self.media[1:]:

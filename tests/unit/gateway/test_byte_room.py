@@ -6,7 +6,9 @@ from services.gateway.byte_room import ByteRoom
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import DeadlineExceeded, ResourceExhausted
 
-SOON = Deadline.after(60)
+
+def soon() -> Deadline:
+    return Deadline.after(60)
 
 
 def test_what_finds_no_room_is_refused_by_the_limits_name() -> None:
@@ -30,7 +32,7 @@ async def test_who_waits_for_room_gets_it_in_turn() -> None:
     entered = {name: asyncio.Event() for name in leave}
 
     async def hold(name: str, size_bytes: int) -> None:
-        async with room.waited_for(size_bytes, SOON):
+        async with room.waited_for(size_bytes, soon()):
             order.append(name)
             entered[name].set()
             await leave[name].wait()
@@ -52,9 +54,9 @@ async def test_room_that_does_not_come_in_time_is_a_passed_deadline_and_leaves_n
     None
 ):
     room = ByteRoom("picture_transit_bytes", 10)
-    async with room.waited_for(10, SOON):
+    async with room.waited_for(10, soon()):
         with pytest.raises(DeadlineExceeded, match="while picture_transit_bytes"):
             async with room.waited_for(1, Deadline.after(0.01)):
                 pytest.fail("there was room")
-    async with room.waited_for(10, SOON):
+    async with room.waited_for(10, soon()):
         pass

@@ -3,12 +3,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from google.protobuf.message import Message
 
 from services.gateway.app import GatewayApp
 from tests.unit.gateway.running_gateway import (
     NOT_SERVING,
-    SERVICE,
     SERVING,
     Settings,
     failure_of,
@@ -42,7 +40,7 @@ async def test_generate_streams_events_chunks_and_the_result(tmp_path: Path) -> 
         "completed",
     ]
     assert b"".join(each.data for each in chunks) == b"abcdef"
-    assert [each.HasField("artifact") for each in chunks] == [True, False]
+    assert [each.HasField("artifact") for each in chunks] == [True]
     result = events[-1].completed.result
     assert result.parameters == events[0].accepted.parameters
     assert (result.parameters.seed, result.parameters.steps) == (7, 20)
@@ -59,7 +57,7 @@ async def test_a_refused_request_names_every_field(tmp_path: Path) -> None:
 
 async def test_a_stages_refusal_arrives_with_its_retry_time(tmp_path: Path) -> None:
     async with running_gateway(tmp_path) as gateway:
-        gateway.cluster.denoiser.fails = QueueFull("denoiser", 3, 2.5)
+        gateway.cluster.denoiser.refuses = QueueFull("denoiser", 3, 2.5)
         error = await failure_of(gateway.generate())
     assert (error.status, error.reason) == ("RESOURCE_EXHAUSTED", "QUEUE_FULL")
     assert error.retry_after_seconds == 2.5
@@ -107,17 +105,6 @@ async def test_an_unknown_model_is_not_found_and_told_what_is_served(
         assert str(error).endswith("; served models: painter")
         if name:
             assert (await failure_of(gateway.generate(model=name))).reason == "MODEL_NOT_FOUND"
-
-
-@pytest.mark.parametrize("method", sorted({each.name for each in SERVICE.methods} - SERVED))
-async def test_every_other_method_says_that_it_is_not_served(tmp_path: Path, method: str) -> None:
-    descriptor = SERVICE.methods_by_name[method]
-    request: Message = getattr(generation_service_pb2, descriptor.input_type.name)()
-    async with running_gateway(tmp_path) as gateway:
-        call = getattr(gateway.stub, method)
-        error = await failure_of(call(iter([request]) if descriptor.client_streaming else request))
-    assert (error.status, error.reason) == ("UNIMPLEMENTED", "UNIMPLEMENTED")
-    assert str(error) == f"{method} is not served by this release; use Generate"
 
 
 async def test_the_gateway_is_healthy_while_a_model_can_be_served(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ async def test_a_result_is_its_tenants_alone_and_so_is_an_upload(tmp_path: Path)
 
 async def test_a_result_that_has_expired_is_not_found(tmp_path: Path) -> None:
     async with running_gateway(
-        tmp_path, artifact_ttl_seconds=0.01, artifact_sweep_seconds=0.01
+        tmp_path, artifact_ttl_seconds=0.5, artifact_sweep_seconds=0.01
     ) as gateway:
         artifact = await _drawn(gateway)
         while (code := await _code(_download(gateway, artifact.artifact_id))) is None:

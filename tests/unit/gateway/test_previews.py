@@ -1,21 +1,16 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
 from services.domain.job_event import JobEvent
 from services.domain.stages import DrawPreviewRequest, PreviewLatents
-from services.gateway.access import ANYBODY
-from services.gateway.pipeline import Pipeline
-from services.gateway.quotas import Quotas
-from services.gateway.replicas import ReplicaPools
-from tests.unit.domain.examples import CAPABILITIES, REQUEST_ID
-from tests.unit.gateway.kept_artifacts import results
-from tests.unit.gateway.scripted_stages import PICTURE, PREVIEWS, ScriptedCluster
-from triptych.domain.deadline import Deadline
-from triptych.domain.errors import TensorNotFound
+from tests.unit.domain.examples import CAPABILITIES
+from tests.unit.gateway.scripted_gateway import ScriptedGateway
+from tests.unit.gateway.scripted_stages import PICTURE, PREVIEWS
+from triptych.domain.errors import DeadlineExceeded, TensorNotFound, TriptychError
 from triptych.domain.events import Preview, StepCompleted
 from triptych.domain.generation import GenerationRequest
 from triptych.domain.generation_result import GenerationResult
@@ -24,34 +19,17 @@ ASKED = GenerationRequest(prompt="a red circle", seed=7, preview_every_steps=1)
 FIVE, SIX, SEVEN = (PreviewLatents(step, ref) for step, ref in PREVIEWS.items())
 
 
-class Drawing:
-    """A pipeline whose VAE draws previews when the test says so."""
+class Drawing(ScriptedGateway):
+    """One whose VAE draws previews when the test says so."""
 
     def __init__(self) -> None:
-        self.cluster = ScriptedCluster()
+        super().__init__(ASKED)
         self.cluster.limit(replace(CAPABILITIES, supports_previews=True))
         self.asked: asyncio.Queue[DrawPreviewRequest] = asyncio.Queue()
         self.may_draw = asyncio.Event()
         self.left = 0
         self.error: Exception | None = None
         self.cluster.vae.on_preview = self._draw
-        self.pools = ReplicaPools(
-            [self.cluster.encoder],
-            [self.cluster.denoiser],
-            [self.cluster.vae],
-            poll_seconds=60,
-            on_change=_ignore,
-        )
-        self.pipeline = Pipeline(self.pools, Quotas(), results())
-
-    def generate(self, request: GenerationRequest = ASKED) -> AsyncGenerator[JobEvent, None]:
-        return self.pipeline.generate(
-            request, tenant=ANYBODY, job_id=REQUEST_ID, deadline=Deadline.after(600)
-        )
-
-    async def all_of(self, request: GenerationRequest = ASKED) -> list[JobEvent]:
-        async with aclosing(self.generate(request)) as events:
-            return [event async for event in events]
 
     async def _draw(self, request: DrawPreviewRequest) -> None:
         self.asked.put_nowait(request)
@@ -67,15 +45,10 @@ class Drawing:
 @asynccontextmanager
 async def _drawing() -> AsyncIterator[Drawing]:
     drawing = Drawing()
-    await drawing.pools.look()
-    async with asyncio.timeout(30):
+    async with drawing.running():
         yield drawing
-        await drawing.pipeline.close()
-        assert drawing.cluster.releases == [[("default", REQUEST_ID)]] * 3
-
-
-async def _ignore(serving: bool) -> None:
-    pass
+        await drawing.settle()
+        assert drawing.cluster.releases == [[drawing.released]] * 3
 
 
 async def _until_preview(events: AsyncGenerator[JobEvent, None]) -> Preview:
@@ -96,7 +69,7 @@ async def test_a_preview_comes_as_soon_as_it_is_drawn_whatever_the_loop_does() -
             5, PICTURE.data, PICTURE.width, PICTURE.height
         )
         request = await drawing.asked.get()
-        assert (request.latents, request.request_id) == (FIVE.latents, REQUEST_ID)
+        assert (request.latents, request.request_id) == (FIVE.latents, drawing.released[1])
         assert request.parameters.preview_every_steps == 1
         drawing.cluster.denoiser.may_go_on.set()
         rest = [event async for event in events]
@@ -205,6 +178,7 @@ async def test_whoever_leaves_stops_the_drawing_too() -> None:
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
+        await drawing.settle()
         assert drawing.left == 1
         assert drawing.cluster.denoiser.running == 0
 
@@ -212,10 +186,13 @@ async def test_whoever_leaves_stops_the_drawing_too() -> None:
 async def test_what_the_denoiser_fails_at_passes_while_a_preview_is_drawn() -> None:
     async with _drawing() as drawing:
         drawing.cluster.denoiser.previews = [FIVE]
-        drawing.cluster.denoiser.fails = failure = RuntimeError("a bug")
-        with pytest.raises(RuntimeError) as caught:
-            await drawing.all_of()
-        assert caught.value is failure
+        drawing.cluster.denoiser.fails = DeadlineExceeded("it took too long")
+        drawing.cluster.denoiser.may_go_on.clear()
+        reading = asyncio.create_task(drawing.all_of())
+        await drawing.asked.get()
+        drawing.cluster.denoiser.may_go_on.set()
+        with pytest.raises(TriptychError, match="too long"):
+            await reading
         assert drawing.left == 1
 
 
@@ -227,6 +204,8 @@ async def test_a_reader_that_stops_reading_delays_nothing_but_itself() -> None:
         async for event in events:
             if isinstance(event, StepCompleted):
                 break
-        # Nobody reads on: nothing more is asked of any stage, and leaving is clean.
+        # The job goes on all the same, as far as its reader lets it end, and leaving is clean.
+        await drawing.cluster.denoiser.stopped.wait()
         await events.aclose()
+        await drawing.settle()
         assert drawing.cluster.denoiser.running == 0

@@ -1,5 +1,3 @@
-from contextlib import ExitStack
-
 import pytest
 
 from services.gateway.access import Quota, Tenant
@@ -11,6 +9,7 @@ from triptych.domain.errors import (
     QuotaExceeded,
     RemoteFailure,
     StageUnavailable,
+    TriptychError,
 )
 
 
@@ -26,64 +25,56 @@ def tenant(name: str = "alice", **quota: float) -> Tenant:
 
 
 def refused(quotas: Quotas, who: Tenant, pixel_steps: int = 1) -> QuotaExceeded:
-    with pytest.raises(QuotaExceeded) as caught, quotas.admitted(who, pixel_steps):
-        pass
+    with pytest.raises(QuotaExceeded) as caught:
+        quotas.take(who, pixel_steps)
     return caught.value
 
 
 def test_a_tenant_without_limits_is_always_admitted() -> None:
     quotas, who = Quotas(Clock()), tenant()
-    with ExitStack() as jobs:
-        for _ in range(1000):
-            jobs.enter_context(quotas.admitted(who, 10**12))
+    for _ in range(1000):
+        quotas.take(who, 10**12)
 
 
 def test_requests_come_back_at_their_rate() -> None:
     clock, who = Clock(), tenant(requests_per_minute=3)
     quotas = Quotas(clock)
     for _ in range(3):
-        with quotas.admitted(who, 1):
-            pass
+        quotas.take(who, 1)
     wait = refused(quotas, who).retry_after_seconds
     assert wait == pytest.approx(20)
     clock.now += 19
     assert refused(quotas, who).retry_after_seconds == pytest.approx(1)
     clock.now += 1.001
-    with quotas.admitted(who, 1):
-        pass
+    quotas.take(who, 1)
     refused(quotas, who)
 
 
 def test_no_more_than_a_minutes_worth_is_saved_up() -> None:
     clock, who = Clock(), tenant(requests_per_minute=2)
     quotas = Quotas(clock)
-    with quotas.admitted(who, 1):
-        pass
+    quotas.take(who, 1)
     clock.now += 3600
     for _ in range(2):
-        with quotas.admitted(who, 1):
-            pass
+        quotas.take(who, 1)
     refused(quotas, who)
 
 
 def test_a_large_request_overdraws_and_is_paid_off() -> None:
     clock, who = Clock(), tenant(pixel_steps_per_minute=1000)
     quotas = Quotas(clock)
-    with quotas.admitted(who, 3000):
-        pass
+    quotas.take(who, 3000)
     error = refused(quotas, who)
     assert "pixel_steps_per_minute is 1000" in str(error)
     assert error.retry_after_seconds == pytest.approx(120, abs=1)
     clock.now += error.retry_after_seconds or 0
-    with quotas.admitted(who, 1):
-        pass
+    quotas.take(who, 1)
 
 
 def test_a_rate_below_one_a_minute_admits_one_in_its_time() -> None:
     clock, who = Clock(), tenant(requests_per_minute=0.5)
     quotas = Quotas(clock)
-    with quotas.admitted(who, 1):
-        pass
+    quotas.take(who, 1)
     assert refused(quotas, who).retry_after_seconds == pytest.approx(120)
 
 
@@ -97,43 +88,37 @@ def test_a_rate_below_one_a_minute_admits_one_in_its_time() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_pixel_steps_that_the_cluster_could_not_take_are_given_back(error: Exception) -> None:
+def test_pixel_steps_that_the_cluster_could_not_take_are_given_back(error: TriptychError) -> None:
     quotas = Quotas(Clock())
     who = tenant(pixel_steps_per_minute=1000, requests_per_minute=3)
     for _ in range(2):
-        with pytest.raises(type(error)), quotas.admitted(who, 3000):
-            raise error
-    with quotas.admitted(who, 1):
-        pass
+        quotas.take(who, 3000)
+        quotas.give_back(who, 3000, error.status)
+    quotas.take(who, 1)
     # The requests are not: all three were asked.
     assert "requests_per_minute is 3" in str(refused(quotas, who))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), DeadlineExceeded("late")])
-def test_those_of_other_failures_are_not(error: Exception) -> None:
+@pytest.mark.parametrize("status", ["INTERNAL", DeadlineExceeded.status])
+def test_those_of_other_failures_are_not(status: str) -> None:
     quotas, who = Quotas(Clock()), tenant(pixel_steps_per_minute=1000)
-    with pytest.raises(type(error)), quotas.admitted(who, 3000):
-        raise error
+    quotas.take(who, 3000)
+    quotas.give_back(who, 3000, status)
     assert "pixel_steps_per_minute is 1000" in str(refused(quotas, who))
 
 
 def test_of_two_used_up_quotas_the_one_that_lasts_longer_is_told() -> None:
     quotas = Quotas(Clock())
     who = tenant(requests_per_minute=1, pixel_steps_per_minute=1000)
-    with quotas.admitted(who, 10_000):
-        pass
+    quotas.take(who, 10_000)
     told = refused(quotas, who)
     assert "pixel_steps_per_minute" in str(told)
     assert told.retry_after_seconds == pytest.approx(540, abs=1)
 
 
-def test_jobs_at_once_are_counted_until_they_end_however_they_end() -> None:
-    quotas, who = Quotas(Clock()), tenant(concurrent_jobs=2)
-    with quotas.admitted(who, 1), quotas.admitted(who, 1):
-        assert "concurrent_jobs is 2" in str(refused(quotas, who))
-        with quotas.admitted(tenant("bob", concurrent_jobs=1), 1):
-            pass
-    with pytest.raises(ZeroDivisionError), quotas.admitted(who, 1):
-        raise ZeroDivisionError
-    with quotas.admitted(who, 1), quotas.admitted(who, 1):
-        pass
+def test_what_is_undone_was_never_taken() -> None:
+    quotas, who = Quotas(Clock()), tenant(requests_per_minute=1, pixel_steps_per_minute=1000)
+    quotas.take(who, 3000)
+    quotas.undo(who, 3000)
+    quotas.take(who, 1000)
+    refused(quotas, who)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from services.domain.stages import Capacity
 from services.gateway.agreement import agreeing
 from services.gateway.routing import (
+    able_replicas,
     choose_model,
     common_store,
     incompatible_replicas,
@@ -16,7 +17,13 @@ from services.gateway.routing import (
 )
 from tests.unit.domain.examples import STORE, capacity
 from triptych.domain.acceleration import CacheMethod, CacheSupport, TeaCache
-from triptych.domain.errors import ConfigurationError, ModelNotFound, StageLoading, StageUnavailable
+from triptych.domain.errors import (
+    ConfigurationError,
+    ModelNotFound,
+    StageLoading,
+    StageUnavailable,
+    TensorRefused,
+)
 from triptych.domain.model import Fingerprint, Stage
 
 OTHER_STORE = f"shm:{'6' * 32}"
@@ -175,7 +182,7 @@ def test_each_model_may_live_in_a_store_of_its_own() -> None:
     pools = _pools([here, there], [here, there], [here, there])
     for name, store in (("a", STORE), ("b", OTHER_STORE)):
         assert common_store(name, pools) == store
-        assert least_busy([here, there], name, store).last_capacity is not None
+        assert len(able_replicas([here, there], Stage.VAE, name, store)) == 1
 
 
 def test_of_several_common_stores_the_one_with_the_least_busy_denoiser_is_chosen() -> None:
@@ -199,24 +206,29 @@ def test_a_draining_replica_does_not_decide_on_the_store() -> None:
 def test_the_least_busy_replica_is_chosen() -> None:
     busy = _up("a", running_requests=1, queued_requests=3)
     idle = _up("a", running_requests=1, queued_requests=1)
-    assert least_busy([busy, idle, busy], "a", STORE) is idle
+    assert least_busy([busy, idle, busy]) is idle
 
 
 def test_requests_since_the_last_report_count_as_well() -> None:
     chosen = Known(_up("a", running_requests=1).last_capacity, assigned=2)
     other = _up("a", running_requests=2)
-    assert least_busy([chosen, other], "a", STORE) is other
+    assert least_busy([chosen, other]) is other
 
 
 def test_replicas_that_cannot_serve_are_passed_over_however_idle() -> None:
     able = _up("a", running_requests=9)
     others = [DOWN, _up("b"), _up("a", store=OTHER_STORE), _up("a", draining=True), _up()]
-    assert least_busy([*others, able], "a", STORE) is able
+    assert able_replicas([*others, able], Stage.VAE, "a", STORE) == [able]
 
 
 def test_no_replica_left_is_unavailable() -> None:
-    with pytest.raises(StageUnavailable, match="no working replica holds a"):
-        least_busy([DOWN, _up("b")], "a", STORE)
+    with pytest.raises(StageUnavailable, match="no working vae holds a"):
+        able_replicas([DOWN, _up("b")], Stage.VAE, "a", STORE)
+
+
+def test_replicas_of_other_stores_alone_cannot_read_what_is_there() -> None:
+    with pytest.raises(TensorRefused, match="no working vae of a uses the tensor store"):
+        able_replicas([_up("a", store=OTHER_STORE)], Stage.VAE, "a", STORE)
 
 
 known = st.just(DOWN) | st.builds(
@@ -242,8 +254,8 @@ def test_a_route_is_found_or_refused_for_a_reason(
     except (StageUnavailable, ModelNotFound, ConfigurationError):
         return
     # Once there is a model and a store for it, every stage has a replica for both.
-    for each in pools.values():
-        chosen = least_busy(each, model.name, store).last_capacity
+    for stage, each in pools.items():
+        chosen = least_busy(able_replicas(each, stage, model.name, store)).last_capacity
         assert chosen is not None
         assert not chosen.draining
         assert chosen.tensor_store == store

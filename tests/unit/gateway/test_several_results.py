@@ -3,65 +3,25 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 
 import pytest
 
 from services.domain.job_event import ArtifactChunk, JobEvent
-from services.gateway.access import ANYBODY
-from services.gateway.merged import merged
-from services.gateway.pipeline import Pipeline
-from services.gateway.quotas import Quotas
-from services.gateway.replicas import ReplicaPools
-from tests.unit.domain.examples import REQUEST_ID
-from tests.unit.gateway.kept_artifacts import results
-from tests.unit.gateway.scripted_stages import ScriptedCluster
-from triptych.domain.deadline import Deadline
-from triptych.domain.errors import StageUnavailable, TriptychError
+from services.gateway.together import together
+from tests.unit.gateway.scripted_gateway import ScriptedGateway
+from triptych.domain.errors import DeadlineExceeded, TriptychError
 from triptych.domain.events import StepCompleted
 from triptych.domain.generation import GenerationRequest
 from triptych.domain.generation_result import GenerationResult
 
 REQUEST = GenerationRequest(prompt="a red circle", seed=5, num_images=3)
-RELEASED = [[("default", REQUEST_ID)]] * 3
-
-
-async def _ignore(serving: bool) -> None:
-    pass
-
-
-class Painter:
-    """A pipeline over scripted stages."""
-
-    def __init__(self) -> None:
-        self.cluster = stages = ScriptedCluster()
-        self.pools = ReplicaPools(
-            [stages.encoder], [stages.denoiser], [stages.vae], poll_seconds=60, on_change=_ignore
-        )
-        self.pipeline = Pipeline(self.pools, Quotas(), results())
-
-    def generate(self) -> AsyncGenerator[JobEvent, None]:
-        return self.pipeline.generate(
-            REQUEST, tenant=ANYBODY, job_id=REQUEST_ID, deadline=Deadline.after(600)
-        )
-
-    async def all_of(self) -> list[JobEvent]:
-        async with aclosing(self.generate()) as events:
-            return [event async for event in events]
-
-    @property
-    def releases(self) -> list[list[tuple[str, str]]]:
-        return [stage.releases for stage in self.cluster.stages.values()]
 
 
 @asynccontextmanager
-async def _painter() -> AsyncIterator[Painter]:
-    painter = Painter()
-    await painter.pools.look()
-    async with asyncio.timeout(30):
+async def _painter() -> AsyncIterator[ScriptedGateway]:
+    painter = ScriptedGateway(REQUEST)
+    async with painter.running():
         yield painter
-        await painter.pipeline.close()
-        assert [stage.running for stage in painter.cluster.stages.values()] == [0, 0, 0]
 
 
 async def test_the_prompt_is_encoded_once_and_each_result_has_the_next_seed() -> None:
@@ -83,12 +43,10 @@ async def test_artifacts_come_in_order_and_each_says_which_it_is() -> None:
     assert [artifact.index for artifact in result.artifacts] == [0, 1, 2]
     assert len({artifact.artifact_id for artifact in result.artifacts}) == 3
     described = [event.artifact for event in events if isinstance(event, ArtifactChunk)]
-    assert [artifact for artifact in described if artifact] == [
-        replace(artifact, expire_time=None) for artifact in result.artifacts
-    ]
+    assert [artifact for artifact in described if artifact] == list(result.artifacts)
     steps = [event.image_index for event in events if isinstance(event, StepCompleted)]
     assert sorted(set(steps)) == [0, 1, 2]
-    assert painter.releases == RELEASED
+    assert painter.cluster.releases == [[painter.released]] * 3
 
 
 async def test_a_prompt_that_a_language_model_writes_by_the_seed_is_written_for_each() -> None:
@@ -101,10 +59,10 @@ async def test_a_prompt_that_a_language_model_writes_by_the_seed_is_written_for_
 
 async def test_a_result_that_fails_ends_the_others_and_leaves_nothing() -> None:
     async with _painter() as painter:
-        painter.cluster.denoiser.fails = StageUnavailable("the denoiser is down")
-        with pytest.raises(TriptychError, match="is down"):
+        painter.cluster.denoiser.fails = DeadlineExceeded("it took too long")
+        with pytest.raises(TriptychError, match="too long"):
             await painter.all_of()
-    assert painter.releases == RELEASED
+    assert painter.cluster.releases == [[painter.released]] * 3
 
 
 async def test_whoever_leaves_stops_every_result() -> None:
@@ -116,7 +74,7 @@ async def test_whoever_leaves_stops_every_result() -> None:
             await painter.cluster.denoiser.reached.wait()
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
-    assert painter.releases == RELEASED
+    assert painter.cluster.releases == [[painter.released]] * 3
 
 
 async def _drain(events: AsyncGenerator[JobEvent, None]) -> None:
@@ -124,20 +82,18 @@ async def _drain(events: AsyncGenerator[JobEvent, None]) -> None:
         pass
 
 
-async def test_merged_sources_are_all_closed_when_one_fails() -> None:
-    closed = []
+async def test_the_first_failure_ends_all_that_is_done_together() -> None:
+    ended = []
 
-    async def source(name: str, fails: bool) -> AsyncGenerator[str, None]:
+    async def part(name: str, fails: bool) -> str:
         try:
-            yield name
             if fails:
                 raise ValueError(name)
             await asyncio.Event().wait()
         finally:
-            closed.append(name)
+            ended.append(name)
+        return name
 
-    events = merged([source("a", fails=False), source("b", fails=True)])
-    assert [await anext(events), await anext(events)] == ["a", "b"]
     with pytest.raises(ValueError, match="b"):
-        await anext(events)
-    assert sorted(closed) == ["a", "b"]
+        await together(part("a", fails=False), part("b", fails=True), part("c", fails=False))
+    assert sorted(ended) == ["a", "b", "c"]

@@ -11,7 +11,7 @@ from services.rpc.fence import Fence, FencedCall
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import DeadlineExceeded, Superseded
 
-LATER = Deadline.after(3600)
+LATER = Deadline.after(24 * 3600)
 
 
 @dataclass(frozen=True)

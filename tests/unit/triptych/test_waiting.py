@@ -1,12 +1,10 @@
 """How long `triptych generate` waits for a cluster that is starting."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from triptych.cli import generate as module
-from triptych.cli.connection import Connection
 from triptych.errors import UnavailableError
 from triptych.status import Failure
 
@@ -19,7 +17,7 @@ class Starting:
         self.said: list[str] = []
         self._reason = reason
 
-    async def generate(self, prompt: str, **told: object) -> str:
+    async def generate(self, prompt: str) -> str:
         if self.left:
             self.left -= 1
             said = "the vae is loading its model; repeat the request later"
@@ -35,8 +33,7 @@ class Starting:
 
 async def _drawn(cluster: Any, wait: float, monkeypatch: pytest.MonkeyPatch) -> object:
     monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.001)
-    order = module._Order("a cat", {}, 60.0, wait, Path("cat.png"), False, Connection())
-    return await module._patiently(cluster, order, cluster)
+    return await module._patiently(lambda: cluster.generate("a cat"), wait, cluster)
 
 
 async def test_a_cluster_that_is_starting_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -7,13 +7,9 @@ from typing import Any
 import pytest
 
 from services.domain.job_event import ArtifactChunk, JobEvent
-from services.gateway.access import ANYBODY
-from services.gateway.pipeline import Pipeline
-from services.gateway.quotas import Quotas
-from services.gateway.replicas import ReplicaPools
-from tests.unit.domain.examples import ARTIFACT, REQUEST_ID
-from tests.unit.gateway.kept_artifacts import results
-from tests.unit.gateway.scripted_stages import CONDITIONING, LATENTS, ScriptedCluster
+from tests.unit.domain.examples import ARTIFACT
+from tests.unit.gateway.scripted_gateway import ScriptedGateway
+from tests.unit.gateway.scripted_stages import CONDITIONING, LATENTS
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import (
     Cancelled,
@@ -25,18 +21,17 @@ from triptych.domain.errors import (
     StageUnavailable,
     TensorNotFound,
     TriptychError,
-    Unavailable,
 )
 from triptych.domain.events import Accepted, StageCompleted, StageStarted, StepCompleted
 from triptych.domain.generation import MAX_SEED, GenerationRequest
 from triptych.domain.generation_result import GenerationResult
+from triptych.domain.job import JobState
 from triptych.domain.model import Stage
 
 REQUEST = GenerationRequest(prompt="a red circle", seed=7)
 DRAWN = replace(ARTIFACT, latents_checksum_xxh3=77)
 """As the gateway gives it on: beside the latents that it was decoded of."""
 
-RELEASED = ("default", REQUEST_ID)
 STAGES = ["encoder", "denoiser", "vae"]
 EVENTS = [
     "Accepted",
@@ -47,56 +42,18 @@ EVENTS = [
     "StepCompleted",
     "StageCompleted denoiser",
     "StageStarted vae",
-    "ArtifactChunk",
-    "ArtifactChunk",
     "StageCompleted vae",
+    "ArtifactChunk",
     "GenerationResult",
 ]
 each_stage = pytest.mark.parametrize("stage", STAGES)
 
 
-class Gateway:
-    """A pipeline over scripted stages."""
-
-    def __init__(self) -> None:
-        self.cluster = ScriptedCluster()
-        self.pools = ReplicaPools(
-            [self.cluster.encoder],
-            [self.cluster.denoiser],
-            [self.cluster.vae],
-            poll_seconds=60,
-            on_change=_ignore,
-        )
-        self.pipeline = Pipeline(self.pools, Quotas(), results())
-
-    def generate(
-        self, request: GenerationRequest = REQUEST, deadline: Deadline | None = None
-    ) -> AsyncGenerator[JobEvent, None]:
-        return self.pipeline.generate(
-            request,
-            tenant=ANYBODY,
-            job_id=REQUEST_ID,
-            deadline=deadline or Deadline.after(600),
-        )
-
-    async def all_of(self, request: GenerationRequest = REQUEST) -> list[JobEvent]:
-        async with aclosing(self.generate(request)) as events:
-            return [event async for event in events]
-
-
 @asynccontextmanager
-async def _gateway() -> AsyncIterator[Gateway]:
-    gateway = Gateway()
-    await gateway.pools.look()
-    async with asyncio.timeout(30):
+async def _gateway(**told: Any) -> AsyncIterator[ScriptedGateway]:
+    gateway = ScriptedGateway(REQUEST, **told)
+    async with gateway.running():
         yield gateway
-        # Whatever happened, nothing is left at work.
-        await gateway.pipeline.close()
-        assert [each.running for each in gateway.cluster.stages.values()] == [0, 0, 0]
-
-
-async def _ignore(serving: bool) -> None:
-    pass
 
 
 def _name(event: JobEvent) -> str:
@@ -124,7 +81,8 @@ async def test_each_stage_gets_what_the_one_before_it_made() -> None:
             *cluster.denoiser.requests,
             *cluster.vae.requests,
         ]
-        assert {(each.request_id, each.tenant) for each in asked} == {(REQUEST_ID, "default")}
+        assert {(each.tenant, each.request_id) for each in asked} == {gateway.released}
+        assert {each.attempt for each in asked} == {1}
         assert all(each.parameters == parameters for each in asked)
         assert cluster.denoiser.requests[0].conditioning == CONDITIONING
         assert cluster.vae.requests[0].latents == LATENTS
@@ -149,10 +107,13 @@ async def test_the_result_tells_what_was_done() -> None:
     )
 
 
-async def test_the_artifact_comes_in_chunks_of_which_the_first_describes_it() -> None:
+async def test_the_artifacts_bytes_come_before_the_result_and_are_described() -> None:
     async with _gateway() as gateway:
-        chunks = [each for each in await gateway.all_of() if isinstance(each, ArtifactChunk)]
-    assert chunks == [ArtifactChunk(DRAWN, 0, b"abcd"), ArtifactChunk(None, 4, b"ef")]
+        (chunk,) = [each for each in await gateway.all_of() if isinstance(each, ArtifactChunk)]
+    assert chunk.artifact is not None
+    assert chunk.artifact.expire_time
+    assert replace(chunk.artifact, expire_time=None) == DRAWN
+    assert (chunk.offset_bytes, chunk.data) == (0, b"abcdef")
 
 
 async def test_a_seed_is_drawn_where_none_was_asked_and_every_program_can_hold_it() -> None:
@@ -180,35 +141,55 @@ async def test_everything_is_released_before_success_is_told() -> None:
 
         reading = asyncio.create_task(read())
         await gateway.cluster.vae.release_asked.wait()
-        assert seen == EVENTS[:-1]
+        assert "GenerationResult" not in seen
         gateway.cluster.vae.may_release.set()
         await reading
         assert seen == EVENTS
-        assert gateway.cluster.releases == [[RELEASED]] * 3
+        assert gateway.cluster.releases == [[gateway.released]] * 3
 
 
 @each_stage
 @pytest.mark.parametrize(
     "error",
     [
-        QueueFull("stage", 3, 2.0),
         DeadlineExceeded("late"),
+        InvalidRequest.of("prompt", "has too many tokens"),
         RemoteFailure("it broke", status="ABORTED", reason="OTHER"),
-        TriptychError("a defect"),
-        RuntimeError("a bug"),
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_a_stage_fails_at_passes_unchanged_and_everything_is_released(
-    stage: str, error: Exception
+async def test_what_is_not_tried_again_passes_unchanged_and_everything_is_released(
+    stage: str, error: TriptychError
 ) -> None:
     async with _gateway() as gateway:
         gateway.cluster.stages[stage].fails = error
-        with pytest.raises(type(error)) as caught:
+        with pytest.raises(TriptychError) as caught:
             await gateway.all_of()
-        assert caught.value is error
-        await gateway.pipeline.close()
-        assert gateway.cluster.releases == [[RELEASED]] * 3
+        told = caught.value
+        assert (told.status, told.reason, str(told)) == (error.status, error.reason, str(error))
+        assert tuple(told.violations) == tuple(error.violations)
+        await gateway.settle()
+        assert gateway.cluster.releases == [[gateway.released]] * 3
+
+
+@each_stage
+async def test_a_defect_is_told_bare_and_everything_is_released(stage: str) -> None:
+    async with _gateway() as gateway:
+        gateway.cluster.stages[stage].fails = RuntimeError("a bug")
+        with pytest.raises(TriptychError, match="failed at the job") as caught:
+            await gateway.all_of()
+        assert caught.value.status == "INTERNAL"
+        await gateway.settle()
+        assert gateway.cluster.releases == [[gateway.released]] * 3
+
+
+@pytest.mark.parametrize("stage", ["encoder", "denoiser"])
+async def test_a_stream_is_told_at_once_that_a_stage_is_full(stage: str) -> None:
+    async with _gateway() as gateway:
+        gateway.cluster.stages[stage].refuses = QueueFull(stage, 3, 2.0)
+        with pytest.raises(TriptychError) as caught:
+            await gateway.all_of()
+        assert (caught.value.reason, caught.value.retry_after_seconds) == ("QUEUE_FULL", 2.0)
 
 
 @pytest.mark.parametrize("stage", ["denoiser", "vae"])
@@ -220,27 +201,39 @@ async def test_what_a_stage_fails_at_passes_unchanged_and_everything_is_released
     ],
     ids=["in this process", "in another process"],
 )
-async def test_lost_tensors_make_the_request_repeatable(stage: str, error: TriptychError) -> None:
+async def test_lost_tensors_are_made_again(stage: str, error: TriptychError) -> None:
     async with _gateway() as gateway:
-        gateway.cluster.stages[stage].fails = error
-        with pytest.raises(Unavailable, match="repeat the request") as caught:
+        gateway.cluster.stages[stage].fails_once(error)
+        events = [_name(event) for event in await gateway.all_of()]
+        assert events[-1] == "GenerationResult"
+        # Steps that are taken again are not told again.
+        assert events.count("StepCompleted") == 2
+        cluster = gateway.cluster
+        asked = len(cluster.encoder.requests), len(cluster.denoiser.requests)
+        assert asked == ((2, 2) if stage == "denoiser" else (1, 2))
+
+
+async def test_tensors_that_are_lost_again_and_again_make_the_request_repeatable() -> None:
+    async with _gateway() as gateway:
+        gateway.cluster.denoiser.fails = TensorNotFound("tensors: gone")
+        with pytest.raises(TriptychError, match="repeat the request") as caught:
             await gateway.all_of()
-        assert caught.value.retry_after_seconds is not None
-        await gateway.pipeline.close()
-        assert gateway.cluster.releases == [[RELEASED]] * 3
+        assert caught.value.status == "UNAVAILABLE"
+        assert len(gateway.cluster.encoder.requests) == 4
 
 
-@pytest.mark.parametrize("count", range(1, len(EVENTS) + 1))
+@pytest.mark.parametrize("count", range(1, len(EVENTS)))
 async def test_whoever_leaves_after_any_event_leaves_nothing_behind(count: int) -> None:
     async with _gateway() as gateway:
         events = gateway.generate()
         for name in EVENTS[:count]:
             assert _name(await anext(events)) == name
         await events.aclose()
-        await gateway.pipeline.close()
-        # Nothing is stored before the encoder is asked.
-        expected = [] if count == 1 else [RELEASED]
-        assert gateway.cluster.releases == [expected] * 3
+        await gateway.settle()
+        # By a worker that had begun with it, or not at all.
+        assert all(set(each) <= {gateway.released} for each in gateway.cluster.releases)
+        record = await gateway.ledger.get(gateway.keys[-1])
+        assert record.state.has_ended
 
 
 @each_stage
@@ -253,39 +246,25 @@ async def test_a_cancelled_task_stops_the_stage_at_work_and_releases(stage: str)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        await gateway.settle()
         assert at_work.running == 0
-        await gateway.pipeline.close()
-        assert gateway.cluster.releases == [[RELEASED]] * 3
+        assert gateway.cluster.releases == [[gateway.released]] * 3
 
 
 async def test_whoever_leaves_need_not_wait_for_the_release() -> None:
     async with _gateway() as gateway:
         gateway.cluster.encoder.may_release.clear()
+        gateway.cluster.denoiser.waits = True
         events = gateway.generate()
         await anext(events)
-        await anext(events)
+        await gateway.cluster.denoiser.reached.wait()
         await events.aclose()
-        closing = asyncio.create_task(gateway.pipeline.close())
         await gateway.cluster.encoder.release_asked.wait()
-        assert not closing.done()
-        gateway.cluster.encoder.may_release.set()
-        await closing
-
-
-async def test_a_release_goes_on_when_nobody_waits_for_it_any_more() -> None:
-    async with _gateway() as gateway:
-        gateway.cluster.vae.may_release.clear()
-        task = asyncio.create_task(gateway.all_of())
-        await gateway.cluster.vae.release_asked.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        closing = asyncio.create_task(gateway.pipeline.close())
+        settling = asyncio.create_task(gateway.settle())
         await asyncio.sleep(0)
-        assert not closing.done()
-        gateway.cluster.vae.may_release.set()
-        await closing
-        assert gateway.cluster.releases == [[RELEASED]] * 3
+        assert not settling.done()
+        gateway.cluster.encoder.may_release.set()
+        await settling
 
 
 @each_stage
@@ -293,7 +272,7 @@ async def test_a_stage_that_hangs_over_the_release_costs_no_result(stage: str) -
     async with _gateway() as gateway:
         at_fault = gateway.cluster.stages[stage]
         at_fault.may_release.clear()
-        async with aclosing(gateway.generate(deadline=Deadline.after(1))) as events:
+        async with aclosing(gateway.generate(seconds=1)) as events:
             assert [_name(event) async for event in events] == EVENTS
         at_fault.may_release.set()
 
@@ -305,18 +284,16 @@ async def test_a_stage_that_cannot_release_keeps_neither_the_others_nor_the_resu
     async with _gateway() as gateway:
         gateway.cluster.stages[stage].release_fails = StageUnavailable("it is down")
         assert _name((await gateway.all_of())[-1]) == "GenerationResult"
-        assert gateway.cluster.releases == [[RELEASED]] * 3
+        assert gateway.cluster.releases == [[gateway.released]] * 3
 
 
 @each_stage
 async def test_stages_get_a_little_less_time_than_the_client_gave(stage: str) -> None:
     deadline = Deadline.after(600)
     async with _gateway() as gateway:
-        async with aclosing(gateway.generate(deadline=deadline)) as events:
-            async for _ in events:
-                pass
+        await gateway.all_of()
         (given,) = gateway.cluster.stages[stage].deadlines
-        assert 0 < deadline.monotonic_time - given.monotonic_time < 1
+        assert -0.5 < deadline.monotonic_time - given.monotonic_time < 1
 
 
 async def test_a_denoiser_that_ends_without_latents_is_a_failure() -> None:
@@ -324,8 +301,9 @@ async def test_a_denoiser_that_ends_without_latents_is_a_failure() -> None:
         gateway.cluster.denoiser.ends_early = True
         with pytest.raises(TriptychError, match="the denoiser ended without latents"):
             await gateway.all_of()
-        await gateway.pipeline.close()
-        assert gateway.cluster.releases == [[RELEASED]] * 3
+        assert len(gateway.cluster.denoiser.requests) == 3
+        await gateway.settle()
+        assert gateway.cluster.releases == [[gateway.released]] * 3
 
 
 @pytest.mark.parametrize("media", [(b"abcd",), (b"abcd", b"efg")])
@@ -355,6 +333,7 @@ async def test_a_request_that_is_refused_reaches_no_stage(
 
 async def test_two_jobs_do_not_mix() -> None:
     async with _gateway() as gateway:
+        gateway.cluster.vae.artifact_id = None
         first, second = await asyncio.gather(gateway.all_of(), gateway.all_of())
         assert [_name(each) for each in first] == [_name(each) for each in second] == EVENTS
         assert sum(isinstance(each, StepCompleted) for each in first) == 2
@@ -363,5 +342,6 @@ async def test_two_jobs_do_not_mix() -> None:
 async def test_a_denoiser_that_cancels_of_its_own_is_no_success() -> None:
     async with _gateway() as gateway:
         gateway.cluster.denoiser.fails = Cancelled("cancelled by name")
-        with pytest.raises(Cancelled):
+        with pytest.raises(TriptychError, match="cancelled by name"):
             await gateway.all_of()
+        assert (await gateway.ledger.get(gateway.keys[-1])).state is JobState.FAILED
