@@ -26,10 +26,11 @@ LONG_SECONDS = 15
 UP = "http://prometheus:9090/api/v1/query?query=up"
 ASK = f"import urllib.request as r; print(r.urlopen({UP!r}).read().decode())"
 NOTES = (
-    "`make test-docker` with {engine}, Compose {compose}. Gateway, encoder, denoiser, VAE, Redis"
-    " and Prometheus are containers of docker-compose.yml, on a network of its own. Pictures are"
-    " asked for with `triptych generate --target` at the port that it publishes, and compared by"
-    " the checksums of pixels and latents with those of `--topology fused` outside any container.",
+    "`make test-docker` with {engine}, Compose {compose}. Gateway, encoder, denoiser, VAE, Redis,"
+    " the ledger's and Prometheus are containers of docker-compose.yml, on a network of its own."
+    " Pictures are asked for with `triptych generate --target` at the port that it publishes, and"
+    " compared by the checksums of pixels and latents with those of `--topology fused` outside any"
+    " container.",
     "A container is killed by SIGKILL to its main process, from outside; its time lasts until the"
     " engine has restarted it, its health check passes, and the gateway finds all stages ready;"
     " for a moment it may then still refuse a request and ask to repeat it, as after Redis. The"
@@ -142,7 +143,7 @@ def test_prometheus_reaches_every_process_by_its_name(project: Composition) -> N
     assert until(lambda: reached() == set(PROCESSES), 60, 1), reached()
 
 
-@pytest.mark.parametrize("service", [*PROCESSES, "redis"])
+@pytest.mark.parametrize("service", [*PROCESSES, "redis", "ledger"])
 def test_a_container_that_is_killed_comes_back_and_the_same_bits_are_drawn(
     project: Composition, fused: dict[str, Any], record: Record, service: str, tmp_path: Path
 ) -> None:
@@ -176,7 +177,7 @@ def test_a_stop_lets_a_running_request_finish_and_every_process_ends_well(
         said = [line["event"] for line in project.log("gateway")]
         # It was still drawn when the signal came.
         assert said[-3:] == ["draining", "completed", "stopped"], said
-        for each in (*PROCESSES, "redis", "prometheus"):
+        for each in (*PROCESSES, "redis", "ledger", "prometheus"):
             assert project.inspect(each)["State"]["ExitCode"] == 0, each
         for each in PROCESSES:
             # Nothing but a stop has these said; a rank may have the last word.

@@ -22,6 +22,22 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- .Values.clusterSecret.existingSecret | default (printf "%s-cluster" (include "triptych.name" .)) -}}
 {{- end -}}
 
+{{/* Of the server that keeps jobs: the chart's own, or yours; nothing if yours asks for none. */}}
+{{- define "triptych.ledgerSecretName" -}}
+{{- if eq .Values.jobs.keptIn "valkey" -}}
+{{- .Values.jobs.valkey.existingSecret | default (printf "%s-ledger" (include "triptych.name" .)) -}}
+{{- else if eq .Values.jobs.keptIn "external" -}}
+{{- .Values.jobs.external.existingSecret -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "triptych.ledgerPort" -}}6379{{- end -}}
+
+{{/* What is answered to is on the volume, and nothing is ever evicted: a full server refuses. */}}
+{{- define "triptych.ledgerOptions" -}}
+--dir /data --save '' --appendonly yes --appendfsync always --maxmemory {{ .Values.jobs.valkey.maxMemory }} --maxmemory-policy noeviction
+{{- end -}}
+
 {{/* What cannot work together ends here, in a sentence. */}}
 {{- define "triptych.check" -}}
 {{- $redis := .Values.store.redis -}}
@@ -31,15 +47,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if and (eq .Values.topology "colocated") $redis.host -}}
 {{- fail "topology colocated keeps tensors in each pod's memory; leave store.redis.host empty, or use disaggregated" -}}
 {{- end -}}
-{{- if or (eq $redis.host "localhost" "::1") (hasPrefix "127." $redis.host) -}}
-{{- fail (printf "store.redis.host is %s, where each pod reaches only itself; allowed is a host that all pods reach" $redis.host) -}}
-{{- end -}}
-{{- if and $redis.username (not $redis.existingSecret) -}}
-{{- fail "store.redis.username needs store.redis.existingSecret with its password" -}}
-{{- end -}}
-{{- if and $redis.caSecret (not $redis.tls) -}}
-{{- fail "store.redis.caSecret has no effect without store.redis.tls" -}}
-{{- end -}}
+{{- include "triptych.checkServer" (dict "server" $redis "name" "store.redis") -}}
+{{- include "triptych.checkJobs" . -}}
 {{- if not (or (hasPrefix "/" .Values.model.source) .Values.model.cacheClaim) -}}
 {{- fail (printf "model.source is %s, a repository of the hub, and model.cacheClaim is empty, where what is fetched would be kept; allowed is also a directory, by its full path" .Values.model.source) -}}
 {{- end -}}
@@ -76,6 +85,40 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{/* A server of yours: server, name (of its values). */}}
+{{- define "triptych.checkServer" -}}
+{{- $server := .server -}}
+{{- if or (eq $server.host "localhost" "::1") (hasPrefix "127." $server.host) -}}
+{{- fail (printf "%s.host is %s, where each pod reaches only itself; allowed is a host that all pods reach" .name $server.host) -}}
+{{- end -}}
+{{- if and $server.username (not $server.existingSecret) -}}
+{{- fail (printf "%s.username needs %s.existingSecret with its password" .name .name) -}}
+{{- end -}}
+{{- if and $server.caSecret (not $server.tls) -}}
+{{- fail (printf "%s.caSecret has no effect without %s.tls" .name .name) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "triptych.checkJobs" -}}
+{{- $jobs := .Values.jobs -}}{{- $artifacts := .Values.gateway.artifacts -}}
+{{- if and (eq $jobs.keptIn "memory") (gt (int .Values.gateway.replicas) 1) -}}
+{{- fail (printf "gateway.replicas is %d and jobs.keptIn is memory, where each gateway knows its own jobs alone; allowed is one gateway, or jobs.keptIn valkey or external" (int .Values.gateway.replicas)) -}}
+{{- end -}}
+{{- if and (ne $jobs.keptIn "memory") (hasPrefix "memory:" $artifacts.url) -}}
+{{- fail (printf "jobs.keptIn is %s and gateway.artifacts.url is %s, where what jobs drew ends with a gateway and no other one finds it; allowed is a directory of a claim, or s3:" $jobs.keptIn $artifacts.url) -}}
+{{- end -}}
+{{- if and (eq $jobs.keptIn "external") (not $jobs.external.host) -}}
+{{- fail "jobs.keptIn external needs jobs.external.host" -}}
+{{- end -}}
+{{- if and (ne $jobs.keptIn "external") $jobs.external.host -}}
+{{- fail (printf "jobs.external.host has no effect with jobs.keptIn %s; set that to external" $jobs.keptIn) -}}
+{{- end -}}
+{{- if and (eq .Values.topology "disaggregated") (eq $jobs.external.host .Values.store.redis.host) (eq (int $jobs.external.port) (int .Values.store.redis.port)) -}}
+{{- fail (printf "jobs.external and store.redis are one server, %s; the one has to keep all it is told on its disk, and the other nothing" $jobs.external.host) -}}
+{{- end -}}
+{{- include "triptych.checkServer" (dict "server" $jobs.external "name" "jobs.external") -}}
+{{- end -}}
+
 {{- define "triptych.checkNodes" -}}
 {{- $ranks := include "triptych.ranks" . | int -}}{{- $nodes := int .Values.denoiser.nodes -}}
 {{- if and (include "triptych.grouped" .) (eq .Values.topology "colocated") -}}
@@ -105,16 +148,33 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
 {{- define "triptych.storeUrl" -}}
-{{- $redis := .Values.store.redis -}}
 {{- if eq .Values.topology "colocated" -}}
 shm:///dev/shm/triptych
 {{- else -}}
-{{- $options := list -}}
-{{- if $redis.username -}}{{- $options = append $options (printf "username=%s" $redis.username) -}}{{- end -}}
-{{- if $redis.existingSecret -}}{{- $options = append $options "password_file=/run/redis/password" -}}{{- end -}}
-{{- if $redis.caSecret -}}{{- $options = append $options "ca_file=/run/redis-ca/ca.crt" -}}{{- end -}}
-{{ ternary "rediss" "redis" $redis.tls }}://{{ $redis.host }}:{{ $redis.port }}{{ if $options }}?{{ join "&" $options }}{{ end }}
+{{ include "triptych.serverUrl" (dict "server" .Values.store.redis "mount" "/run/redis") }}
 {{- end -}}
+{{- end -}}
+
+{{- define "triptych.jobsUrl" -}}
+{{- if eq .Values.jobs.keptIn "memory" -}}
+memory:
+{{- else if eq .Values.jobs.keptIn "valkey" -}}
+{{- $host := include "triptych.setName" (dict "root" . "component" "ledger") -}}
+{{- $own := dict "host" $host "port" (include "triptych.ledgerPort" .) "existingSecret" "made" -}}
+{{ include "triptych.serverUrl" (dict "server" $own "mount" "/run/ledger") }}
+{{- else -}}
+{{- $fsync := printf "fsync=%s" .Values.jobs.external.fsync -}}
+{{ include "triptych.serverUrl" (dict "server" .Values.jobs.external "mount" "/run/ledger" "options" (list $fsync)) }}
+{{- end -}}
+{{- end -}}
+
+{{/* Of a Redis or Valkey server: server, mount (of its secrets), options. */}}
+{{- define "triptych.serverUrl" -}}
+{{- $server := .server -}}{{- $options := .options | default list -}}
+{{- if $server.username -}}{{- $options = append $options (printf "username=%s" $server.username) -}}{{- end -}}
+{{- if $server.existingSecret -}}{{- $options = append $options (printf "password_file=%s/password" .mount) -}}{{- end -}}
+{{- if $server.caSecret -}}{{- $options = append $options (printf "ca_file=%s-ca/ca.crt" .mount) -}}{{- end -}}
+{{ ternary "rediss" "redis" ($server.tls | default false) }}://{{ $server.host }}:{{ $server.port }}{{ if $options }}?{{ join "&" $options }}{{ end }}
 {{- end -}}
 
 {{/* Where the model's manifest is; nothing if there is none. */}}
