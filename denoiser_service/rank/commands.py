@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from services.domain.checkpoint import Checkpoint
 from services.domain.tensor_ref import TensorRef
 from services.observability.tracing import TRACEPARENT_LENGTH
 from triptych.domain.cache_statistics import BranchDecision
@@ -33,24 +34,6 @@ class _Traced(_Message):
     trace: Annotated[str, Field(max_length=TRACEPARENT_LENGTH)] | None = None
 
 
-class Checkpoint(_Message):
-    """A request between two of its steps, as its ranks have stored it.
-
-    Attributes:
-        step: how many were done.
-        degrees: how they were spread over the ranks.
-        seconds: that storing it took, of the rank for which it took longest.
-        parts: by the number of the rank that stored it: the first holds the latents, and each what
-            that rank's cache keeps; None of a rank whose cache keeps nothing. An answer of one rank
-            holds its own alone.
-    """
-
-    step: Annotated[int, Field(ge=0)]
-    degrees: ParallelDegrees = ONE_RANK
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    parts: Annotated[tuple[TensorRef | None, ...], Field(min_length=1)]
-
-
 class Prepare(_Traced):
     """Draw the noise and keep the request's state until it is finished or aborted.
 
@@ -59,8 +42,8 @@ class Prepare(_Traced):
         image_index: which of the request's results it is.
         shares_steps: whether it may be told to take its steps together with other requests.
         remaining_seconds: until when its latents may be wanted, from now.
-        resume: what to go on from; None to begin. The ranks release it when they save the next one,
-            or have no need of it any more.
+        resume: what to go on from; None to begin. The ranks release it as those that they save
+            themselves.
     """
 
     kind: Literal["prepare"] = "prepare"
@@ -111,17 +94,27 @@ class Save(_Message):
 
 
 class Finish(_Traced):
-    """Store a request's latents and forget it."""
+    """Store a request's latents and forget it.
+
+    Attributes:
+        kept: see Abort.
+    """
 
     kind: Literal["finish"] = "finish"
     request_id: str
+    kept: Annotated[int, Field(ge=0)] | None = None
 
 
 class Abort(_Message):
-    """Forget a request."""
+    """Forget a request.
+
+    Attributes:
+        kept: the step of a checkpoint that is kept for whoever goes on; others are released.
+    """
 
     kind: Literal["abort"] = "abort"
     request_id: str
+    kept: Annotated[int, Field(ge=0)] | None = None
 
 
 Command = Annotated[Prepare | Step | StepBatch | Save | Finish | Abort, Field(discriminator="kind")]
@@ -178,8 +171,8 @@ class Stepped(_Message):
         held_bytes: of the request's state and cache.
         preview: what the loop is heading for, if one is due and could be stored.
         batch_key: see Prepared; None after the last step.
-        saved: what was stored beside the steps since the last answer, by rank, of each its own
-            part; None of those that have nothing new, and empty if none has.
+        saved: what was stored beside the steps since the last answer, by rank, of each with its
+            own part alone; None of those that have nothing new, and empty if none has.
     """
 
     kind: Literal["stepped"] = "stepped"
@@ -199,7 +192,7 @@ class Saved(_Message):
     """The answer to Save; a request that could not be saved goes on nonetheless.
 
     Attributes:
-        checkpoint: None if it is stored beside the next steps.
+        checkpoint: of one rank with its own part alone; None if it is stored beside the next steps.
     """
 
     kind: Literal["saved"] = "saved"

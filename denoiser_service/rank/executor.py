@@ -129,6 +129,6 @@ class RankExecutor:
             case Save():
                 return self._stage.save(command.request_id, command.kept, wait=command.wait)
             case Finish():
-                return self._stage.finish(command.request_id)
+                return self._stage.finish(command.request_id, command.kept)
             case Abort():
-                return self._stage.abort(command.request_id)
+                return self._stage.abort(command.request_id, command.kept)

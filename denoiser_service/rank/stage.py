@@ -13,7 +13,6 @@ import xxhash
 from denoiser_service.rank.acceleration.session import Session, open_session
 from denoiser_service.rank.commands import (
     Aborted,
-    Checkpoint,
     Finished,
     Prepared,
     Saved,
@@ -25,6 +24,7 @@ from denoiser_service.rank.parallel.mesh import RankMesh
 from denoiser_service.rank.parallel.model import ParallelModel
 from denoiser_service.rank.stored_checkpoints import StoredCheckpoints
 from denoiser_service.rank.stored_previews import StoredPreviews
+from services.domain.checkpoint import Checkpoint
 from services.domain.stages import DenoiseRequest
 from services.loaded_models.stage_model import StageModel
 from services.model_ports.forwards import Rows
@@ -287,8 +287,12 @@ class DenoiseStage:
         seconds = time.perf_counter() - began
         return Saved(request_id=request_id, checkpoint=checkpoint, transfer_seconds=seconds)
 
-    def finish(self, request_id: str) -> Finished:
+    def finish(self, request_id: str, kept: int | None = None) -> Finished:
         """Stores a request's latents, for the caller to release, and forgets it.
+
+        Args:
+            request_id: which.
+            kept: see abort.
 
         Raises:
             NotFound: no such request is here.
@@ -310,7 +314,7 @@ class DenoiseStage:
         if self._stores:
             identity = {"tenant": request.tenant, "request_id": request.request_id}
             ref = self._store.put(latents, **identity, deadline=running.deadline)
-        running.checkpoints.release()
+        running.checkpoints.release(kept)
         return Finished(
             request_id=request_id,
             latents=ref,
@@ -319,15 +323,19 @@ class DenoiseStage:
             transfer_seconds=time.perf_counter() - ran,
         )
 
-    def abort(self, request_id: str) -> Aborted:
+    def abort(self, request_id: str, kept: int | None = None) -> Aborted:
         """Forgets a request.
+
+        Args:
+            request_id: which.
+            kept: the step of a checkpoint that is kept for whoever goes on; others are released.
 
         Raises:
             NotFound: no such request is here.
         """
         running = self._take(request_id)
         running.previews.release()
-        running.checkpoints.release()
+        running.checkpoints.release(kept)
         return Aborted(request_id=request_id, completed_steps=running.state.completed_steps)
 
     def _take(self, request_id: str) -> _Running:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from denoiser_service.rank.acceleration.session import Session
-from denoiser_service.rank.commands import Checkpoint
+from services.domain.checkpoint import Checkpoint, CheckpointPart
 from services.domain.stages import DenoiseRequest
 from services.domain.tensor_ref import TensorRef
 from services.model_ports.stages import DenoiserState, Tensors
 from services.observability.logs import get_logger
 from services.tensor_store.tensor_store import TensorStore
 from triptych.domain.deadline import Deadline
-from triptych.domain.errors import InvalidRequest, TriptychError
+from triptych.domain.errors import InvalidRequest, TensorRefused, TriptychError
 from triptych.domain.parallel import ParallelDegrees
 
 _log = get_logger(__name__)
@@ -141,40 +141,53 @@ class StoredCheckpoints:
             computed, whatever they would have reused.
 
         Raises:
-            InvalidRequest: it is none of this request.
+            InvalidRequest, TensorRefused: it is none of this request.
             TriptychError: a part of it is gone.
         """
-        first, *_ = parts = checkpoint.parts
+        self._check_scope(checkpoint)
+        first = checkpoint.part(0)
         if first is None:
             raise InvalidRequest.of("checkpoint", "its first part holds no latents")
         with self._store.get(first, **self._identity) as tensors:
             state.restore(tensors)
-        if state.completed_steps != checkpoint.step:
+        completed = checkpoint.completed_steps
+        if state.completed_steps != completed:
             raise InvalidRequest.of(
                 "checkpoint",
-                f"step is {checkpoint.step}; its tensors are of step {state.completed_steps}",
+                f"completed_steps is {completed}; its tensors are of step {state.completed_steps}",
             )
         # Whoever wrote them may be gone: they are released by those who go on.
         ranks = self._degrees.ranks
-        adopted = [part for part in parts[self._number :: ranks] if part is not None]
-        self._parts.setdefault(checkpoint.step, []).extend(adopted)
-        if session is None or checkpoint.step == 0:
+        self._parts.setdefault(completed, []).extend(
+            part.tensors for part in checkpoint.parts if part.rank % ranks == self._number
+        )
+        if session is None or completed == 0:
             return True
-        if (checkpoint.degrees, len(parts)) != (self._degrees, ranks):
+        if checkpoint.degrees != self._degrees:
             return session.restore(self._components, {})
-        if (own := parts[self._number]) is None:
+        if (own := checkpoint.part(self._number)) is None:
             return True
         with self._store.get(own, **self._identity) as tensors:
             return session.restore(self._components, tensors)
 
-    def release(self) -> None:
-        """Releases all of a request that needs none any more."""
+    def release(self, kept: int | None = None) -> None:
+        """Releases all of a request that is not here any more, but for one.
+
+        Args:
+            kept: after how many steps that one was saved.
+        """
         if self._writing is not None:
             # Whatever is still being stored is released by whoever stores it.
             self._writing.stored.add_done_callback(self._discard)
             self._writing = None
-        for step in list(self._parts):
+        for step in self._parts.keys() - {kept}:
             self._release(self._parts.pop(step))
+
+    def _check_scope(self, checkpoint: Checkpoint) -> None:
+        """Raises TensorRefused unless all of it is what this request has stored."""
+        own = tuple(self._identity.values())
+        if any((part.tensors.tenant, part.tensors.request_id) != own for part in checkpoint.parts):
+            raise TensorRefused("checkpoint: it belongs to another tenant or request")
 
     def _tensors(self, state: DenoiserState, session: Session | None) -> dict[str, torch.Tensor]:
         tensors = dict(state.save()) if self._number == 0 else {}
@@ -194,7 +207,8 @@ class StoredCheckpoints:
         return [self._parts.pop(saved) for saved in list(self._parts) if saved not in (step, kept)]
 
     def _checkpoint(self, step: int, part: TensorRef | None, seconds: float) -> Checkpoint:
-        return Checkpoint(step=step, degrees=self._degrees, seconds=seconds, parts=(part,))
+        parts = () if part is None else (CheckpointPart(self._number, part),)
+        return Checkpoint(step, parts, self._degrees, seconds)
 
     def _discard(self, stored: Future[_Stored]) -> None:
         if not stored.cancelled() and stored.exception() is None:

@@ -204,7 +204,8 @@ class RankGeneration:
         """Has a request forgotten by the ranks that took it in, where others failed to."""
         if not all(isinstance(reply, Failed) for reply in replies):
             # To all, as every command; those that do not hold it say so.
-            await self._replies(Abort(request_id=command.request_id))
+            kept = None if command.resume is None else command.resume.completed_steps
+            await self._replies(Abort(request_id=command.request_id, kept=kept))
 
     def _hurry(self, bound: asyncio.Timeout) -> None:
         self._hurried = True

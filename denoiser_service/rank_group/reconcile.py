@@ -1,10 +1,10 @@
 """One reply out of those of all ranks. Pure; loads no torch."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from denoiser_service.rank.commands import (
     Abort,
-    Checkpoint,
     Command,
     Failed,
     Finished,
@@ -15,7 +15,7 @@ from denoiser_service.rank.commands import (
     Step,
     Stepped,
 )
-from services.domain.tensor_ref import TensorRef
+from services.domain.checkpoint import Checkpoint
 from triptych.domain.cache_statistics import BranchDecision
 
 
@@ -53,18 +53,17 @@ def reconcile(command: Command, replies: Sequence[Reply]) -> Reply:
         recomputes = any(reply.recomputes for reply in replies if isinstance(reply, Prepared))
         return first.model_copy(update={"recomputes": recomputes})
     if isinstance(first, Saved) and first.checkpoint is not None:
-        parts = [part for reply in replies if isinstance(reply, Saved) for part in _parts(reply)]
-        seconds = max(_seconds(reply) for reply in replies if isinstance(reply, Saved))
-        whole = first.checkpoint.model_copy(update={"parts": tuple(parts), "seconds": seconds})
+        saved = [reply.checkpoint for reply in replies if isinstance(reply, Saved)]
+        whole = Checkpoint.of_ranks([each for each in saved if each is not None])
         return first.model_copy(update={"checkpoint": whole})
     if isinstance(first, Stepped):
         stepped = [reply for reply in replies if isinstance(reply, Stepped)]
         decisions = _united([reply.decisions for reply in stepped])
-        saved: tuple[Checkpoint | None, ...] = ()
+        news: tuple[Checkpoint | None, ...] = ()
         if any(reply.saved for reply in stepped):
             # Each writes in its own time.
-            saved = tuple(reply.saved[0] if reply.saved else None for reply in stepped)
-        return first.model_copy(update={"decisions": decisions, "saved": saved})
+            news = tuple(reply.saved[0] if reply.saved else None for reply in stepped)
+        return first.model_copy(update={"decisions": decisions, "saved": news})
     return first
 
 
@@ -88,22 +87,13 @@ def _agreed(reply: Reply) -> Reply:
             its = {"seconds": 0, "decisions": (), "held_bytes": 0, "preview": None, "saved": ()}
             return reply.model_copy(update=its)
         case Saved():
-            none = {"parts": (), "seconds": 0}
-            bare = reply.checkpoint and reply.checkpoint.model_copy(update=none)
+            bare = reply.checkpoint and replace(reply.checkpoint, parts=(), store_seconds=0.0)
             return reply.model_copy(update={"checkpoint": bare, "transfer_seconds": 0})
         case Finished():
             # The checksum stays: every rank holds the whole latents, and they are equal.
             untimed = {"run_seconds": 0, "transfer_seconds": 0, "latents": None}
             return reply.model_copy(update=untimed)
     return reply
-
-
-def _parts(saved: Saved) -> tuple[TensorRef | None, ...]:
-    return () if saved.checkpoint is None else saved.checkpoint.parts
-
-
-def _seconds(saved: Saved) -> float:
-    return 0.0 if saved.checkpoint is None else saved.checkpoint.seconds
 
 
 def _united(

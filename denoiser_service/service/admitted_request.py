@@ -8,6 +8,7 @@ from denoiser_service.service.cache_statistics import always_computed_share, cac
 from denoiser_service.service.event_log import EventLog
 from denoiser_service.service.resumption import Resumption
 from denoiser_service.service.room import Candidate, Leaving
+from services.domain.checkpoint import Checkpoint
 from services.domain.stages import Denoised, DenoiseRequest, DenoiseStarted, PreviewLatents
 from services.domain.tensor_ref import TensorRef
 from services.rpc.fence import FencedCall
@@ -34,9 +35,11 @@ class AdmittedRequest:
         checkpoint_steps: see Resumption.
 
     Attributes:
-        resumption: what it goes on from when its ranks are lost.
+        resumption: what it goes on from, here when its ranks are lost, or elsewhere.
+        hands_over: whether another denoiser is to go on with it.
         log: its events.
-        stored: what its ranks have stored and told of, some of which may be released by now.
+        stored: what its ranks have stored and told of, but for checkpoints; some of it may be
+            released by now.
         ranks: those that hold its state; None while it waits in the queue.
         held_bytes: what they keep of it now.
     """
@@ -54,7 +57,8 @@ class AdmittedRequest:
     ) -> None:
         self.call = call
         self.request = request
-        self.resumption = Resumption(checkpoint_steps)
+        self.resumption = Resumption(checkpoint_steps, request.resume_from)
+        self.hands_over = False
         self.deadline = deadline
         self.trace = trace
         self.log = EventLog()
@@ -63,7 +67,7 @@ class AdmittedRequest:
         self.ranks: Ranks | None = None
         self.last_turn = 0
         self.total_steps = 0
-        self.completed_steps = 0
+        self.completed_steps = self.resumption.step
         self.held_bytes = 0
         self._told_steps = 0
         self._size_bytes = size_bytes
@@ -107,7 +111,7 @@ class AdmittedRequest:
             return 0
         # Known of a request that waits is what it asked for.
         total = self.total_steps or self.request.parameters.steps
-        return total - self.completed_steps
+        return max(0, total - self.completed_steps)
 
     def candidate(self) -> Candidate:
         """The request as admission and the policy see it."""
@@ -120,6 +124,7 @@ class AdmittedRequest:
             size_bytes=self.size_bytes,
             done=self.resident and self.completed_steps == self.total_steps,
             batch_key=self._batch_key,
+            hands_over=self.hands_over,
         )
 
     def begin(self, ranks: Ranks) -> None:
@@ -148,7 +153,9 @@ class AdmittedRequest:
         self._batch_key = reply.batch_key
         self._run_seconds += reply.seconds
         self.resumption.stepped(reply.seconds)
-        self.resumption.take(reply.saved)
+        if (checkpoint := self.resumption.take(reply.saved)) is not None:
+            # From now on it is its caller's, who may have another denoiser go on.
+            self.log.append(checkpoint)
         if reply.step <= self._told_steps:
             # Taken again: its caller has had it.
             return
@@ -161,6 +168,11 @@ class AdmittedRequest:
         if reply.preview is not None:
             self.stored.append(reply.preview)
             self.log.append(PreviewLatents(reply.step, reply.preview))
+
+    def saved(self, checkpoint: Checkpoint) -> None:
+        """The ranks stored it before its next step, for another denoiser to go on."""
+        self.resumption.saved(checkpoint)
+        self.log.append(checkpoint)
 
     def lost(self) -> bool:
         """Its ranks are gone; whether it waits for others, or ends."""

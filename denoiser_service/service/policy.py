@@ -1,6 +1,6 @@
 """What the ranks do next: a pure function over the requests, testable without a cluster."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -47,7 +47,14 @@ class Drop:
     reason: Leaving
 
 
-Turn = Prepare | Step | Finish | Drop
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """A request leaves with its checkpoint, for another denoiser to go on."""
+
+    request_id: str
+
+
+Turn = Prepare | Step | Finish | Drop | HandOver
 
 
 def concerned(turn: Turn) -> tuple[str, ...]:
@@ -72,13 +79,13 @@ class Policy:
     def next_turn(self, candidates: Sequence[Candidate]) -> Turn | None:
         """The next turn, whole; None when there is nothing to do.
 
-        Requests that leave go first: that frees their memory. A waiting request is prepared only if
-        the ranks have room for it. Where steps are taken together, requests that are done and
+        Requests that leave go first: that frees their memory. Those that are handed over follow,
+        whether the ranks hold them or not. A waiting request is prepared only if the ranks have
+        room for it. Where steps are taken together, requests that are done and
         requests that enter go before any step: that costs little, and some may join the step.
         """
-        for candidate in candidates:
-            if candidate.leaving is not None:
-                return Drop(candidate.request_id, candidate.leaving)
+        if (leaves := next(_leaves(candidates), None)) is not None:
+            return leaves
         residents = [candidate for candidate in candidates if candidate.resident]
         entering = self.room.entering(candidates)
         eligible = [*residents, *entering]
@@ -111,3 +118,12 @@ class Policy:
         if self.order is Order.FIFO:
             return candidate.arrival, 0
         return candidate.last_turn, candidate.arrival
+
+
+def _leaves(candidates: Sequence[Candidate]) -> Iterator[Turn]:
+    for candidate in candidates:
+        if candidate.leaving is not None:
+            yield Drop(candidate.request_id, candidate.leaving)
+    for candidate in candidates:
+        if candidate.hands_over and not candidate.done:
+            yield HandOver(candidate.request_id)

@@ -38,7 +38,7 @@ class DenoiserReplica:
     async def denoise(
         self, request: DenoiseRequest, deadline: Deadline
     ) -> AsyncGenerator[DenoiseEvent, None]:
-        """Yields DenoiseStarted, a StepCompleted per step, then Denoised. Closing it cancels."""
+        """See services.domain.stages.Denoiser."""
         with Tracked(Stage.DENOISER, StageTask.DENOISE) as tracked:
             if (ranks := self._ranks.current) is not None:
                 check_holds((ranks.ready.loaded,), request.parameters)
@@ -96,8 +96,8 @@ class DenoiserReplica:
         return await never
 
     def drain(self) -> None:
-        """Refuses further work; what is admitted finishes."""
-        self._scheduler.draining = True
+        """Refuses further work; what is admitted finishes, or is handed over."""
+        self._scheduler.drain()
 
     async def close(self) -> None:
         """Ends the ranks."""

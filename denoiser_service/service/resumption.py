@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from denoiser_service.rank.commands import Checkpoint
+from services.domain.checkpoint import Checkpoint
 
 _MAX_FRUITLESS: Final = 3
 """Losses without a step that was not done before, until the request itself is suspected."""
@@ -20,24 +20,30 @@ class Resumption:
     Args:
         every: after how many steps it is saved; 0 for a request that ends with its ranks, None to
             have it decided by what storing it takes.
+        checkpoint: what it goes on from at first.
 
     Attributes:
         checkpoint: the last one that all ranks have stored; None to begin anew.
     """
 
-    def __init__(self, every: int | None) -> None:
+    def __init__(self, every: int | None, checkpoint: Checkpoint | None = None) -> None:
         self._every = every
-        self.checkpoint: Checkpoint | None = None
-        self._begun_at = 0
+        self.checkpoint = checkpoint
+        self._begun_at = self.step
         self._steps, self._step_seconds = 0, 0.0
         self._parts: dict[int, dict[int, Checkpoint]] = {}
-        self._reached = 0
+        self._reached = self.step
         self._fruitless = 0
 
     @property
     def step(self) -> int:
         """After how many steps it goes on."""
-        return 0 if self.checkpoint is None else self.checkpoint.step
+        return 0 if self.checkpoint is None else self.checkpoint.completed_steps
+
+    @property
+    def kept(self) -> int | None:
+        """The step of the checkpoint that the ranks are to keep, if there is one."""
+        return None if self.checkpoint is None else self.step
 
     @property
     def _saves(self) -> bool:
@@ -51,7 +57,7 @@ class Resumption:
         if self.checkpoint is None or not self._step_seconds:
             return _FIRST
         mean = self._step_seconds / self._steps
-        return max(1, math.ceil(self.checkpoint.seconds / (_BUDGET * mean)))
+        return max(1, math.ceil(self.checkpoint.store_seconds / (_BUDGET * mean)))
 
     def stepped(self, seconds: float) -> None:
         """A step took so many seconds."""
@@ -71,24 +77,29 @@ class Resumption:
         """The ranks were told to save it."""
         self._begun_at = completed
 
-    def take(self, saved: Sequence[Checkpoint | None]) -> None:
+    def take(self, saved: Sequence[Checkpoint | None]) -> Checkpoint | None:
         """Some ranks have stored their parts.
 
         Args:
             saved: by rank; None of those that have nothing new.
+
+        Returns:
+            The checkpoint that counts from now on, if it is another one than before.
         """
+        before = self.checkpoint
         for number, own in enumerate(saved):
-            if own is None or own.step <= self.step:
+            if own is None or own.completed_steps <= self.step:
                 continue
-            parts = self._parts.setdefault(own.step, {})
+            parts = self._parts.setdefault(own.completed_steps, {})
             parts[number] = own
             if len(parts) == own.degrees.ranks:
-                whole = tuple(part for rank in range(len(parts)) for part in parts[rank].parts)
-                seconds = max(part.seconds for part in parts.values())
-                self.checkpoint = own.model_copy(update={"parts": whole, "seconds": seconds})
-                self._parts = {
-                    step: later for step, later in self._parts.items() if step > own.step
-                }
+                self.saved(Checkpoint.of_ranks([parts[rank] for rank in range(len(parts))]))
+        return None if self.checkpoint is before else self.checkpoint
+
+    def saved(self, checkpoint: Checkpoint) -> None:
+        """All ranks have stored it."""
+        self.checkpoint = checkpoint
+        self._parts = {step: later for step, later in self._parts.items() if step > self.step}
 
     def lost(self, completed: int) -> bool:
         """Its ranks are gone; whether others are to try it.

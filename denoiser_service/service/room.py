@@ -25,6 +25,7 @@ class Candidate:
         last_turn: number of the turn it last had, or of the last turn before it arrived.
         size_bytes: what the ranks keep of it, or will.
         done: whether all of its steps are.
+        hands_over: whether another denoiser is to go on with it, unless it is done.
         batch_key: equal for requests that can take their next step together; None for those that
             cannot.
     """
@@ -36,6 +37,7 @@ class Candidate:
     last_turn: int = 0
     size_bytes: int = 0
     done: bool = False
+    hands_over: bool = False
     batch_key: str | None = None
 
 

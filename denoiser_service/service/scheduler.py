@@ -7,7 +7,7 @@ from contextlib import aclosing
 from denoiser_service.rank_group.port import RankGroup
 from denoiser_service.service.admission import Admission, Refuse
 from denoiser_service.service.admitted_request import AdmittedRequest
-from denoiser_service.service.policy import Drop, Policy, Turn, concerned
+from denoiser_service.service.policy import Drop, HandOver, Policy, Turn, concerned
 from denoiser_service.service.turns import Turns
 from services.domain.stages import Denoised, DenoiseEvent, DenoiseRequest
 from services.rpc.fence import Fence, FencedCall
@@ -89,7 +89,7 @@ class StepScheduler:
     async def denoise(
         self, request: DenoiseRequest, deadline: Deadline, trace: str | None = None
     ) -> AsyncGenerator[DenoiseEvent, None]:
-        """Yields DenoiseStarted, a StepCompleted per step, then Denoised. Closing it cancels.
+        """See services.domain.stages.Denoiser; closing it cancels.
 
         Args:
             request: what to denoise.
@@ -98,6 +98,7 @@ class StepScheduler:
 
         Raises:
             StageUnavailable: draining.
+            HandedOver: it was drained, and another one can go on.
             Superseded: a later attempt of the request has come.
             AlreadyExists: a request of this id is being denoised.
             Unavailable: a request of this id, which has no attempt, is leaving.
@@ -119,6 +120,13 @@ class StepScheduler:
             self._changed.set()
             if admitted.log.succeeded and not handed_over:
                 self._turns.release_later(admitted)
+
+    def drain(self) -> None:
+        """Takes in no further requests, and hands over those that others can go on with."""
+        self.draining = True
+        for admitted in self.requests:
+            admitted.hands_over = admitted.request.can_hand_over
+        self._changed.set()
 
     def cancel(self, request_id: str) -> int:
         """Stops a request, all of its results, at the next step; returns the steps it has done.
@@ -143,8 +151,8 @@ class StepScheduler:
             turn = self._policy.next_turn([request.candidate() for request in self.requests])
             if turn is None:
                 await self._changed.wait()
-            elif self._ranks.current is None and not isinstance(turn, Drop):
-                # While the ranks are being rebuilt, those who give up must not fill the queue.
+            elif self._ranks.current is None and not isinstance(turn, Drop | HandOver):
+                # While the ranks are being rebuilt, those who leave must not fill the queue.
                 await run_until_first_ends(self._ranks.wait_ready(), self._changed.wait())
             else:
                 await self._run(turn)

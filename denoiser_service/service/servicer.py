@@ -18,7 +18,7 @@ from triptych.v1 import denoiser_service_pb2, denoiser_service_pb2_grpc
 
 # A long video takes minutes; a caller without a deadline must not hold the ranks for ever.
 _DEFAULT_SECONDS = 3600.0
-_UNSERVED = ("scheduling", "resume_from", "checkpoint_every_steps", "can_hand_over")
+_UNSERVED = ("scheduling", "checkpoint_every_steps")
 
 
 class DenoiserServicer(denoiser_service_pb2_grpc.DenoiserServiceServicer):

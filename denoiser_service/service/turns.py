@@ -7,7 +7,15 @@ from denoiser_service.rank import commands
 from denoiser_service.rank_group.port import RankGroup, Ranks
 from denoiser_service.service.admission import check
 from denoiser_service.service.admitted_request import AdmittedRequest
-from denoiser_service.service.policy import Drop, Finish, Prepare, Step, Turn, concerned
+from denoiser_service.service.policy import (
+    Drop,
+    Finish,
+    HandOver,
+    Prepare,
+    Step,
+    Turn,
+    concerned,
+)
 from denoiser_service.service.room import Leaving
 from services.domain.tensor_ref import TensorRef
 from services.observability.logs import get_logger
@@ -15,6 +23,7 @@ from services.observability.metrics import RESUMPTIONS
 from triptych.domain.errors import (
     Cancelled,
     DeadlineExceeded,
+    HandedOver,
     RanksLost,
     Superseded,
     TriptychError,
@@ -65,20 +74,25 @@ class Turns:
         """
         having = [requests[request_id] for request_id in concerned(turn)]
         try:
-            match turn:
-                case Drop():
-                    await self._drop(having[0], turn.reason)
-                case Prepare():
-                    await self._prepare(having[0])
-                case Step():
-                    await self._step(having)
-                case Finish():
-                    await self._finish(having[0])
+            await self._execute(turn, having)
         except RanksLost as error:
             _lose(requests.values(), error)
         except TriptychError as error:
             for request in having:
                 request.log.fail(error)
+
+    async def _execute(self, turn: Turn, having: Sequence[AdmittedRequest]) -> None:
+        match turn:
+            case Drop():
+                await self._drop(having[0], turn.reason)
+            case Prepare():
+                await self._prepare(having[0])
+            case Step():
+                await self._step(having)
+            case Finish():
+                await self._finish(having[0])
+            case HandOver():
+                await self._hand_over(having[0])
 
     def end_stale(self, requests: Iterable[AdmittedRequest]) -> None:
         """Ends, or queues again, those whose ranks died between two commands."""
@@ -86,18 +100,18 @@ class Turns:
         _lose(stale, RanksLost("a rank died; repeat the request"))
 
     def release_later(self, admitted: AdmittedRequest) -> None:
-        """Releases what a request has stored itself; a store that is slow holds up no other."""
+        """Releases what a request has stored itself; a store that is slow holds up no other.
+
+        Not the last checkpoint, which was told: it is for whoever goes on.
+        """
         task = asyncio.create_task(self._released(admitted))
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
 
     async def _released(self, admitted: AdmittedRequest) -> None:
-        checkpoint = admitted.resumption.checkpoint
-        parts = () if checkpoint is None else checkpoint.parts
-        for ref in (*admitted.stored, *parts):
+        for ref in admitted.stored:
             try:
-                if ref is not None:
-                    await self._release(ref)
+                await self._release(ref)
             except TriptychError as error:
                 _log.warning("not released, will expire", request_id=admitted.id, cause=str(error))
 
@@ -143,7 +157,8 @@ class Turns:
         model = ranks.ready.loaded.model.name
         RESUMPTIONS.add(int(resume is not None), model=model, decision=decision)
         if resume is not None:
-            _log.info("resumed", request_id=admitted.id, step=resume.step, cache=decision)
+            step = resume.completed_steps
+            _log.info("resumed", request_id=admitted.id, step=step, cache=decision)
 
     async def _step(self, having: Sequence[AdmittedRequest]) -> None:
         replies = await (self._one_step(having[0]) if len(having) == 1 else self._batch(having))
@@ -160,12 +175,10 @@ class Turns:
     async def _save(self, admitted: AdmittedRequest) -> None:
         """Has the ranks begin to save a request; they say with a later step when it is stored."""
         resumption = admitted.resumption
-        kept = None if resumption.checkpoint is None else resumption.step
         resumption.begin(admitted.completed_steps)
+        save = commands.Save(request_id=admitted.id, kept=resumption.kept, wait=False)
         try:
-            await _ranks(admitted).execute(
-                commands.Save(request_id=admitted.id, kept=kept, wait=False)
-            )
+            await _ranks(admitted).execute(save)
         except RanksLost:
             raise
         except TriptychError as error:
@@ -194,10 +207,32 @@ class Turns:
         return batch.replies
 
     async def _finish(self, admitted: AdmittedRequest) -> None:
-        finish = commands.Finish(request_id=admitted.id, trace=admitted.trace)
+        kept = admitted.resumption.kept
+        finish = commands.Finish(request_id=admitted.id, trace=admitted.trace, kept=kept)
         finished = await _ranks(admitted).execute(finish)
         assert isinstance(finished, commands.Finished)
         admitted.finished(finished)
+
+    async def _hand_over(self, admitted: AdmittedRequest) -> None:
+        """Leaves a request to another denoiser; one that cannot be saved is finished here."""
+        if admitted.resident:
+            if admitted.completed_steps > admitted.resumption.step:
+                kept = admitted.resumption.kept
+                save = commands.Save(request_id=admitted.id, kept=kept)
+                try:
+                    saved = await _ranks(admitted).execute(save)
+                except RanksLost:
+                    raise
+                except TriptychError as error:
+                    _log.warning("not handed over", request_id=admitted.id, cause=str(error))
+                    admitted.hands_over = False
+                    return
+                assert isinstance(saved, commands.Saved)
+                assert saved.checkpoint is not None
+                admitted.saved(saved.checkpoint)
+            await _abort(admitted)
+        _log.info("handed over", request_id=admitted.id, step=admitted.resumption.step)
+        admitted.log.fail(HandedOver("the denoiser is draining; another one goes on"))
 
     async def _drop(self, admitted: AdmittedRequest, reason: Leaving) -> None:
         try:
@@ -228,7 +263,8 @@ def _ranks(admitted: AdmittedRequest) -> Ranks:
 async def _abort(admitted: AdmittedRequest) -> None:
     """Has the ranks forget a request; what they cannot forget any more, they do not hold."""
     try:
-        await _ranks(admitted).execute(commands.Abort(request_id=admitted.id))
+        kept = admitted.resumption.kept
+        await _ranks(admitted).execute(commands.Abort(request_id=admitted.id, kept=kept))
     except RanksLost:
         raise
     except TriptychError as error:

@@ -1,6 +1,7 @@
 """From where a request goes on, at this denoiser or at another one."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from annotated_types import Interval
@@ -40,6 +41,19 @@ class Checkpoint:
     parts: tuple[CheckpointPart, ...]
     degrees: ParallelDegrees = ONE_RANK
     store_seconds: Annotated[float, Interval(ge=0)] = 0.0
+
+    @classmethod
+    def of_ranks(cls, each: Sequence["Checkpoint"]) -> "Checkpoint":
+        """The whole one, of what the ranks of a group have stored after the same step.
+
+        Args:
+            each: with one rank's part, or none, by the ranks' numbers; at least one.
+        """
+        return replace(
+            each[0],
+            parts=tuple(part for one in each for part in one.parts),
+            store_seconds=max(one.store_seconds for one in each),
+        )
 
     def part(self, rank: int) -> TensorRef | None:
         """What a rank has stored; None if it had nothing to store."""

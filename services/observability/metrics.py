@@ -289,8 +289,8 @@ RESUMPTIONS: Final = Counter(
     "triptych.denoiser.resumptions",
     "{request}",
     ("model", "decision"),
-    "Requests that went on from a checkpoint after their ranks were lost, their cache restored or"
-    " recomputed.",
+    "Requests that went on from a checkpoint, after their ranks were lost or from another denoiser,"
+    " their cache restored or recomputed.",
 )
 READY_REPLICAS: Final = Gauge(
     "triptych.gateway.ready.replicas",

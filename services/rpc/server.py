@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -108,8 +108,11 @@ class ServiceServer:
         for name in self._services:
             await self._health.set(name, serving=serving)
 
-    async def run(self) -> None:
+    async def run(self, on_draining: Callable[[], None] = lambda: None) -> None:
         """Returns when a signal asked for the end and running calls have finished or timed out.
+
+        Args:
+            on_draining: called as soon as the end is asked for.
 
         Raises:
             StageUnavailable: the end came by `fail`.
@@ -122,6 +125,7 @@ class ServiceServer:
         if self._failure is not None:
             seconds = min(seconds, _LAST_WORDS_SECONDS)
         _log.info("draining", seconds=seconds)
+        on_draining()
         await self._health.end()
         await self.grpc.stop(seconds)
         _log.info("stopped")

@@ -69,7 +69,7 @@ class StageHost:
             await self.server.set_serving(serving=serving)
             with watched_load(self._replica.load), watched_fullness(self._calls.store):
                 await run_until_first_ends(
-                    self.server.run(),
+                    self.server.run(self._replica.drain),
                     self.server.fail_when(self._replica.broken()),
                     sweep_forever(self._calls, self._sweep_seconds),
                 )

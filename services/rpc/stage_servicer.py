@@ -35,7 +35,7 @@ class LocalReplica(Replica, Protocol):
         ...
 
     def drain(self) -> None:
-        """Refuses further work; what is admitted finishes."""
+        """Refuses further work; what is admitted finishes, or is handed over."""
         ...
 
     async def broken(self) -> StageUnavailable:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from denoiser_service.rank.commands import Checkpoint, Prepared
+from denoiser_service.rank.commands import Prepared
 from denoiser_service.rank.stage import DenoiseStage
+from services.domain.checkpoint import Checkpoint
 from services.domain.stages import DenoiseRequest
 from services.loaded_models.loading import load_denoiser
 from tests.conformance.gallery import Gallery
@@ -88,7 +89,7 @@ def resumed(
 ) -> tuple[DenoiseStage, Prepared]:
     stage = DenoiseStage(split.denoiser, split.store)
     prepared = stage.prepare(request, resume=checkpoint)
-    assert prepared.completed_steps == checkpoint.step
+    assert prepared.completed_steps == checkpoint.completed_steps
     return stage, prepared
 
 

@@ -12,6 +12,7 @@ from denoiser_service.service.policy import Order, Policy
 from denoiser_service.service.room import Room
 from denoiser_service.service.scheduler import StepScheduler
 from denoiser_service.service.turns import Release, Turns
+from services.domain.checkpoint import Checkpoint
 from services.domain.stages import DenoiseEvent, DenoiseRequest
 from services.domain.tensor_ref import TensorRef
 from services.model_ports.sizes import Residency
@@ -64,12 +65,18 @@ class Scheduling:
         cache: Cache = NO_CACHE,
         image_index: int = 0,
         attempt: int = 0,
+        resume_from: Checkpoint | None = None,
+        can_hand_over: bool = False,
         **changes: object,
     ) -> AsyncGenerator[DenoiseEvent, None]:
         changes |= {"steps": steps, "cache": cache}
         parameters = replace(PARAMETERS, **changes)
         request = DenoiseRequest(
-            *(name, "default", parameters, TENSOR_REF), image_index=image_index, attempt=attempt
+            *(name, "default", parameters, TENSOR_REF),
+            image_index=image_index,
+            attempt=attempt,
+            resume_from=resume_from,
+            can_hand_over=can_hand_over,
         )
         return self.scheduler.denoise(request, deadline or Deadline.after(600))
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from denoiser_service.rank.commands import (
     Abort,
     Aborted,
-    Checkpoint,
     Command,
     Failed,
     Finish,
@@ -23,6 +22,7 @@ from denoiser_service.rank.commands import (
     Stepped,
     SteppedBatch,
 )
+from services.domain.checkpoint import Checkpoint, CheckpointPart
 from services.domain.tensor_ref import TensorRef
 from tests.unit.domain.examples import CAPABILITIES, MODEL, STORE, TENSOR_REF, loaded
 from triptych.domain.acceleration import CacheMethod, CacheSupport
@@ -39,6 +39,12 @@ READY = RankReady(loaded=replace(loaded(), model=_MODEL), tensor_store=STORE, pi
 async def _nothing(command: Command) -> None:
     # As real ranks do, let everybody else go on meanwhile.
     await asyncio.sleep(0)
+
+
+def checkpoint_after(steps: int) -> Checkpoint:
+    """What they say that they have stored of a request."""
+    stored = TENSOR_REF.model_copy(update={"key": f"{steps:032x}"})
+    return Checkpoint(steps, (CheckpointPart(0, stored),))
 
 
 class ScriptedGeneration:
@@ -62,6 +68,8 @@ class ScriptedRanks:
         held_bytes: what they say that they keep of each request.
         batch_key: what they say of those that are not done.
         failing: requests whose next step fails, if others take it too.
+        kept: of requests that have left, after how many steps the checkpoint was taken that was
+            not to be released.
     """
 
     def __init__(self) -> None:
@@ -76,6 +84,7 @@ class ScriptedRanks:
         self.batch_key: str | None = None
         self.failing: set[str] = set()
         self.previews: dict[int, TensorRef] = {}
+        self.kept: dict[str, int | None] = {}
         self._steps: dict[str, list[int]] = {}
         self._saved: dict[str, Checkpoint] = {}
         self._rebuilt = asyncio.Event()
@@ -106,7 +115,7 @@ class ScriptedRanks:
         if self.current is not generation:
             raise RanksLost("a rank died; repeat the request")
         if isinstance(command, Prepare):
-            resumed = 0 if command.resume is None else command.resume.step
+            resumed = 0 if command.resume is None else command.resume.completed_steps
             self._steps[command.request_id] = [resumed, command.parameters.steps]
             self.most_resident = max(self.most_resident, len(self._steps))
         if isinstance(command, StepBatch):
@@ -162,10 +171,17 @@ class ScriptedRanks:
             case Step():
                 return self._step(request_id)
             case Save():
-                self._saved[request_id] = Checkpoint(step=done, parts=(TENSOR_REF,))
-                return Saved(request_id=request_id, checkpoint=None, transfer_seconds=0.0)
+                saved = checkpoint_after(done)
+                if not command.wait:
+                    self._saved[request_id] = saved
+                return Saved(
+                    request_id=request_id,
+                    checkpoint=saved if command.wait else None,
+                    transfer_seconds=0.0,
+                )
             case Finish():
                 del self._steps[request_id]
+                self.kept[request_id] = command.kept
                 return Finished(
                     request_id=request_id,
                     latents=TENSOR_REF.model_copy(update={"request_id": request_id}),
@@ -175,4 +191,5 @@ class ScriptedRanks:
                 )
             case Abort():
                 del self._steps[request_id]
+                self.kept[request_id] = command.kept
                 return Aborted(request_id=request_id, completed_steps=done)

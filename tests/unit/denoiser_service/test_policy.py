@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from denoiser_service.service.policy import (
     Drop,
     Finish,
+    HandOver,
     Order,
     Policy,
     Prepare,
@@ -92,6 +93,24 @@ def test_who_leaves_from_the_queue_needs_no_room(order: Order) -> None:
     late = _candidate(2, leaving=Leaving.DEADLINE_PASSED)
     candidates = [_candidate(1, resident=True, last_turn=3), late]
     assert _turn(candidates, order, Room(1)) == Drop("r2", Leaving.DEADLINE_PASSED)
+
+
+@both_orders
+def test_who_is_handed_over_follows_those_who_leave_resident_or_not(order: Order) -> None:
+    stays = _candidate(1, resident=True)
+    for handed_over in (
+        _candidate(2, resident=True, last_turn=9, hands_over=True),
+        _candidate(3, hands_over=True),
+    ):
+        candidates = [stays, handed_over, _candidate(4, leaving=Leaving.CANCELLED)]
+        assert _turn(candidates, order, Room(1)) == Drop("r4", Leaving.CANCELLED)
+        assert _turn(candidates[:2], order, Room(1)) == HandOver(handed_over.request_id)
+
+
+@both_orders
+def test_who_is_done_is_finished_rather_than_handed_over(order: Order) -> None:
+    done = _candidate(1, resident=True, done=True, hands_over=True)
+    assert _turn([done], order) == Finish("r1")
 
 
 @both_orders

@@ -1,16 +1,19 @@
 import pytest
 
-from denoiser_service.rank.commands import Checkpoint
 from denoiser_service.service.resumption import Resumption
+from services.domain.checkpoint import Checkpoint, CheckpointPart
 from tests.unit.domain.examples import TENSOR_REF
 from triptych.domain.parallel import ParallelDegrees
 
 TWO_RANKS = ParallelDegrees(cfg=2)
 
 
-def of_two(step: int, part: object = TENSOR_REF) -> Checkpoint:
-    """One rank's part."""
-    return Checkpoint(step=step, degrees=TWO_RANKS, parts=(part,))
+FIRST, SECOND = (CheckpointPart(rank, TENSOR_REF) for rank in range(2))
+
+
+def of_two(step: int, *parts: CheckpointPart, store_seconds: float = 0.0) -> Checkpoint:
+    """What one rank has stored."""
+    return Checkpoint(step, parts, TWO_RANKS, store_seconds)
 
 
 def test_a_request_is_saved_every_so_many_steps_but_not_after_its_last() -> None:
@@ -30,10 +33,30 @@ def test_a_request_that_is_never_saved_ends_with_its_ranks() -> None:
 
 def test_a_checkpoint_counts_once_every_rank_has_stored_its_part() -> None:
     resumption = Resumption(2)
-    resumption.take([of_two(2), None])
-    assert (resumption.checkpoint, resumption.step) == (None, 0)
-    resumption.take([None, of_two(2, None)])
-    assert resumption.checkpoint == Checkpoint(step=2, degrees=TWO_RANKS, parts=(TENSOR_REF, None))
+    assert resumption.take([of_two(2, FIRST), None]) is None
+    assert (resumption.checkpoint, resumption.step, resumption.kept) == (None, 0, None)
+    whole = of_two(2, FIRST, SECOND)
+    assert resumption.take([None, of_two(2, SECOND)]) == whole
+    assert (resumption.checkpoint, resumption.kept) == (whole, 2)
+    assert resumption.take([None, None]) is None
+
+
+def test_a_checkpoint_is_whole_without_parts_of_ranks_that_had_nothing_to_store() -> None:
+    resumption = Resumption(2)
+    assert resumption.take([of_two(2, FIRST), of_two(2)]) == of_two(2, FIRST)
+
+
+def test_a_request_goes_on_from_what_it_came_with_until_it_is_saved_itself() -> None:
+    brought = Checkpoint(7, (FIRST,))
+    resumption = Resumption(3, brought)
+    assert (resumption.checkpoint, resumption.step, resumption.kept) == (brought, 7, 7)
+    assert [completed for completed in range(7, 12) if resumption.due(completed, 20)] == [10, 11]
+    assert resumption.lost(8)
+    assert resumption.checkpoint == brought
+    # Nobody got further than where it came from.
+    assert [Resumption(3, brought).lost(7) for _ in range(3)] == [True] * 3
+    resumption.forget()
+    assert (resumption.checkpoint, resumption.kept) == (None, None)
 
 
 def test_of_what_some_ranks_could_not_store_the_last_whole_one_counts() -> None:
@@ -64,7 +87,7 @@ def test_a_request_is_tried_again_until_it_gets_no_further_three_times() -> None
 def test_after_a_loss_it_is_saved_as_many_steps_after_where_it_goes_on() -> None:
     resumption = Resumption(4)
     resumption.begin(4)
-    resumption.take([Checkpoint(step=4, parts=(TENSOR_REF,))])
+    resumption.take([Checkpoint(4, (FIRST,))])
     resumption.begin(8)
     assert resumption.lost(9)
     assert not resumption.due(7, 20)
@@ -83,7 +106,7 @@ def test_a_request_is_saved_so_often_that_storing_takes_a_hundredth_of_its_time(
     for completed in range(1, 50):
         resumption.stepped(step_seconds)
         if saved and resumption.step < saved[-1]:
-            stored = Checkpoint(step=saved[-1], seconds=store_seconds, parts=(TENSOR_REF,))
+            stored = Checkpoint(saved[-1], (FIRST,), store_seconds=store_seconds)
             resumption.take([stored])
         if resumption.due(completed, 50):
             resumption.begin(completed)
@@ -95,7 +118,7 @@ def test_a_request_is_saved_so_often_that_storing_takes_a_hundredth_of_its_time(
 def test_what_the_slowest_rank_takes_decides() -> None:
     resumption = Resumption(None)
     resumption.stepped(1.0)
-    slow = of_two(4).model_copy(update={"seconds": 0.08})
+    slow = of_two(4, store_seconds=0.08)
     resumption.begin(4)
     resumption.take([of_two(4), slow])
     assert [resumption.due(completed, 50) for completed in (11, 12)] == [False, True]

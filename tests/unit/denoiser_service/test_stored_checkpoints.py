@@ -1,6 +1,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,6 @@ import torch
 from pydantic import SecretStr
 
 from denoiser_service.rank.commands import (
-    Checkpoint,
     Failed,
     Finished,
     Prepare,
@@ -22,18 +22,24 @@ from denoiser_service.rank.commands import (
 from denoiser_service.rank.executor import RankExecutor
 from denoiser_service.rank.stage import DenoiseStage
 from denoiser_service.rank_group.reconcile import RanksDisagree, reconcile
+from services.domain.checkpoint import Checkpoint, CheckpointPart
 from services.domain.stages import DenoiseRequest
 from services.domain.tensor_ref import Seal, TensorRef
 from services.tensor_store.tensor_store import TensorStore, open_store
 from tests.unit.denoiser_service.fakes import ONE, TENANT, CountingDenoiser, loaded
 from tests.unit.domain.examples import TENSOR_REF
 from tests.unit.model_ports.fake_model import parameters
-from triptych.domain.errors import InvalidRequest, NotFound, StoreFull, TensorNotFound
+from triptych.domain.errors import (
+    InvalidRequest,
+    NotFound,
+    StoreFull,
+    TensorNotFound,
+    TensorRefused,
+)
 from triptych.domain.parallel import ParallelDegrees
 
-SAVED = Saved(
-    request_id=ONE, checkpoint=Checkpoint(step=2, parts=(TENSOR_REF,)), transfer_seconds=0.5
-)
+FIRST, SECOND, THIRD = (CheckpointPart(rank, TENSOR_REF) for rank in range(3))
+SAVED = Saved(request_id=ONE, checkpoint=Checkpoint(2, (FIRST,)), transfer_seconds=0.5)
 
 
 @pytest.fixture
@@ -70,7 +76,7 @@ def test_another_stage_goes_on_from_a_checkpoint(
     store: TensorStore, request_: DenoiseRequest
 ) -> None:
     checkpoint = after(begun(store, request_), 4)
-    assert checkpoint.step == 4
+    assert checkpoint.completed_steps == 4
     other = DenoiseStage(loaded(CountingDenoiser()), store)
     prepared = other.prepare(request_, resume=checkpoint)
     assert (prepared.completed_steps, prepared.total_steps) == (4, 6)
@@ -91,13 +97,13 @@ def test_one_checkpoint_and_the_one_that_is_still_relied_upon_are_kept(
     assert held(store) == 1
     # Of two ranks the other one may have failed to save what came since.
     for _ in range(3):
-        after(stage, 1, kept=second.step)
+        after(stage, 1, kept=second.completed_steps)
         assert held(store) == 2
     assert readable(store, second)
 
 
 def readable(store: TensorStore, checkpoint: Checkpoint) -> bool:
-    first, *_ = checkpoint.parts
+    first = checkpoint.part(0)
     assert first is not None
     try:
         with store.get(first, tenant=TENANT, request_id=ONE):
@@ -121,11 +127,40 @@ def test_nothing_of_a_request_that_needs_no_checkpoint_any_more_is_kept(
     assert not readable(store, checkpoint)
 
 
+@pytest.mark.parametrize("end", ["finish", "abort"])
+def test_of_a_request_that_leaves_the_checkpoint_that_its_caller_has_is_kept_alone(
+    store: TensorStore, request_: DenoiseRequest, end: str
+) -> None:
+    stage = begun(store, request_)
+    earlier = after(stage, 5)
+    last = after(stage, 1, kept=5)
+    ended = stage.finish(ONE, 6) if end == "finish" else stage.abort(ONE, 6)
+    assert held(store) == 1 + isinstance(ended, Finished)
+    assert readable(store, last)
+    assert not readable(store, earlier)
+
+
+def test_a_request_goes_on_from_no_other_ones_checkpoint_and_releases_none_of_it(
+    store: TensorStore, request_: DenoiseRequest
+) -> None:
+    own = after(begun(store, request_), 2)
+    identity = {"tenant": "another", "request_id": ONE}
+    other = store.put({"latents": torch.ones(1, 2)}, **identity)
+    mixed = replace(own, parts=(*own.parts, CheckpointPart(1, other)))
+    stage = DenoiseStage(loaded(CountingDenoiser()), store)
+    for checkpoint in (mixed, replace(own, parts=(CheckpointPart(0, other),))):
+        with pytest.raises(TensorRefused, match="another tenant or request"):
+            stage.prepare(request_, resume=checkpoint)
+    assert readable(store, own)
+    with store.get(other, **identity):
+        pass
+
+
 def test_a_rank_that_is_not_the_first_stores_no_latents(
     store: TensorStore, request_: DenoiseRequest
 ) -> None:
     checkpoint = after(begun(store, request_, number=1), 2)
-    assert checkpoint.parts == (None,)
+    assert checkpoint.parts == ()
     assert held(store) == 0
     with pytest.raises(InvalidRequest, match="its first part holds no latents"):
         DenoiseStage(loaded(CountingDenoiser()), store).prepare(request_, resume=checkpoint)
@@ -134,8 +169,8 @@ def test_a_rank_that_is_not_the_first_stores_no_latents(
 def test_a_checkpoint_whose_tensors_are_of_another_step_is_refused(
     store: TensorStore, request_: DenoiseRequest
 ) -> None:
-    checkpoint = after(begun(store, request_), 2).model_copy(update={"step": 3})
-    with pytest.raises(InvalidRequest, match="step is 3; its tensors are of step 2"):
+    checkpoint = replace(after(begun(store, request_), 2), completed_steps=3)
+    with pytest.raises(InvalidRequest, match="completed_steps is 3; its tensors are of step 2"):
         DenoiseStage(loaded(CountingDenoiser()), store).prepare(request_, resume=checkpoint)
 
 
@@ -181,19 +216,19 @@ def test_a_checkpoint_travels_with_the_command_that_resumes_it(
 
 def test_the_parts_of_all_ranks_are_one_checkpoint() -> None:
     others = [
-        SAVED.model_copy(update={"checkpoint": Checkpoint(step=2, parts=(part,))})
-        for part in (None, TENSOR_REF)
+        SAVED.model_copy(update={"checkpoint": Checkpoint(2, parts, store_seconds=len(parts))})
+        for parts in ((), (THIRD,))
     ]
     whole = reconcile(Save(request_id=ONE), [SAVED, *others])
     assert isinstance(whole, Saved)
-    assert whole.checkpoint == Checkpoint(step=2, parts=(TENSOR_REF, None, TENSOR_REF))
+    assert whole.checkpoint == Checkpoint(2, (FIRST, THIRD), store_seconds=1)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        Checkpoint(step=3, parts=(None,)),
-        Checkpoint(step=2, degrees=ParallelDegrees(ring=2), parts=(None,)),
+        Checkpoint(3, ()),
+        Checkpoint(2, (), ParallelDegrees(ring=2)),
     ],
     ids=["step", "degrees"],
 )
@@ -257,8 +292,8 @@ def test_steps_go_on_while_a_checkpoint_is_being_stored(
     gate.open.set()
     stored(stage)
     step, checkpoint = told_after(stage)
-    assert (step, checkpoint.step) == (7, 1)
-    first, *_ = checkpoint.parts
+    assert (step, checkpoint.completed_steps) == (7, 1)
+    first = checkpoint.part(0)
     assert first is not None
     with store.get(first, tenant=TENANT, request_id=ONE) as tensors:
         assert tensors["latents"].tolist() == [[11, 11]]
@@ -323,13 +358,13 @@ def test_what_could_not_be_stored_is_not_told_and_the_request_goes_on(
         assert not stage.step(ONE).saved
     stage.save(ONE, wait=False)
     stored(stage)
-    assert told_after(stage)[1].step == 2
+    assert told_after(stage)[1].completed_steps == 2
 
 
 def test_ranks_tell_what_each_has_stored_in_its_own_time() -> None:
     step = Step(request_id=ONE)
     stepped = Stepped(request_id=ONE, step=3, total_steps=4, sigma=0.5, seconds=1.0)
-    own = Checkpoint(step=2, parts=(TENSOR_REF,))
+    own = Checkpoint(2, (FIRST,))
     faster = stepped.model_copy(update={"saved": (own,)})
     one_by_one = [reconcile(step, [stepped, faster]), reconcile(step, [stepped, stepped])]
     assert [reply.saved for reply in one_by_one if isinstance(reply, Stepped)] == [(None, own), ()]

@@ -133,9 +133,9 @@ def encoder_panel(tmp_path: Path) -> Any:
     return panel_of(tmp_path, EndingEncoder(), add, EncoderServicer, RemoteEncoder)
 
 
-def denoiser_panel(tmp_path: Path) -> Any:
+def denoiser_panel(tmp_path: Path, replica: EndingDenoiser | None = None) -> Any:
     add = denoiser_service_pb2_grpc.add_DenoiserServiceServicer_to_server
-    return panel_of(tmp_path, EndingDenoiser(), add, DenoiserServicer, RemoteDenoiser)
+    return panel_of(tmp_path, replica or EndingDenoiser(), add, DenoiserServicer, RemoteDenoiser)
 
 
 def vae_panel(tmp_path: Path) -> Any:

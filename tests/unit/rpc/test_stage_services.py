@@ -144,7 +144,7 @@ async def test_a_denoising_can_be_cancelled_by_name(tmp_path: Path) -> None:
 
 DENOISE_FIELDS = {
     *("request_id", "tenant", "parameters", "conditioning", "image_latents", "image_index"),
-    "attempt",
+    *("attempt", "resume_from", "can_hand_over"),
 }
 
 
