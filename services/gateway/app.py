@@ -19,6 +19,7 @@ from services.gateway.uploads import Uploads
 from services.jobs.ledger import JobLedger
 from services.jobs.opening import MEMORY, open_ledger
 from services.jobs.sweeping import sweep_forever
+from services.jobs.usage_watch import UsageWatch
 from services.observability.metrics import INCOMPATIBLE_REPLICAS, READY_REPLICAS
 from services.observability.tracked import GATEWAY
 from services.rpc.process import run_until_first_ends
@@ -104,6 +105,7 @@ class GatewayApp:
                     pools.watch(),
                     runner.run(),
                     sweep_forever(ledger, settings.job_sweep_seconds),
+                    UsageWatch(ledger, settings.job_retention).run(),
                     self._artifacts.sweep_forever(settings.artifact_sweep_seconds),
                 )
         finally:

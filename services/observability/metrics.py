@@ -305,6 +305,22 @@ INCOMPATIBLE_REPLICAS: Final = Gauge(
     ("stage", "model"),
     "Replicas that hold another model under the name: other weights, or another release's limits.",
 )
+LEDGER_JOBS: Final = Gauge(
+    "triptych.ledger.jobs",
+    "{job}",
+    ("state",),
+    "What the ledger of jobs holds: jobs that are queued, are held (worked on, or to be tried again"
+    " later) or have ended, and tombstones. The same at every gateway that shares it.",
+)
+LEDGER_USED_BYTES: Final = Gauge(
+    "triptych.ledger.used", BYTES, (), "The size of all of them, about; likewise."
+)
+LEDGER_LIMIT_BYTES: Final = Gauge(
+    "triptych.ledger.limit", BYTES, (), "How large that may be, by `--max-job-bytes`."
+)
+LEDGER_REACHABLE: Final = Gauge(
+    "triptych.ledger.reachable", "{ledger}", (), "1 while this gateway reaches its ledger, else 0."
+)
 PREVIEWS_DRAWN: Final = Counter(
     "triptych.previews.drawn", "{preview}", ("model",), "Previews that the VAE drew."
 )

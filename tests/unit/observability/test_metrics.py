@@ -36,7 +36,7 @@ def test_labels_are_few_and_none_is_personal_or_without_bound(metric: Metric) ->
     assert len(metric.labels) <= 5
     assert len(set(metric.labels)) == len(metric.labels)
     known = {"stage", "task", "model", "outcome", "reason", "direction", "method", "branch"}
-    assert set(metric.labels) <= known | {"decision", "store", "bound", "part"}
+    assert set(metric.labels) <= known | {"decision", "store", "bound", "part", "state"}
 
 
 @every_metric
