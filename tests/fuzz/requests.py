@@ -122,7 +122,7 @@ def request_targets() -> Iterator[list[Target]]:
         try:
             received = runner.run(receive_images(message.parameters, uploads, "a"))
             described = [each.described for each in received]
-            asked = read_request(message.parameters, message.scheduling, described)
+            asked = read_request(message.parameters, described)
             effective = resolve(asked, model, draw_seed=lambda: 7)
         except TriptychError as error:
             return refusal(error)
@@ -194,5 +194,5 @@ def _effective(model: ModelInfo) -> generation_pb2.GenerationParameters:
     uploads = Uploads(artifact_calls(), 600, 60)
     received = asyncio.run(receive_images(message.parameters, uploads, "a"))
     described = [each.described for each in received]
-    asked = read_request(message.parameters, message.scheduling, described)
+    asked = read_request(message.parameters, described)
     return PARAMETERS.write(resolve(asked, model, draw_seed=lambda: 7))
