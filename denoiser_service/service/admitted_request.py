@@ -1,6 +1,8 @@
 """One request from its admission until its caller has its last event."""
 
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 
 from denoiser_service.rank.commands import Finished, Prepared, Stepped
 from denoiser_service.rank_group.port import Ranks
@@ -57,7 +59,8 @@ class AdmittedRequest:
     ) -> None:
         self.call = call
         self.request = request
-        self.resumption = Resumption(checkpoint_steps, request.resume_from)
+        self._steps: dict[int, StepCompleted] = {}
+        self.resumption = Resumption(checkpoint_steps, self._taken_over(request.resume_from))
         self.hands_over = False
         self.deadline = deadline
         self.trace = trace
@@ -154,17 +157,16 @@ class AdmittedRequest:
         self._run_seconds += reply.seconds
         self.resumption.stepped(reply.seconds)
         if (checkpoint := self.resumption.take(reply.saved)) is not None:
-            # From now on it is its caller's, who may have another denoiser go on.
-            self.log.append(checkpoint)
+            self._tell(checkpoint)
         if reply.step <= self._told_steps:
             # Taken again: its caller has had it.
             return
         self._told_steps = reply.step
-        self.log.append(
-            StepCompleted(
-                reply.step, reply.total_steps, reply.sigma, reply.seconds, reply.decisions
-            )
+        step = StepCompleted(
+            reply.step, reply.total_steps, reply.sigma, reply.seconds, reply.decisions
         )
+        self._steps[step.step] = step
+        self.log.append(step)
         if reply.preview is not None:
             self.stored.append(reply.preview)
             self.log.append(PreviewLatents(reply.step, reply.preview))
@@ -172,7 +174,7 @@ class AdmittedRequest:
     def saved(self, checkpoint: Checkpoint) -> None:
         """The ranks stored it before its next step, for another denoiser to go on."""
         self.resumption.saved(checkpoint)
-        self.log.append(checkpoint)
+        self._tell(checkpoint)
 
     def lost(self) -> bool:
         """Its ranks are gone; whether it waits for others, or ends."""
@@ -216,10 +218,25 @@ class AdmittedRequest:
             )
         )
 
+    def _taken_over(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
+        """What an earlier call told, as the ranks are to have it."""
+        if checkpoint is None:
+            return None
+        self._steps.update((step.step, step) for step in checkpoint.steps)
+        return replace(checkpoint, steps=())
+
+    def _tell(self, checkpoint: Checkpoint) -> None:
+        """From now on it is its caller's, who may have another denoiser go on."""
+        steps: Iterable[StepCompleted] = ()
+        if not isinstance(self.request.parameters.cache, NoCache):
+            done = range(1, checkpoint.completed_steps + 1)
+            steps = (self._steps[step] for step in done if step in self._steps)
+        self.log.append(replace(checkpoint, steps=tuple(steps)))
+
     def _cache_statistics(self) -> CacheStatistics | None:
         """What its cache did; None if it has none."""
         cache = self.request.parameters.cache
         if isinstance(cache, NoCache):
             return None
-        steps = [event for event in self.log.events if isinstance(event, StepCompleted)]
+        steps = [self._steps[step] for step in sorted(self._steps)]
         return cache_statistics(steps, always_computed_share(cache, self._cache_support))

@@ -7,6 +7,7 @@ from typing import Annotated
 from annotated_types import Interval
 
 from services.domain.tensor_ref import TensorRef
+from triptych.domain.events import StepCompleted
 from triptych.domain.parallel import ONE_RANK, ParallelDegrees
 
 
@@ -35,12 +36,15 @@ class Checkpoint:
         degrees: how the steps were spread. What caches keep is of use to an equal group alone;
             another one goes on from the latents with empty caches.
         store_seconds: that storing it took, of the rank for which it took longest.
+        steps: what was told of them, if a cache decided in them; whoever finishes the request
+            counts what was reused in all of its steps.
     """
 
     completed_steps: Annotated[int, Interval(ge=0)]
     parts: tuple[CheckpointPart, ...]
     degrees: ParallelDegrees = ONE_RANK
     store_seconds: Annotated[float, Interval(ge=0)] = 0.0
+    steps: tuple[StepCompleted, ...] = ()
 
     @classmethod
     def of_ranks(cls, each: Sequence["Checkpoint"]) -> "Checkpoint":

@@ -146,7 +146,7 @@ class Denoised:
 
     Attributes:
         latents_checksum_xxh3: XXH3-64 of the latents' bytes alone.
-        cache_statistics: of the steps that this call took; None without a cache.
+        cache_statistics: of all steps, those before the call among them; None without a cache.
         degrees: how its steps were spread over ranks.
     """
 

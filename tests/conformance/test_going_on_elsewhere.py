@@ -192,6 +192,11 @@ class Call:
                     self.under_way.set()
 
 
+def reused_in(denoised: Denoised) -> Any:
+    statistics = denoised.cache_statistics
+    return statistics and (statistics.branches, statistics.estimated_speedup)
+
+
 def decided(steps: list[StepCompleted]) -> list[Any]:
     return [(step.step, step.sigma, step.decisions) for step in steps]
 
@@ -234,6 +239,7 @@ async def test_a_request_goes_on_at_another_denoiser_with_the_bits_it_would_have
             again = Call(client, replace(request, attempt=2, resume_from=checkpoint))
             resumed = await again.denoised()
             assert resumed.latents_checksum_xxh3 == latents.latents_checksum_xxh3
+            assert reused_in(resumed) == reused_in(latents)
             assert decided(begun[name].steps) == decided(whole.steps)[: len(begun[name].steps)]
             assert decided(again.steps) == decided(whole.steps)[done:]
     assert any(each.reused for step in whole.steps for each in step.decisions)

@@ -29,7 +29,7 @@ from triptych.v1 import job_pb2 as triptych_dot_v1_dot_job__pb2
 from triptych.v1 import tensor_pb2 as triptych_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"triptych/v1/denoiser_service.proto\x12\x0btriptych.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1etriptych/v1/acceleration.proto\x1a\x1ctriptych/v1/generation.proto\x1a\x15triptych/v1/job.proto\x1a\x18triptych/v1/tensor.proto\"\x87\x03\n\x0e\x44\x65noiseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12,\n\x0c\x63onditioning\x18\x04 \x01(\x0b\x32\x16.triptych.v1.TensorRef\x12-\n\rimage_latents\x18\x05 \x03(\x0b\x32\x16.triptych.v1.TensorRef\x12\x32\n\nscheduling\x18\x06 \x01(\x0b\x32\x1e.triptych.v1.SchedulingOptions\x12,\n\x0bresume_from\x18\x07 \x01(\x0b\x32\x17.triptych.v1.Checkpoint\x12\x1e\n\x16\x63heckpoint_every_steps\x18\x08 \x01(\r\x12\x13\n\x0bimage_index\x18\t \x01(\r\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x04\x12\x15\n\rcan_hand_over\x18\x0b \x01(\x08\"\xd6\x01\n\nCheckpoint\x12\x17\n\x0f\x63ompleted_steps\x18\x01 \x01(\r\x12*\n\x05parts\x18\x04 \x03(\x0b\x32\x1b.triptych.v1.CheckpointPart\x12\x36\n\x10parallel_degrees\x18\x05 \x01(\x0b\x32\x1c.triptych.v1.ParallelDegrees\x12\x31\n\x0estore_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationJ\x04\x08\x02\x10\x03J\x04\x08\x03\x10\x04R\x05stateR\x05model\"G\n\x0e\x43heckpointPart\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\'\n\x07tensors\x18\x02 \x01(\x0b\x32\x16.triptych.v1.TensorRef\"\xf3\x01\n\x0f\x44\x65noisedLatents\x12\'\n\x07latents\x18\x01 \x01(\x0b\x32\x16.triptych.v1.TensorRef\x12(\n\x06timing\x18\x02 \x01(\x0b\x32\x18.triptych.v1.StageTiming\x12\x36\n\x10\x63\x61\x63he_statistics\x18\x03 \x01(\x0b\x32\x1c.triptych.v1.CacheStatistics\x12\x1d\n\x15latents_checksum_xxh3\x18\x04 \x01(\x06\x12\x36\n\x10parallel_degrees\x18\x05 \x01(\x0b\x32\x1c.triptych.v1.ParallelDegrees\"G\n\x0ePreviewLatents\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\'\n\x07latents\x18\x02 \x01(\x0b\x32\x16.triptych.v1.TensorRef\"\xb9\x02\n\x0f\x44\x65noiseResponse\x12(\n\x06queued\x18\x01 \x01(\x0b\x32\x16.triptych.v1.JobQueuedH\x00\x12,\n\x07started\x18\x02 \x01(\x0b\x32\x19.triptych.v1.StageStartedH\x00\x12\x34\n\x0estep_completed\x18\x03 \x01(\x0b\x32\x1a.triptych.v1.StepCompletedH\x00\x12.\n\x07preview\x18\x04 \x01(\x0b\x32\x1b.triptych.v1.PreviewLatentsH\x00\x12-\n\ncheckpoint\x18\x05 \x01(\x0b\x32\x17.triptych.v1.CheckpointH\x00\x12\x30\n\x08\x64\x65noised\x18\x06 \x01(\x0b\x32\x1c.triptych.v1.DenoisedLatentsH\x00\x42\x07\n\x05\x65vent\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\")\n\x0e\x43\x61ncelResponse\x12\x17\n\x0f\x63ompleted_steps\x18\x01 \x01(\r2\x9c\x01\n\x0f\x44\x65noiserService\x12\x46\n\x07\x44\x65noise\x12\x1b.triptych.v1.DenoiseRequest\x1a\x1c.triptych.v1.DenoiseResponse0\x01\x12\x41\n\x06\x43\x61ncel\x12\x1a.triptych.v1.CancelRequest\x1a\x1b.triptych.v1.CancelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"triptych/v1/denoiser_service.proto\x12\x0btriptych.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1etriptych/v1/acceleration.proto\x1a\x1ctriptych/v1/generation.proto\x1a\x15triptych/v1/job.proto\x1a\x18triptych/v1/tensor.proto\"\x87\x03\n\x0e\x44\x65noiseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x35\n\nparameters\x18\x03 \x01(\x0b\x32!.triptych.v1.GenerationParameters\x12,\n\x0c\x63onditioning\x18\x04 \x01(\x0b\x32\x16.triptych.v1.TensorRef\x12-\n\rimage_latents\x18\x05 \x03(\x0b\x32\x16.triptych.v1.TensorRef\x12\x32\n\nscheduling\x18\x06 \x01(\x0b\x32\x1e.triptych.v1.SchedulingOptions\x12,\n\x0bresume_from\x18\x07 \x01(\x0b\x32\x17.triptych.v1.Checkpoint\x12\x1e\n\x16\x63heckpoint_every_steps\x18\x08 \x01(\r\x12\x13\n\x0bimage_index\x18\t \x01(\r\x12\x0f\n\x07\x61ttempt\x18\n \x01(\x04\x12\x15\n\rcan_hand_over\x18\x0b \x01(\x08\"\x81\x02\n\nCheckpoint\x12\x17\n\x0f\x63ompleted_steps\x18\x01 \x01(\r\x12*\n\x05parts\x18\x04 \x03(\x0b\x32\x1b.triptych.v1.CheckpointPart\x12\x36\n\x10parallel_degrees\x18\x05 \x01(\x0b\x32\x1c.triptych.v1.ParallelDegrees\x12\x31\n\x0estore_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x05steps\x18\x07 \x03(\x0b\x32\x1a.triptych.v1.StepCompletedJ\x04\x08\x02\x10\x03J\x04\x08\x03\x10\x04R\x05stateR\x05model\"G\n\x0e\x43heckpointPart\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\'\n\x07tensors\x18\x02 \x01(\x0b\x32\x16.triptych.v1.TensorRef\"\xf3\x01\n\x0f\x44\x65noisedLatents\x12\'\n\x07latents\x18\x01 \x01(\x0b\x32\x16.triptych.v1.TensorRef\x12(\n\x06timing\x18\x02 \x01(\x0b\x32\x18.triptych.v1.StageTiming\x12\x36\n\x10\x63\x61\x63he_statistics\x18\x03 \x01(\x0b\x32\x1c.triptych.v1.CacheStatistics\x12\x1d\n\x15latents_checksum_xxh3\x18\x04 \x01(\x06\x12\x36\n\x10parallel_degrees\x18\x05 \x01(\x0b\x32\x1c.triptych.v1.ParallelDegrees\"G\n\x0ePreviewLatents\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\'\n\x07latents\x18\x02 \x01(\x0b\x32\x16.triptych.v1.TensorRef\"\xb9\x02\n\x0f\x44\x65noiseResponse\x12(\n\x06queued\x18\x01 \x01(\x0b\x32\x16.triptych.v1.JobQueuedH\x00\x12,\n\x07started\x18\x02 \x01(\x0b\x32\x19.triptych.v1.StageStartedH\x00\x12\x34\n\x0estep_completed\x18\x03 \x01(\x0b\x32\x1a.triptych.v1.StepCompletedH\x00\x12.\n\x07preview\x18\x04 \x01(\x0b\x32\x1b.triptych.v1.PreviewLatentsH\x00\x12-\n\ncheckpoint\x18\x05 \x01(\x0b\x32\x17.triptych.v1.CheckpointH\x00\x12\x30\n\x08\x64\x65noised\x18\x06 \x01(\x0b\x32\x1c.triptych.v1.DenoisedLatentsH\x00\x42\x07\n\x05\x65vent\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\")\n\x0e\x43\x61ncelResponse\x12\x17\n\x0f\x63ompleted_steps\x18\x01 \x01(\r2\x9c\x01\n\x0f\x44\x65noiserService\x12\x46\n\x07\x44\x65noise\x12\x1b.triptych.v1.DenoiseRequest\x1a\x1c.triptych.v1.DenoiseResponse0\x01\x12\x41\n\x06\x43\x61ncel\x12\x1a.triptych.v1.CancelRequest\x1a\x1b.triptych.v1.CancelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,19 +39,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DENOISEREQUEST']._serialized_start=195
   _globals['_DENOISEREQUEST']._serialized_end=586
   _globals['_CHECKPOINT']._serialized_start=589
-  _globals['_CHECKPOINT']._serialized_end=803
-  _globals['_CHECKPOINTPART']._serialized_start=805
-  _globals['_CHECKPOINTPART']._serialized_end=876
-  _globals['_DENOISEDLATENTS']._serialized_start=879
-  _globals['_DENOISEDLATENTS']._serialized_end=1122
-  _globals['_PREVIEWLATENTS']._serialized_start=1124
-  _globals['_PREVIEWLATENTS']._serialized_end=1195
-  _globals['_DENOISERESPONSE']._serialized_start=1198
-  _globals['_DENOISERESPONSE']._serialized_end=1511
-  _globals['_CANCELREQUEST']._serialized_start=1513
-  _globals['_CANCELREQUEST']._serialized_end=1548
-  _globals['_CANCELRESPONSE']._serialized_start=1550
-  _globals['_CANCELRESPONSE']._serialized_end=1591
-  _globals['_DENOISERSERVICE']._serialized_start=1594
-  _globals['_DENOISERSERVICE']._serialized_end=1750
+  _globals['_CHECKPOINT']._serialized_end=846
+  _globals['_CHECKPOINTPART']._serialized_start=848
+  _globals['_CHECKPOINTPART']._serialized_end=919
+  _globals['_DENOISEDLATENTS']._serialized_start=922
+  _globals['_DENOISEDLATENTS']._serialized_end=1165
+  _globals['_PREVIEWLATENTS']._serialized_start=1167
+  _globals['_PREVIEWLATENTS']._serialized_end=1238
+  _globals['_DENOISERESPONSE']._serialized_start=1241
+  _globals['_DENOISERESPONSE']._serialized_end=1554
+  _globals['_CANCELREQUEST']._serialized_start=1556
+  _globals['_CANCELREQUEST']._serialized_end=1591
+  _globals['_CANCELRESPONSE']._serialized_start=1593
+  _globals['_CANCELRESPONSE']._serialized_end=1634
+  _globals['_DENOISERSERVICE']._serialized_start=1637
+  _globals['_DENOISERSERVICE']._serialized_end=1793
 # @@protoc_insertion_point(module_scope)

@@ -40,16 +40,18 @@ class DenoiseRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., tenant: _Optional[str] = ..., parameters: _Optional[_Union[_generation_pb2.GenerationParameters, _Mapping]] = ..., conditioning: _Optional[_Union[_tensor_pb2.TensorRef, _Mapping]] = ..., image_latents: _Optional[_Iterable[_Union[_tensor_pb2.TensorRef, _Mapping]]] = ..., scheduling: _Optional[_Union[_job_pb2.SchedulingOptions, _Mapping]] = ..., resume_from: _Optional[_Union[Checkpoint, _Mapping]] = ..., checkpoint_every_steps: _Optional[int] = ..., image_index: _Optional[int] = ..., attempt: _Optional[int] = ..., can_hand_over: _Optional[bool] = ...) -> None: ...
 
 class Checkpoint(_message.Message):
-    __slots__ = ("completed_steps", "parts", "parallel_degrees", "store_duration")
+    __slots__ = ("completed_steps", "parts", "parallel_degrees", "store_duration", "steps")
     COMPLETED_STEPS_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     PARALLEL_DEGREES_FIELD_NUMBER: _ClassVar[int]
     STORE_DURATION_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     completed_steps: int
     parts: _containers.RepeatedCompositeFieldContainer[CheckpointPart]
     parallel_degrees: _acceleration_pb2.ParallelDegrees
     store_duration: _duration_pb2.Duration
-    def __init__(self, completed_steps: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[CheckpointPart, _Mapping]]] = ..., parallel_degrees: _Optional[_Union[_acceleration_pb2.ParallelDegrees, _Mapping]] = ..., store_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    steps: _containers.RepeatedCompositeFieldContainer[_job_pb2.StepCompleted]
+    def __init__(self, completed_steps: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[CheckpointPart, _Mapping]]] = ..., parallel_degrees: _Optional[_Union[_acceleration_pb2.ParallelDegrees, _Mapping]] = ..., store_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[_job_pb2.StepCompleted, _Mapping]]] = ...) -> None: ...
 
 class CheckpointPart(_message.Message):
     __slots__ = ("rank", "tensors")

@@ -26,7 +26,7 @@ from triptych.domain.acceleration import (
     CacheSupport,
     CoefficientsSource,
 )
-from triptych.domain.cache_statistics import BranchStatistics, CacheStatistics
+from triptych.domain.cache_statistics import BranchDecision, BranchStatistics, CacheStatistics
 from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
 from triptych.domain.events import StepCompleted
 from triptych.domain.family_options import OptionKind, OptionLimits
@@ -128,7 +128,8 @@ def test_latents_to_preview_survive_the_wire() -> None:
 
 @given(st.lists(st.builds(CheckpointPart, uint32, st.just(TENSOR_REF))), uint32)
 def test_a_checkpoint_survives_the_wire(parts: list[CheckpointPart], completed_steps: int) -> None:
-    checkpoint = Checkpoint(completed_steps, tuple(parts), DEGREES, store_seconds=0.5)
+    step = StepCompleted(1, 9, 0.5, 0.25, (BranchDecision("cond", reused=True, signal=0.125),))
+    checkpoint = Checkpoint(completed_steps, tuple(parts), DEGREES, 0.5, (step,))
     assert CHECKPOINTS.read(CHECKPOINTS.write(checkpoint)) == checkpoint
 
 

@@ -11,6 +11,7 @@ from services.domain.stages import Denoised, DenoiseEvent
 from tests.unit.denoiser_service.fakes import ONE, TWO
 from tests.unit.denoiser_service.scheduling import Hold, Scheduling, scheduling
 from tests.unit.denoiser_service.scripted_ranks import checkpoint_after
+from triptych.domain.acceleration import TeaCache
 from triptych.domain.errors import (
     HandedOver,
     RanksLost,
@@ -19,6 +20,8 @@ from triptych.domain.errors import (
     TensorNotFound,
 )
 from triptych.domain.events import StepCompleted
+
+TEA_CACHE = TeaCache(coefficients=(0.0, 0.0, 0.0, 1.0, 0.0))
 
 
 def steps_and_checkpoints(events: Sequence[DenoiseEvent]) -> list[int | Checkpoint]:
@@ -71,6 +74,19 @@ async def test_a_request_goes_on_from_what_another_denoiser_has_saved() -> None:
         five, seven = checkpoint_after(5), checkpoint_after(7)
         assert steps_and_checkpoints(events) == [4, 5, five, 6, 7, seven, 8]
         assert isinstance(events[-1], Denoised)
+
+
+async def test_with_a_cache_a_checkpoint_has_what_was_told_of_all_steps_before_it() -> None:
+    async with scheduling(checkpoint_steps=2) as world:
+        begun = await world.outcome(ONE, steps=6, cache=TEA_CACHE)
+        first = next(event for event in begun if isinstance(event, Checkpoint))
+        assert [step.step for step in first.steps] == [1, 2]
+        # Whoever took them.
+        resumed = await world.outcome(ONE, steps=6, cache=TEA_CACHE, resume_from=first)
+        (last,) = (event for event in resumed if isinstance(event, Checkpoint))
+        assert [step.step for step in last.steps] == [1, 2, 3, 4]
+        uncached = await world.outcome(ONE, steps=6)
+        assert not any(event.steps for event in uncached if isinstance(event, Checkpoint))
 
 
 async def test_of_a_request_that_is_not_saved_here_what_it_came_with_is_kept() -> None:
