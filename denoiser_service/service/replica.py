@@ -8,6 +8,7 @@ from contextlib import aclosing
 from denoiser_service.rank_group.port import RankGroup
 from denoiser_service.service.recorder import DenoiseRecorder
 from denoiser_service.service.scheduler import StepScheduler
+from services.domain.software import software_versions
 from services.domain.stages import Capacity, DenoiseEvent, DenoiseRequest, RankGroupInfo
 from services.observability.tracing import traceparent
 from services.observability.tracked import UNKNOWN, Tracked
@@ -74,6 +75,7 @@ class DenoiserReplica:
             # Ranks that are rebuilt later on are lost, for all that a caller is to know.
             loading=ranks is None and self._ranks.generation <= 1,
             draining=scheduler.draining,
+            versions=software_versions(),
             rank_group=RankGroupInfo(
                 ranks=self._ranks.degrees.ranks,
                 generation=self._ranks.generation,

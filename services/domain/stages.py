@@ -24,6 +24,7 @@ from triptych.domain.generation import GenerationParameters
 from triptych.domain.generation_result import Artifact
 from triptych.domain.model import LoadedModel, Stage
 from triptych.domain.parallel import ONE_RANK, ParallelDegrees
+from triptych.domain.receipt import SoftwareVersion
 from triptych.domain.stage_timing import StageTiming
 
 
@@ -246,6 +247,7 @@ class Capacity:
     draining: bool
     loading: bool = False
     rank_group: RankGroupInfo | None = None
+    versions: tuple[SoftwareVersion, ...] = ()
 
 
 class Replica(Protocol):

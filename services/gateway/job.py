@@ -133,7 +133,9 @@ class Job:
             except Remake as remake:
                 self._outputs.drop(remake.from_task)
             else:
-                return self._outputs.result(self._parameters, time.time() - self._create_time)
+                seconds = time.time() - self._create_time
+                receipt = self._pools.receipt(self._parameters.model)
+                return self._outputs.result(self._parameters, seconds, receipt)
 
     async def _stages(self) -> None:
         indices = range(self._parameters.num_images)

@@ -15,6 +15,7 @@ from triptych.domain.cache_statistics import joined
 from triptych.domain.conditioning_reuse import summed
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.generation_result import GenerationResult
+from triptych.domain.receipt import Receipt
 from triptych.domain.stage_timing import StageTask, StageTiming
 
 _ENCODED: Final = (StageTask.ENCODE_PROMPT, StageTask.ENCODE_IMAGES)
@@ -106,12 +107,15 @@ class Outputs:
         tasks = _ENCODED if task in _ENCODED else (task,)
         self._held = {slot: each for slot, each in self._held.items() if slot.task not in tasks}
 
-    def result(self, parameters: GenerationParameters, total_seconds: float) -> GenerationResult:
+    def result(
+        self, parameters: GenerationParameters, total_seconds: float, receipt: Receipt
+    ) -> GenerationResult:
         """What came of the job, once every stage has given what it had to.
 
         Args:
             parameters: of the job.
             total_seconds: since it was handed in.
+            receipt: what its bytes depend on.
         """
         encoded, images = self.encoded(), self.images()
         indices = range(parameters.num_images)
@@ -134,4 +138,5 @@ class Outputs:
             cache_statistics=joined([output.cache_statistics for output in denoised]),
             parallel_degrees=denoised[0].degrees,
             conditioning_reuse=summed(itertools.chain.from_iterable(reuse)),
+            receipt=receipt,
         )

@@ -31,6 +31,7 @@ from triptych.domain.errors import (
     TriptychError,
 )
 from triptych.domain.model import ModelInfo, Stage
+from triptych.domain.receipt import Receipt
 
 _log = get_logger(__name__)
 
@@ -163,6 +164,17 @@ class ReplicaPools:
         except TriptychError:
             return False
         return any(replica not in avoided for replica in able)
+
+    def receipt(self, name: str) -> Receipt:
+        """What the bytes of a model's results depend on, as its replicas say now."""
+        agreed = agreeing(name, self._pools()) or {}
+        replicas = [replica for members in agreed.values() for replica in members]
+        reports = [replica.last_capacity for replica in replicas if replica.last_capacity]
+        held = [held_by(replica)[name].fingerprints for replica in replicas]
+        return Receipt(
+            tuple(sorted(set(itertools.chain.from_iterable(held)))),
+            tuple(sorted({version for report in reports for version in report.versions})),
+        )
 
     def releasing(self, name: str) -> list[Replica]:
         """Who releases what requests for a model stored: one of each stage for each store.

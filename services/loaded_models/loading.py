@@ -22,7 +22,8 @@ from services.model_ports.stages import DenoiserModel, EncoderModel, VaeModel
 from services.torch_setup.runtime import hold_threads, torch_device, torch_dtype
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import ConfigurationError
-from triptych.domain.model import Fingerprint, LoadedModel, ModelInfo, Stage
+from triptych.domain.model import LoadedModel, ModelInfo, Stage
+from triptych.domain.receipt import Fingerprint
 
 
 class _HasComponents(Protocol):

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable
 from typing import TypeVar
 
+from services.domain.software import software_versions
 from services.domain.stages import Capacity
 from services.observability.logs import get_logger
 from services.rpc.fence import Fence, FencedRequest
@@ -64,6 +65,7 @@ class WorkerReplica:
             max_queued_requests=self._worker.max_queued,
             draining=self._worker.draining,
             loading=not self._models,
+            versions=software_versions(),
         )
 
     async def release(self, tenant: str, request_id: str, deadline: Deadline) -> int:

@@ -29,7 +29,7 @@ from triptych.codec.table import At, Table
 from triptych.codec.values import Reading
 from triptych.domain.element_type import ElementType
 from triptych.domain.errors import TensorRefused
-from triptych.domain.model import Component, Fingerprint, LoadedModel
+from triptych.domain.model import Component, LoadedModel
 from triptych.domain.parallel import ParallelDegrees
 from triptych.v1 import (
     denoiser_service_pb2,
@@ -124,7 +124,6 @@ PREVIEW_PICTURES: Final = Table(PreviewPicture, vae_service_pb2.DrawPreviewRespo
 ARTIFACT_CHUNKS: Final = Table(ArtifactChunk, generation_service_pb2.ArtifactChunk)
 
 Table(Component, stage_service_pb2.Component)
-Table(Fingerprint, stage_service_pb2.Fingerprint)
 Table(LoadedModel, stage_service_pb2.LoadedModel)
 Table(
     ParallelDegrees,

@@ -13,6 +13,7 @@ from triptych.cli.jobs import jobs
 from triptych.cli.manifest import manifest
 from triptych.cli.models import models
 from triptych.cli.new_key import new_key
+from triptych.cli.replay import replay
 from triptych.cli.tune import tune
 from triptych.cli.up import up
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command(epilog=EPILOG)(generate)
 app.add_typer(jobs)
 app.command(epilog=EPILOG)(download)
+app.command(epilog=EPILOG)(replay)
 app.command(epilog=EPILOG)(up)
 app.command(epilog=EPILOG)(models)
 app.command(epilog=EPILOG)(health)

@@ -33,7 +33,7 @@ from triptych.cli.local_cluster import (
 from triptych.cli.output_file import checked_format
 from triptych.cli.previews import PreviewDirectory, PreviewEvery, PreviewFiles, check_shown
 from triptych.cli.progress import ProgressDisplay
-from triptych.cli.report import json_report, print_report
+from triptych.cli.reporting import Reporting, reporting
 from triptych.cluster.address import Address
 from triptych.cluster.cluster import ClusterSpec, LocalCluster
 from triptych.cluster.topology import ModelOptions
@@ -52,6 +52,7 @@ T = TypeVar("T")
 
 @connecting
 @schedulable
+@reporting
 def generate(
     prompt: options.Prompt,
     *,
@@ -74,7 +75,6 @@ def generate(
     topology: options.Topology = None,
     offline: Offline = False,
     media_format: options.Format = None,
-    json: options.Json = False,
     cache: CacheText = None,
     preview_every: PreviewEvery = None,
     preview_dir: PreviewDirectory = None,
@@ -89,6 +89,7 @@ def generate(
     guidance_interval: family.GuidanceInterval = None,
     true_guidance: family.TrueGuidance = None,
     submission: Submission,
+    told: Reporting,
     connected: Connection,
 ) -> None:
     """Draw or edit a picture or a video, by a running cluster or by one started for this call."""
@@ -110,7 +111,7 @@ def generate(
         "preview_every_steps": preview_every,
         **options.results(seed, num_images, quality, compression_level),
     }
-    order = _Order(prompt, asked, timeout, wait, output, json, preview_dir, submission, connected)
+    order = _Order(prompt, asked, timeout, wait, output, told, preview_dir, submission, connected)
     _carry_out(order, target, model, topology, dtype, offline=offline)
 
 
@@ -128,9 +129,13 @@ def _format(asked: MediaFormat | None, output: Path | None, submission: Submissi
 
 def _display(order: "_Order") -> ProgressDisplay:
     every, directory = order.options["preview_every_steps"], order.preview_dir
-    display = ProgressDisplay(wanted=not order.as_json, previews=PreviewFiles(directory))
+    display = ProgressDisplay(wanted=not order.told.as_json, previews=PreviewFiles(directory))
     if not order.submission.detached:
         check_shown(every, directory, displayed=display.shown)
+    elif order.told.receipt is not None:
+        raise typer.BadParameter(
+            "has no effect with --detach: `triptych jobs fetch` writes it", param_hint="--receipt"
+        )
     elif directory is not None:
         raise typer.BadParameter(
             "has no effect with --detach: `triptych jobs watch` writes previews",
@@ -152,7 +157,7 @@ def _carry_out(
     if target and order.submission.detached:
         with reported_failures(), display:
             job = run(_submit(order, target, display))
-        typer.echo(job_json(job) if order.as_json else job.job_id)
+        typer.echo(job_json(job) if order.told.as_json else job.job_id)
         return
     with reported_failures(), display:
         cluster = _cluster_for_one_call(order, target, model, topology, dtype, offline=offline)
@@ -162,11 +167,7 @@ def _carry_out(
 
 def _report(generation: Generation, order: "_Order") -> None:
     assert order.output is not None
-    paths = generation.paths(order.output)
-    if order.as_json:
-        typer.echo(json_report(generation, paths))
-    else:
-        print_report(generation, paths)
+    order.told.report(generation, generation.paths(order.output))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ class _Order:
     timeout: float
     wait: float
     output: Path | None
-    as_json: bool
+    told: Reporting
     preview_dir: Path | None
     submission: Submission
     connection: Connection

@@ -19,7 +19,7 @@ from triptych.cli.job_report import job_json, job_table, jobs_json, jobs_table
 from triptych.cli.output_file import check_suffix
 from triptych.cli.previews import PreviewDirectory, PreviewFiles
 from triptych.cli.progress import ProgressDisplay
-from triptych.cli.report import json_report, print_report
+from triptych.cli.reporting import Reporting, reporting
 from triptych.cli.request_options import Json, Output, Timeout
 from triptych.client import Client
 from triptych.domain.job import Job, JobState
@@ -121,6 +121,7 @@ def watch(
 
 
 @jobs.command(epilog=EPILOG)
+@reporting
 @connecting
 def fetch(
     job_id: JobId,
@@ -128,11 +129,11 @@ def fetch(
     output: Output,
     target: ClusterTarget = DEFAULT_TARGET,
     timeout: Timeout = DEFAULT_TIMEOUT_SECONDS,
-    json: Json = False,
+    told: Reporting,
     connected: Connection,
 ) -> None:
     """Write what a job drew, once it is done."""
-    display = ProgressDisplay(wanted=not json, previews=PreviewFiles(None))
+    display = ProgressDisplay(wanted=not told.as_json, previews=PreviewFiles(None))
 
     async def fetched(client: AsyncClient) -> Generation:
         job = await client.get(job_id)
@@ -142,11 +143,7 @@ def fetch(
         return generation
 
     generation = _attended(fetched, target, connected, display)
-    paths = generation.paths(output)
-    if json:
-        typer.echo(json_report(generation, paths))
-    else:
-        print_report(generation, paths)
+    told.report(generation, generation.paths(output))
 
 
 def _client(target: str, connected: Connection) -> Client:

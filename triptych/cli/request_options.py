@@ -42,6 +42,14 @@ _OUTPUT = typer.Option(
 )
 Output = Annotated[Path, _OUTPUT]
 OutputUnlessDetached = Annotated[Path | None, _OUTPUT]
+Receipt = Annotated[
+    Path | None,
+    typer.Option(
+        "--receipt",
+        dir_okay=False,
+        help="File to write what the result depends on to, for `triptych replay`.",
+    ),
+]
 Format = Annotated[
     MediaFormat | None,
     typer.Option("--format", help="What to write; the output's suffix says it as well."),

@@ -47,6 +47,7 @@ from triptych.domain.job import Job, JobPage, JobQuery, Scheduling
 from triptych.domain.model import Capabilities, GenerationDefaults, ModelInfo
 from triptych.domain.output_options import OutputOptions
 from triptych.domain.parallel import ParallelDegrees, ParallelSupport
+from triptych.domain.receipt import Fingerprint, Receipt, SoftwareVersion
 from triptych.domain.stage_timing import StageTiming
 from triptych.v1 import (
     acceleration_pb2,
@@ -140,6 +141,9 @@ STATISTICS: Final = Table(
 ARTIFACTS: Final = Table(Artifact, generation_pb2.Artifact)
 STARTED: Final = Table(StageStarted, job_pb2.StageStarted)
 STEPS: Final = Table(StepCompleted, job_pb2.StepCompleted, at={"decisions": "cache_decisions"})
+Table(Fingerprint, generation_pb2.Fingerprint)
+Table(SoftwareVersion, generation_pb2.SoftwareVersion)
+Table(Receipt, generation_pb2.Receipt)
 RESULTS: Final = Table(GenerationResult, generation_pb2.GenerationResult)
 Table(FieldViolation, job_pb2.FieldViolation)
 FAILURES: Final = Table(

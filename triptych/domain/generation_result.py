@@ -7,6 +7,7 @@ from triptych.domain.conditioning_reuse import ConditioningReuse
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.model import MediaFormat
 from triptych.domain.parallel import ONE_RANK, ParallelDegrees
+from triptych.domain.receipt import NO_RECEIPT, Receipt
 from triptych.domain.stage_timing import StageTiming
 
 
@@ -54,6 +55,7 @@ class GenerationResult:
         parallel_degrees: how its denoising steps were spread over ranks.
         conditioning_reuse: what was looked up in a conditioning cache, one of each kind; empty
             without one.
+        receipt: what its bytes depend on beside the parameters.
     """
 
     parameters: GenerationParameters
@@ -65,3 +67,4 @@ class GenerationResult:
     cache_statistics: CacheStatistics | None = None
     parallel_degrees: ParallelDegrees = ONE_RANK
     conditioning_reuse: tuple[ConditioningReuse, ...] = ()
+    receipt: Receipt = NO_RECEIPT

@@ -19,6 +19,7 @@ from triptych.domain.family_options import FamilyOptions, OptionLimits
 from triptych.domain.image_fit import ImageFit
 from triptych.domain.open_enum import OpenEnum
 from triptych.domain.parallel import ONE_RANK_ONLY, ParallelMethod, ParallelSupport
+from triptych.domain.receipt import Fingerprint
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
@@ -210,14 +211,6 @@ class Component:
     parameter_count: int
     size_bytes: int
     dtype: ElementType
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What a part of a model is, told in a few digits: a file of weights, or configurations."""
-
-    part: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

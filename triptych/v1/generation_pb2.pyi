@@ -235,8 +235,32 @@ class ConditioningReuse(_message.Message):
     reused: int
     def __init__(self, part: _Optional[_Union[ConditioningPart, str]] = ..., looked_up: _Optional[int] = ..., reused: _Optional[int] = ...) -> None: ...
 
+class Fingerprint(_message.Message):
+    __slots__ = ("part", "digest")
+    PART_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    part: str
+    digest: str
+    def __init__(self, part: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class SoftwareVersion(_message.Message):
+    __slots__ = ("name", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class Receipt(_message.Message):
+    __slots__ = ("fingerprints", "versions")
+    FINGERPRINTS_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    fingerprints: _containers.RepeatedCompositeFieldContainer[Fingerprint]
+    versions: _containers.RepeatedCompositeFieldContainer[SoftwareVersion]
+    def __init__(self, fingerprints: _Optional[_Iterable[_Union[Fingerprint, _Mapping]]] = ..., versions: _Optional[_Iterable[_Union[SoftwareVersion, _Mapping]]] = ...) -> None: ...
+
 class GenerationResult(_message.Message):
-    __slots__ = ("parameters", "artifacts", "stage_timings", "cache_statistics", "latents_checksum_xxh3", "total_duration", "written_prompt", "parallel_degrees", "conditioning_reuse")
+    __slots__ = ("parameters", "artifacts", "stage_timings", "cache_statistics", "latents_checksum_xxh3", "total_duration", "written_prompt", "parallel_degrees", "conditioning_reuse", "receipt")
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
     STAGE_TIMINGS_FIELD_NUMBER: _ClassVar[int]
@@ -246,6 +270,7 @@ class GenerationResult(_message.Message):
     WRITTEN_PROMPT_FIELD_NUMBER: _ClassVar[int]
     PARALLEL_DEGREES_FIELD_NUMBER: _ClassVar[int]
     CONDITIONING_REUSE_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
     parameters: GenerationParameters
     artifacts: _containers.RepeatedCompositeFieldContainer[Artifact]
     stage_timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
@@ -255,4 +280,5 @@ class GenerationResult(_message.Message):
     written_prompt: str
     parallel_degrees: _acceleration_pb2.ParallelDegrees
     conditioning_reuse: _containers.RepeatedCompositeFieldContainer[ConditioningReuse]
-    def __init__(self, parameters: _Optional[_Union[GenerationParameters, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., stage_timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., cache_statistics: _Optional[_Union[_acceleration_pb2.CacheStatistics, _Mapping]] = ..., latents_checksum_xxh3: _Optional[int] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., written_prompt: _Optional[str] = ..., parallel_degrees: _Optional[_Union[_acceleration_pb2.ParallelDegrees, _Mapping]] = ..., conditioning_reuse: _Optional[_Iterable[_Union[ConditioningReuse, _Mapping]]] = ...) -> None: ...
+    receipt: Receipt
+    def __init__(self, parameters: _Optional[_Union[GenerationParameters, _Mapping]] = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., stage_timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., cache_statistics: _Optional[_Union[_acceleration_pb2.CacheStatistics, _Mapping]] = ..., latents_checksum_xxh3: _Optional[int] = ..., total_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., written_prompt: _Optional[str] = ..., parallel_degrees: _Optional[_Union[_acceleration_pb2.ParallelDegrees, _Mapping]] = ..., conditioning_reuse: _Optional[_Iterable[_Union[ConditioningReuse, _Mapping]]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ...) -> None: ...

@@ -28,7 +28,7 @@ from triptych.v1 import generation_pb2 as triptych_dot_v1_dot_generation__pb2
 from triptych.v1 import tensor_pb2 as triptych_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftriptych/v1/stage_service.proto\x12\x0btriptych.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1etriptych/v1/capabilities.proto\x1a\x1ctriptych/v1/generation.proto\x1a\x18triptych/v1/tensor.proto\"\x14\n\x12GetCapacityRequest\"\xac\x02\n\x13GetCapacityResponse\x12!\n\x05stage\x18\x01 \x01(\x0e\x32\x12.triptych.v1.Stage\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12(\n\x06models\x18\x03 \x03(\x0b\x32\x18.triptych.v1.LoadedModel\x12\x14\n\x0ctensor_store\x18\x04 \x01(\t\x12\x18\n\x10running_requests\x18\x05 \x01(\r\x12\x17\n\x0fqueued_requests\x18\x06 \x01(\r\x12\x1b\n\x13max_queued_requests\x18\x07 \x01(\r\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12*\n\nrank_group\x18\t \x01(\x0b\x32\x16.triptych.v1.RankGroup\x12\x0f\n\x07loading\x18\n \x01(\x08\"\x8c\x01\n\x0bLoadedModel\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.triptych.v1.Model\x12*\n\ncomponents\x18\x02 \x03(\x0b\x32\x16.triptych.v1.Component\x12.\n\x0c\x66ingerprints\x18\x03 \x03(\x0b\x32\x18.triptych.v1.Fingerprint\"+\n\x0b\x46ingerprint\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"o\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0fparameter_count\x18\x02 \x01(\x04\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\'\n\x05\x64type\x18\x04 \x01(\x0e\x32\x18.triptych.v1.ElementType\"\x98\x02\n\tRankGroup\x12\r\n\x05ranks\x18\x01 \x01(\r\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x17\n\x0f\x63ompleted_steps\x18\x03 \x01(\x04\x12\x16\n\x0eulysses_degree\x18\x04 \x01(\r\x12\x13\n\x0bring_degree\x18\x05 \x01(\r\x12\x12\n\ncfg_degree\x18\x06 \x01(\r\x12\x12\n\nheld_bytes\x18\x07 \x01(\x04\x12\x16\n\x0ereserved_bytes\x18\x08 \x01(\x04\x12\x1f\n\x12max_resident_bytes\x18\t \x01(\x04H\x00\x88\x01\x01\x12*\n\x07\x62\x61\x63klog\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\x15\n\x13_max_resident_bytes\"#\n\x0c\x44rainRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\")\n\rDrainResponse\x12\x18\n\x10running_requests\x18\x01 \x01(\r2\xa0\x01\n\x0cStageService\x12P\n\x0bGetCapacity\x12\x1f.triptych.v1.GetCapacityRequest\x1a .triptych.v1.GetCapacityResponse\x12>\n\x05\x44rain\x12\x19.triptych.v1.DrainRequest\x1a\x1a.triptych.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftriptych/v1/stage_service.proto\x12\x0btriptych.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1etriptych/v1/capabilities.proto\x1a\x1ctriptych/v1/generation.proto\x1a\x18triptych/v1/tensor.proto\"\x14\n\x12GetCapacityRequest\"\xdc\x02\n\x13GetCapacityResponse\x12!\n\x05stage\x18\x01 \x01(\x0e\x32\x12.triptych.v1.Stage\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12(\n\x06models\x18\x03 \x03(\x0b\x32\x18.triptych.v1.LoadedModel\x12\x14\n\x0ctensor_store\x18\x04 \x01(\t\x12\x18\n\x10running_requests\x18\x05 \x01(\r\x12\x17\n\x0fqueued_requests\x18\x06 \x01(\r\x12\x1b\n\x13max_queued_requests\x18\x07 \x01(\r\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12*\n\nrank_group\x18\t \x01(\x0b\x32\x16.triptych.v1.RankGroup\x12\x0f\n\x07loading\x18\n \x01(\x08\x12.\n\x08versions\x18\x0b \x03(\x0b\x32\x1c.triptych.v1.SoftwareVersion\"\x8c\x01\n\x0bLoadedModel\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.triptych.v1.Model\x12*\n\ncomponents\x18\x02 \x03(\x0b\x32\x16.triptych.v1.Component\x12.\n\x0c\x66ingerprints\x18\x03 \x03(\x0b\x32\x18.triptych.v1.Fingerprint\"o\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0fparameter_count\x18\x02 \x01(\x04\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\'\n\x05\x64type\x18\x04 \x01(\x0e\x32\x18.triptych.v1.ElementType\"\x98\x02\n\tRankGroup\x12\r\n\x05ranks\x18\x01 \x01(\r\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x12\x17\n\x0f\x63ompleted_steps\x18\x03 \x01(\x04\x12\x16\n\x0eulysses_degree\x18\x04 \x01(\r\x12\x13\n\x0bring_degree\x18\x05 \x01(\r\x12\x12\n\ncfg_degree\x18\x06 \x01(\r\x12\x12\n\nheld_bytes\x18\x07 \x01(\x04\x12\x16\n\x0ereserved_bytes\x18\x08 \x01(\x04\x12\x1f\n\x12max_resident_bytes\x18\t \x01(\x04H\x00\x88\x01\x01\x12*\n\x07\x62\x61\x63klog\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\x15\n\x13_max_resident_bytes\"#\n\x0c\x44rainRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\")\n\rDrainResponse\x12\x18\n\x10running_requests\x18\x01 \x01(\r2\xa0\x01\n\x0cStageService\x12P\n\x0bGetCapacity\x12\x1f.triptych.v1.GetCapacityRequest\x1a .triptych.v1.GetCapacityResponse\x12>\n\x05\x44rain\x12\x19.triptych.v1.DrainRequest\x1a\x1a.triptych.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,19 +38,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCAPACITYREQUEST']._serialized_start=168
   _globals['_GETCAPACITYREQUEST']._serialized_end=188
   _globals['_GETCAPACITYRESPONSE']._serialized_start=191
-  _globals['_GETCAPACITYRESPONSE']._serialized_end=491
-  _globals['_LOADEDMODEL']._serialized_start=494
-  _globals['_LOADEDMODEL']._serialized_end=634
-  _globals['_FINGERPRINT']._serialized_start=636
-  _globals['_FINGERPRINT']._serialized_end=679
-  _globals['_COMPONENT']._serialized_start=681
-  _globals['_COMPONENT']._serialized_end=792
-  _globals['_RANKGROUP']._serialized_start=795
-  _globals['_RANKGROUP']._serialized_end=1075
-  _globals['_DRAINREQUEST']._serialized_start=1077
-  _globals['_DRAINREQUEST']._serialized_end=1112
-  _globals['_DRAINRESPONSE']._serialized_start=1114
-  _globals['_DRAINRESPONSE']._serialized_end=1155
-  _globals['_STAGESERVICE']._serialized_start=1158
-  _globals['_STAGESERVICE']._serialized_end=1318
+  _globals['_GETCAPACITYRESPONSE']._serialized_end=539
+  _globals['_LOADEDMODEL']._serialized_start=542
+  _globals['_LOADEDMODEL']._serialized_end=682
+  _globals['_COMPONENT']._serialized_start=684
+  _globals['_COMPONENT']._serialized_end=795
+  _globals['_RANKGROUP']._serialized_start=798
+  _globals['_RANKGROUP']._serialized_end=1078
+  _globals['_DRAINREQUEST']._serialized_start=1080
+  _globals['_DRAINREQUEST']._serialized_end=1115
+  _globals['_DRAINRESPONSE']._serialized_start=1117
+  _globals['_DRAINRESPONSE']._serialized_end=1158
+  _globals['_STAGESERVICE']._serialized_start=1161
+  _globals['_STAGESERVICE']._serialized_end=1321
 # @@protoc_insertion_point(module_scope)

@@ -17,7 +17,7 @@ class GetCapacityRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCapacityResponse(_message.Message):
-    __slots__ = ("stage", "instance_id", "models", "tensor_store", "running_requests", "queued_requests", "max_queued_requests", "draining", "rank_group", "loading")
+    __slots__ = ("stage", "instance_id", "models", "tensor_store", "running_requests", "queued_requests", "max_queued_requests", "draining", "rank_group", "loading", "versions")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class GetCapacityResponse(_message.Message):
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     RANK_GROUP_FIELD_NUMBER: _ClassVar[int]
     LOADING_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     stage: _generation_pb2.Stage
     instance_id: str
     models: _containers.RepeatedCompositeFieldContainer[LoadedModel]
@@ -38,7 +39,8 @@ class GetCapacityResponse(_message.Message):
     draining: bool
     rank_group: RankGroup
     loading: bool
-    def __init__(self, stage: _Optional[_Union[_generation_pb2.Stage, str]] = ..., instance_id: _Optional[str] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., tensor_store: _Optional[str] = ..., running_requests: _Optional[int] = ..., queued_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., draining: _Optional[bool] = ..., rank_group: _Optional[_Union[RankGroup, _Mapping]] = ..., loading: _Optional[bool] = ...) -> None: ...
+    versions: _containers.RepeatedCompositeFieldContainer[_generation_pb2.SoftwareVersion]
+    def __init__(self, stage: _Optional[_Union[_generation_pb2.Stage, str]] = ..., instance_id: _Optional[str] = ..., models: _Optional[_Iterable[_Union[LoadedModel, _Mapping]]] = ..., tensor_store: _Optional[str] = ..., running_requests: _Optional[int] = ..., queued_requests: _Optional[int] = ..., max_queued_requests: _Optional[int] = ..., draining: _Optional[bool] = ..., rank_group: _Optional[_Union[RankGroup, _Mapping]] = ..., loading: _Optional[bool] = ..., versions: _Optional[_Iterable[_Union[_generation_pb2.SoftwareVersion, _Mapping]]] = ...) -> None: ...
 
 class LoadedModel(_message.Message):
     __slots__ = ("model", "components", "fingerprints")
@@ -47,16 +49,8 @@ class LoadedModel(_message.Message):
     FINGERPRINTS_FIELD_NUMBER: _ClassVar[int]
     model: _capabilities_pb2.Model
     components: _containers.RepeatedCompositeFieldContainer[Component]
-    fingerprints: _containers.RepeatedCompositeFieldContainer[Fingerprint]
-    def __init__(self, model: _Optional[_Union[_capabilities_pb2.Model, _Mapping]] = ..., components: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., fingerprints: _Optional[_Iterable[_Union[Fingerprint, _Mapping]]] = ...) -> None: ...
-
-class Fingerprint(_message.Message):
-    __slots__ = ("part", "digest")
-    PART_FIELD_NUMBER: _ClassVar[int]
-    DIGEST_FIELD_NUMBER: _ClassVar[int]
-    part: str
-    digest: str
-    def __init__(self, part: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+    fingerprints: _containers.RepeatedCompositeFieldContainer[_generation_pb2.Fingerprint]
+    def __init__(self, model: _Optional[_Union[_capabilities_pb2.Model, _Mapping]] = ..., components: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., fingerprints: _Optional[_Iterable[_Union[_generation_pb2.Fingerprint, _Mapping]]] = ...) -> None: ...
 
 class Component(_message.Message):
     __slots__ = ("name", "parameter_count", "size_bytes", "dtype")

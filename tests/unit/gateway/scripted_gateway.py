@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from services.domain.job_event import ArtifactChunk, JobEvent
@@ -29,6 +30,7 @@ from tests.unit.gateway.scripted_stages import (
 from triptych.codec.tables import JOB_EVENTS
 from triptych.domain.generation import GenerationRequest
 from triptych.domain.job import Scheduling
+from triptych.domain.receipt import Fingerprint, SoftwareVersion
 
 
 class ScriptedGateway:
@@ -127,6 +129,15 @@ class ScriptedGateway:
         """All that a client gets."""
         async with aclosing(self.generate(request, images, tenant)) as events:
             return [event async for event in events]
+
+    async def say(self, fingerprint: Fingerprint, version: SoftwareVersion) -> None:
+        """Lets every stage report what its model and its software are."""
+        for stage in self.cluster.stages.values():
+            assert stage.capacity_now is not None
+            (held,) = stage.capacity_now.models
+            models = (replace(held, fingerprints=(fingerprint,)),)
+            stage.capacity_now = replace(stage.capacity_now, models=models, versions=(version,))
+        await self.pools.look()
 
     async def settle(self) -> None:
         """Returns when nothing is at work any more."""

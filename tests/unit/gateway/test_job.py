@@ -27,12 +27,14 @@ from triptych.domain.generation import MAX_SEED, GenerationRequest
 from triptych.domain.generation_result import GenerationResult
 from triptych.domain.job import JobState
 from triptych.domain.model import Stage
+from triptych.domain.receipt import Fingerprint, Receipt, SoftwareVersion
 
 REQUEST = GenerationRequest(prompt="a red circle", seed=7)
 DRAWN = replace(ARTIFACT, latents_checksum_xxh3=77)
 """As the gateway gives it on: beside the latents that it was decoded of."""
 
 STAGES = ["encoder", "denoiser", "vae"]
+FINGERPRINT, VERSION = Fingerprint("vae/*.json", "a"), SoftwareVersion("torch", "2.13.0")
 EVENTS = [
     "Accepted",
     "StageStarted encoder",
@@ -90,10 +92,12 @@ async def test_each_stage_gets_what_the_one_before_it_made() -> None:
 
 async def test_the_result_tells_what_was_done() -> None:
     async with _gateway() as gateway:
+        await gateway.say(FINGERPRINT, VERSION)
         events = await gateway.all_of()
     completed = events[-1]
     assert isinstance(completed, GenerationResult)
     assert completed.parameters.seed == 7
+    assert completed.receipt == Receipt((FINGERPRINT,), (VERSION,))
     (artifact,) = completed.artifacts
     assert artifact.expire_time
     assert replace(artifact, expire_time=None) == DRAWN

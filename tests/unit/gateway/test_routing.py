@@ -24,7 +24,8 @@ from triptych.domain.errors import (
     StageUnavailable,
     TensorRefused,
 )
-from triptych.domain.model import Fingerprint, Stage
+from triptych.domain.model import Stage
+from triptych.domain.receipt import Fingerprint
 
 OTHER_STORE = f"shm:{'6' * 32}"
 
