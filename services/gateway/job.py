@@ -11,10 +11,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+from services.domain.checkpoint import Checkpoint
 from services.domain.job_event import JobEvent
 from services.domain.stages import (
     DecodeRequest,
     Denoised,
+    DenoiseEvent,
     DenoiseRequest,
     DenoiseStarted,
     DrawPreviewRequest,
@@ -41,16 +43,19 @@ from services.gateway.watched import Watched
 from services.jobs.journal import Journal
 from services.jobs.ledger import Claim
 from services.jobs.record import OutputSlot
+from services.observability.logs import get_logger
 from services.rpc.stored import DecodedArtifact, event_bytes
 from triptych.domain.deadline import Deadline
 from triptych.domain.errors import ResourceExhausted, TriptychError
-from triptych.domain.events import StageCompleted, StageStarted, StepCompleted
+from triptych.domain.events import CheckpointSaved, StageCompleted, StageStarted, StepCompleted
 from triptych.domain.generation import GenerationParameters
 from triptych.domain.generation_result import Artifact, GenerationResult
 from triptych.domain.model import Stage
 from triptych.domain.stage_timing import StageTask, StageTiming
 
 T = TypeVar("T")
+
+_log = get_logger(__name__)
 
 _STAGES: Final = {
     StageTask.ENCODE_PROMPT: Stage.ENCODER,
@@ -220,7 +225,12 @@ class Job:
         )
 
         async def denoised_at(replica: Watched[Any]) -> Denoised:
-            return await self._denoised_at(replica, asked)
+            others = self._pools.has_others(
+                Stage.DENOISER, self._parameters.model, self._tensor_store(), {replica}
+            )
+            checkpoint = self._outputs.checkpoint(index)
+            again = replace(asked, resume_from=checkpoint, can_hand_over=others)
+            return await self._denoised_at(replica, again)
 
         denoised = await self._tried(StageTask.DENOISE, denoised_at)
         denoised = replace(denoised, timing=_whole(denoised.timing, began))
@@ -228,23 +238,34 @@ class Job:
         await self._outputs.put(OutputSlot(StageTask.DENOISE, index), denoised, [told])
 
     async def _denoised_at(self, replica: Watched[Any], asked: DenoiseRequest) -> Denoised:
-        denoised: Denoised | None = None
+        index, denoised = asked.image_index, None
+        begin = asked.resume_from.completed_steps if asked.resume_from else 0
+        if repeated := self._steps.repeated(index, begin):
+            _log.info("denoising again", after_step=begin, repeated_steps=repeated)
         async with aclosing(replica.port.denoise(asked, self._deadline)) as events:
             async for event in events:
-                match event:
-                    case DenoiseStarted():
-                        self._tell(StageStarted(Stage.DENOISER, StageTask.DENOISE))
-                    case StepCompleted():
-                        if self._steps.take(asked.image_index, event.step):
-                            self._tell(replace(event, image_index=asked.image_index))
-                            await self._journal.room()
-                    case PreviewLatents():
-                        self._previews.offer(event, asked.image_index)
-                    case Denoised():
-                        denoised = event
+                if isinstance(event, Denoised):
+                    denoised = event
+                else:
+                    await self._note(event, index)
         if denoised is None:
             raise TriptychError("the denoiser ended without latents")
         return denoised
+
+    async def _note(self, event: DenoiseEvent, index: int) -> None:
+        """Takes in what happens in the denoising loop of a result."""
+        match event:
+            case DenoiseStarted():
+                self._tell(StageStarted(Stage.DENOISER, StageTask.DENOISE))
+            case StepCompleted():
+                if self._steps.take(index, event.step):
+                    self._tell(replace(event, image_index=index))
+                    await self._journal.room()
+            case PreviewLatents():
+                self._previews.offer(event, index)
+            case Checkpoint():
+                saved = [CheckpointSaved(event.completed_steps)]
+                await self._outputs.put(OutputSlot(StageTask.DENOISE, index), event, saved)
 
     async def _draw_preview(self, latents: TensorRef, index: int) -> PreviewPicture:
         alone = self._parameters.alone(index)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from services.domain.checkpoint import Checkpoint
 from services.domain.job_event import JobEvent
 from services.domain.stages import Denoised, Encoded, EncodedImage
 from services.domain.tensor_ref import INLINE
@@ -75,6 +76,11 @@ class Outputs:
             transfer_seconds=sum(timing.transfer_seconds for timing in timings),
             total_seconds=sum(timing.total_seconds for timing in timings),
         )
+
+    def checkpoint(self, index: int) -> Checkpoint | None:
+        """What the denoising loop of a result goes on from, before its latents are finished."""
+        output = self._held.get(OutputSlot(StageTask.DENOISE, index))
+        return output if isinstance(output, Checkpoint) else None
 
     def denoised(self, index: int) -> Denoised | None:
         """The finished latents of a result."""

@@ -22,6 +22,10 @@ class Steps:
         """Of all results together; never fewer than were told before."""
         return max(self._before, sum(self._done))
 
+    def repeated(self, index: int, begin: int) -> int:
+        """How many steps of a result are taken again by a loop that begins after so many."""
+        return max(0, self._done[index] - begin)
+
     def take(self, index: int, step: int) -> bool:
         """Takes in that a step of a result is done; returns whether that is news."""
         if step <= self._done[index]:

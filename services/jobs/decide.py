@@ -99,7 +99,8 @@ _ELSEWHERE: Final = _Rule(_Cure.OTHER_REPLICA, tries=2)
 _HANDED_OVER: Final = _Rule(_Cure.ANOTHER_TURN, tries=math.inf)
 # The request may be what kills them.
 _SURVIVING: Final = _Rule(_Cure.OTHER_REPLICA, tries=5)
-_REMAKE: Final = _Rule(_Cure.EARLIER_TASK, tries=3)
+# A store's server that is restarted loses all; replicas learn of that one after the other.
+_REMAKE: Final = _Rule(_Cure.EARLIER_TASK, tries=10)
 _NEVER: Final = _Rule(_Cure.NONE)
 _NOT_THIS_JOB: Final = _Rule(_Cure.NEW_JOB)
 

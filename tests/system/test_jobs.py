@@ -1,28 +1,36 @@
 """Jobs over real stages, whose gateways, ledger and stages are killed and stopped."""
 
+import asyncio
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from services.rpc.stage_clients import RemoteDenoiser
+from tests.processes import start
+from tests.system.further_denoiser import shared_flags
 from tests.system.further_gateway import further_gateway
 from tests.system.running_cluster import RunningCluster, running_cluster, until
 from tests.valkey_server import KeyValueServer, key_value_server
-from triptych import Client
+from triptych import Client, NoCache, TeaCache
+from triptych.domain.deadline import Deadline
 from triptych.domain.events import StepCompleted
 from triptych.domain.job import JobState
 
 KEPT = ("--appendonly", "yes", "--appendfsync", "always")
 STEPS = 60
+SAVED_STEPS = 4
 PROMPT = "two red hearts"
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RunningCluster]:
-    with running_cluster() as running:
+    saving = {"TRIPTYCH_DENOISER_CHECKPOINT_STEPS": str(SAVED_STEPS)}
+    with running_cluster(environment=saving) as running:
         yield running
 
 
@@ -127,6 +135,60 @@ def test_a_stage_that_is_killed_costs_a_job_time_and_no_bit(
         _until_step(here, job_id, 5)
         cluster.kill(stage)
         _ends_well(here, cluster, job_id, expected)
+
+
+@contextmanager
+def _other_denoiser(cluster: RunningCluster, folder: Path) -> Iterator[str]:
+    """Where a denoiser listens that has taken no step yet."""
+    target = f"unix:{folder}/denoiser.sock"
+    saving = f"--checkpoint-steps={SAVED_STEPS}"
+    process = start(
+        *("denoiser_service", f"--listen={target}", *shared_flags(cluster), saving),
+        children=["denoiser_service.rank"],
+    )
+    try:
+        yield target
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+async def _steps_taken(target: str) -> int:
+    denoiser = RemoteDenoiser(target)
+    try:
+        group = (await denoiser.capacity(Deadline.after(10))).rank_group
+    finally:
+        await denoiser.close()
+    assert group is not None
+    return group.completed_steps
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("cache", [NoCache(), TeaCache(rel_l1_thresh=0.2)])
+def test_another_denoiser_goes_on_from_the_last_checkpoint(
+    cluster: RunningCluster,
+    ledger: KeyValueServer,
+    folder: Path,
+    sent: signal.Signals,
+    cache: NoCache | TeaCache,
+) -> None:
+    with (
+        _other_denoiser(cluster, folder) as other,
+        further_gateway(cluster, folder, "a", ledger.url, f"--denoiser={other}") as one,
+        Client(one.target, timeout=100) as here,
+    ):
+        asked = {"steps": STEPS, "seed": 5, "cache": cache}
+        with cluster.client() as client:
+            expected = client.generate(PROMPT, **asked).data
+        before = asyncio.run(_steps_taken(other))
+        job_id = here.submit(PROMPT, **asked).job_id
+        _until_step(here, job_id, STEPS // 2)
+        os.kill(cluster.pid("denoiser"), sent)
+        _ends_well(here, cluster, job_id, expected)
+        taken = asyncio.run(_steps_taken(other)) - before
+        # What was taken while the last checkpoint was being stored is repeated, too.
+        assert 0 < taken <= STEPS - STEPS // 2 + 2 * SAVED_STEPS
+        cluster.wait_serving()
 
 
 def test_a_ledger_that_is_gone_for_a_while_loses_nothing(

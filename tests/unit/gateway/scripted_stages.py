@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from services.domain.checkpoint import Checkpoint, CheckpointPart
 from services.domain.stages import (
     Capacity,
     Decoded,
@@ -34,6 +35,7 @@ CONDITIONING = TENSOR_REF.model_copy(update={"key": "1" * 32})
 LATENTS = TENSOR_REF.model_copy(update={"key": "2" * 32})
 IMAGE_LATENTS = [TENSOR_REF.model_copy(update={"key": str(each) * 32}) for each in (3, 4)]
 MEDIA = (b"abcd", b"ef")
+SAVED = Checkpoint(1, (CheckpointPart(0, TENSOR_REF.model_copy(update={"key": "8" * 32})),))
 PREVIEWS = {each: TENSOR_REF.model_copy(update={"key": f"{each:x}" * 32}) for each in (5, 6, 7)}
 PICTURE = PreviewPicture(b"a picture", 16, 8)
 
@@ -139,6 +141,7 @@ class ScriptedDenoiser(ScriptedStage):
         self.requests: list[DenoiseRequest] = []
         self.ends_early = False
         self.previews: Sequence[PreviewLatents] = ()
+        self.checkpoint: Checkpoint | None = None
         # Those after the first.
         self.may_show = asyncio.Event()
         self.may_show.set()
@@ -149,7 +152,10 @@ class ScriptedDenoiser(ScriptedStage):
         self.requests.append(request)
         self._admit()
         yield DenoiseStarted()
-        yield StepCompleted(1, 2, 1.0, 0.5)
+        if request.resume_from is None:
+            yield StepCompleted(1, 2, 1.0, 0.5)
+            if self.checkpoint is not None:
+                yield self.checkpoint
         for each in self.previews:
             yield each
             await self.may_show.wait()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from services.domain.job_event import ArtifactChunk, JobEvent
+from services.jobs import decide
 from tests.unit.domain.examples import ARTIFACT
 from tests.unit.gateway.scripted_gateway import ScriptedGateway
 from tests.unit.gateway.scripted_stages import CONDITIONING, LATENTS
@@ -217,13 +218,16 @@ async def test_lost_tensors_are_made_again(stage: str, error: TriptychError) -> 
         assert asked == ((2, 2) if stage == "denoiser" else (1, 2))
 
 
-async def test_tensors_that_are_lost_again_and_again_make_the_request_repeatable() -> None:
+async def test_tensors_that_are_lost_again_and_again_make_the_request_repeatable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decide, "_FIRST_PAUSE_SECONDS", 0.001)
     async with _gateway() as gateway:
         gateway.cluster.denoiser.fails = TensorNotFound("tensors: gone")
         with pytest.raises(TriptychError, match="repeat the request") as caught:
             await gateway.all_of()
         assert caught.value.status == "UNAVAILABLE"
-        assert len(gateway.cluster.encoder.requests) == 4
+        assert len(gateway.cluster.encoder.requests) == 11
 
 
 @pytest.mark.parametrize("count", range(1, len(EVENTS)))

@@ -14,8 +14,9 @@ from services.jobs.memory_ledger import MemoryLedger
 from services.jobs.record import JobKey
 from tests.unit.domain.examples import capacity
 from tests.unit.gateway.scripted_gateway import ScriptedGateway
-from tests.unit.gateway.scripted_stages import ScriptedDenoiser, ScriptedVae
+from tests.unit.gateway.scripted_stages import SAVED, ScriptedDenoiser, ScriptedVae
 from triptych.domain.errors import (
+    HandedOver,
     LedgerUnavailable,
     QueueFull,
     RanksLost,
@@ -23,6 +24,7 @@ from triptych.domain.errors import (
     StoreFull,
     TriptychError,
 )
+from triptych.domain.events import CheckpointSaved, StepCompleted
 from triptych.domain.generation import GenerationRequest
 from triptych.domain.generation_result import GenerationResult
 from triptych.domain.job import JobState
@@ -72,6 +74,33 @@ async def test_another_denoiser_goes_on_where_one_fails(error: TriptychError) ->
         assert isinstance((await gateway.all_of())[-1], GenerationResult)
         assert (len(gateway.cluster.denoiser.requests), len(other.requests)) == (1, 1)
         assert len(gateway.cluster.encoder.requests) == 1
+
+
+async def test_another_denoiser_goes_on_from_the_last_checkpoint() -> None:
+    other = ScriptedDenoiser()
+    other.capacity_now = capacity(Stage.DENOISER, "painter", queued_requests=9)
+    async with _gateway(other) as gateway:
+        gateway.cluster.denoiser.checkpoint = SAVED
+        gateway.cluster.denoiser.fails = HandedOver("draining")
+        events = await gateway.all_of()
+        assert [event.step for event in events if isinstance(event, StepCompleted)] == [1, 2]
+        assert [event.step for event in events if isinstance(event, CheckpointSaved)] == [1]
+        (first,), (second,) = gateway.cluster.denoiser.requests, other.requests
+        assert (first.resume_from, second.resume_from) == (None, SAVED)
+        assert (first.can_hand_over, second.can_hand_over) == (True, True)
+        assert (await gateway.ledger.get(gateway.keys[0])).failures == {}
+
+
+async def test_another_gateway_goes_on_from_the_last_checkpoint() -> None:
+    ledger = MemoryLedger()
+    first = ScriptedGateway(REQUEST, shared=True, ledger=ledger)
+    first.cluster.denoiser.checkpoint = SAVED
+    key = await _left_by(first)
+    second = ScriptedGateway(REQUEST, shared=True, ledger=ledger)
+    async with second.running():
+        assert await _ended(second, key) is JobState.SUCCEEDED
+        (asked,) = second.cluster.denoiser.requests
+        assert (asked.resume_from, asked.can_hand_over) == (SAVED, False)
 
 
 async def test_a_full_denoiser_is_passed_over_before_anybody_is_told() -> None:
@@ -159,18 +188,24 @@ def _no_room(tenant: object, *, result: bool) -> Limits:
     return Limits(1, 1.0)
 
 
+async def _left_by(gateway: ScriptedGateway) -> JobKey:
+    """A job that a gateway gives back in the middle of its steps."""
+    await gateway.pools.look()
+    running = asyncio.create_task(gateway.runner.run())
+    gateway.cluster.denoiser.waits = True
+    key = await gateway.submit()
+    await gateway.cluster.denoiser.reached.wait()
+    gateway.runner.drain()
+    await gateway.runner.finish(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return key
+
+
 async def test_another_gateway_goes_on_with_what_a_drained_one_gave_back() -> None:
     ledger = MemoryLedger()
     first = ScriptedGateway(REQUEST, shared=True, ledger=ledger)
-    await first.pools.look()
-    running = asyncio.create_task(first.runner.run())
-    first.cluster.denoiser.waits = True
-    key = await first.submit()
-    await first.cluster.denoiser.reached.wait()
-    first.runner.drain()
-    await first.runner.finish(0)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    key = await _left_by(first)
     assert first.cluster.denoiser.running == 0
     assert first.cluster.releases == [[], [], []], "who goes on needs what is stored"
     second = ScriptedGateway(REQUEST, shared=True, ledger=ledger)
