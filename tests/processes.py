@@ -8,6 +8,7 @@ tests/architecture.
 """
 
 import asyncio
+import atexit
 import os
 import pkgutil
 import signal
@@ -79,12 +80,17 @@ class SharedLauncher:
     async def close(self) -> None:
         """For whoever owns its launcher; this one is the tests'."""
 
+    async def end(self) -> None:
+        """Ends the server, with the process of tests."""
+        await self._forking.close()
+
 
 @cache
 def shared_launcher() -> SharedLauncher:
     """This process's; its server is ready, so that no test's bound has to allow for that."""
     launcher = SharedLauncher()
     _in_loop(launcher.ready())
+    atexit.register(lambda: _in_loop(launcher.end()))
     return launcher
 
 
