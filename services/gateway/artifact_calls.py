@@ -86,6 +86,10 @@ class ArtifactCalls:
         finally:
             self._threads.submit(close)
 
+    async def url(self, key: ArtifactKey, seconds: float) -> str | None:
+        """See ArtifactStore."""
+        return await self.run(lambda: self._store.url(key, seconds))
+
     def delete_soon(self, key: ArtifactKey) -> None:
         """Deletes an artifact; returns at once. What cannot be deleted now will expire."""
         self._threads.submit(self._delete, key)

@@ -14,12 +14,13 @@ from services.gateway.access import Tenant
 from services.gateway.artifact_calls import ArtifactCalls, ArtifactWriting
 from triptych.codec.tables import ARTIFACTS
 from triptych.domain.errors import AlreadyExists, TriptychError, Unavailable
-from triptych.domain.generation_result import Artifact
+from triptych.domain.generation_result import Artifact, GenerationResult
 from triptych.domain.model import MediaFormat
 from triptych.v1 import generation_pb2
 
 # After which the store counts as out of reach.
 _KEEP_SECONDS: Final = 10.0
+_URL_SECONDS: Final = 900.0
 _CONTENT_TYPES: Final = {
     MediaFormat.PNG: "image/png",
     MediaFormat.JPEG: "image/jpeg",
@@ -80,6 +81,20 @@ class Results:
     def begin(self, tenant: Tenant) -> "KeptResult":
         """For one artifact that is about to come from a stage."""
         return KeptResult(self._calls, tenant, self._ttl_seconds)
+
+    async def linked(self, tenant: str, result: GenerationResult) -> GenerationResult:
+        """The same with URLs of its artifacts, as far as they are kept and the store signs some."""
+        artifacts = [await self._linked(tenant, artifact) for artifact in result.artifacts]
+        return replace(result, artifacts=tuple(artifacts))
+
+    async def _linked(self, tenant: str, artifact: Artifact) -> Artifact:
+        key = ArtifactKey(tenant, ArtifactKind.RESULT, artifact.artifact_id)
+        try:
+            url = await self._calls.url(key, _URL_SECONDS)
+        except TriptychError:
+            # It has expired, or the store is away: the job is known all the same.
+            url = None
+        return artifact if url is None else replace(artifact, url=url)
 
     @contextmanager
     def awaited(self, job_id: str, take: TakeChunk) -> Iterator[None]:

@@ -148,7 +148,10 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, request: pb2.GetJobRequest, context: Context
     ) -> pb2.GetJobResponse:
         """Reads a job of the caller's tenant."""
-        job = await self._desk.get(self._key(request.job_id, context))
+        key = self._key(request.job_id, context)
+        job = await self._desk.get(key)
+        if job.result is not None:
+            job = replace(job, result=await self._results.linked(key.tenant, job.result))
         return pb2.GetJobResponse(job=JOBS.write(job))
 
     async def WatchJob(  # noqa: N802 - gRPC's name

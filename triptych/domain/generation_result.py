@@ -24,6 +24,8 @@ class Artifact:
         latents_checksum_xxh3: XXH3-64 of its final latents.
         expire_time: until when it can be downloaded again, in seconds of the epoch; None if the
             cluster does not keep it, or while that is not known.
+        url: where anybody may read it for a quarter of an hour, without a key; of a job that was
+            asked for, if its cluster's store signs URLs.
     """
 
     artifact_id: str
@@ -38,6 +40,7 @@ class Artifact:
     seed: int = 0
     latents_checksum_xxh3: int = 0
     expire_time: float | None = None
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

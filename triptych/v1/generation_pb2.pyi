@@ -180,7 +180,7 @@ class FluxOptions(_message.Message):
     def __init__(self, true_guidance_scale: _Optional[float] = ...) -> None: ...
 
 class Artifact(_message.Message):
-    __slots__ = ("artifact_id", "media_format", "width", "height", "num_frames", "size_bytes", "checksum_xxh3", "tile_size", "index", "seed", "latents_checksum_xxh3", "expire_time")
+    __slots__ = ("artifact_id", "media_format", "width", "height", "num_frames", "size_bytes", "checksum_xxh3", "tile_size", "index", "seed", "latents_checksum_xxh3", "expire_time", "url")
     ARTIFACT_ID_FIELD_NUMBER: _ClassVar[int]
     MEDIA_FORMAT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +193,7 @@ class Artifact(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     LATENTS_CHECKSUM_XXH3_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
     artifact_id: str
     media_format: MediaFormat
     width: int
@@ -205,7 +206,8 @@ class Artifact(_message.Message):
     seed: int
     latents_checksum_xxh3: int
     expire_time: _timestamp_pb2.Timestamp
-    def __init__(self, artifact_id: _Optional[str] = ..., media_format: _Optional[_Union[MediaFormat, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., num_frames: _Optional[int] = ..., size_bytes: _Optional[int] = ..., checksum_xxh3: _Optional[int] = ..., tile_size: _Optional[int] = ..., index: _Optional[int] = ..., seed: _Optional[int] = ..., latents_checksum_xxh3: _Optional[int] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    url: str
+    def __init__(self, artifact_id: _Optional[str] = ..., media_format: _Optional[_Union[MediaFormat, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., num_frames: _Optional[int] = ..., size_bytes: _Optional[int] = ..., checksum_xxh3: _Optional[int] = ..., tile_size: _Optional[int] = ..., index: _Optional[int] = ..., seed: _Optional[int] = ..., latents_checksum_xxh3: _Optional[int] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., url: _Optional[str] = ...) -> None: ...
 
 class StageTiming(_message.Message):
     __slots__ = ("stage", "queue_duration", "run_duration", "transfer_duration", "total_duration", "task", "writing_duration")

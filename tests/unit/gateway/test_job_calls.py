@@ -3,13 +3,16 @@
 import asyncio
 import hashlib
 import json
+import random
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from tests.s3_server import new_prefix, shared_s3_server
 from tests.unit.gateway.running_gateway import Gateway, failure_of, running_gateway
 from triptych.v1 import generation_pb2, job_pb2
 from triptych.v1 import generation_service_pb2 as pb2
@@ -63,6 +66,18 @@ async def test_a_job_is_handed_in_watched_read_and_fetched(tmp_path: Path) -> No
             pb2.DownloadArtifactRequest(artifact_id=artifact.artifact_id), timeout=20
         )
         assert b"".join([answer.chunk.data async for answer in call]) == b"abcdef"
+
+
+async def test_a_store_that_signs_urls_gives_one_with_the_job(tmp_path: Path) -> None:
+    server = shared_s3_server()
+    async with running_gateway(tmp_path, artifacts=server.url(new_prefix())) as gateway:
+        job = await _submitted(gateway, _order())
+        events = await _events(gateway, job.job_id)
+        (announced,) = events[-1].completed.result.artifacts
+        assert announced.url == "", "it would be kept with the event, and expire"
+        (artifact,) = (await _job(gateway, job.job_id)).result.artifacts
+        data = await asyncio.to_thread(lambda: urllib.request.urlopen(artifact.url).read())
+        assert data == b"abcdef"
 
 
 async def test_watching_goes_on_after_any_event_without_gap_or_repetition(tmp_path: Path) -> None:
@@ -190,6 +205,66 @@ async def test_tenants_never_see_each_others_jobs(tmp_path: Path) -> None:
         assert list(page.jobs) == []
         # The name of an order is its tenant's own, too.
         assert (await _submitted(gateway, _order("mine", seed=9))).job_id != job.job_id
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_tenants_ask_they_get_nothing_of_each_others(
+    tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    async with running_gateway(tmp_path, access_file=_access_file(tmp_path)) as gateway:
+        gateway.cluster.vae.artifact_id = None
+        owner: dict[str, str] = {}
+        for number in range(150):
+            who = chance.choice([*KEYS])
+            gateway.metadata = (("authorization", f"Bearer {KEYS[who]}"),)
+            known = chance.choice([*owner]) if owner else "f" * 32
+            match chance.choice(["submit", "get", "watch", "cancel", "download", "list", "edit"]):
+                case "submit":
+                    job = await _submitted(gateway, _order(chance.choice(["", "one"])))
+                    assert owner.setdefault(job.job_id, who) == who
+                case "list":
+                    request = pb2.ListJobsRequest(page_size=chance.randint(0, 3))
+                    page = await gateway.stub.ListJobs(request, metadata=gateway.metadata)
+                    assert {owner[job.job_id] for job in page.jobs} <= {who}
+                case "edit":
+                    # Another's job's pictures are no uploads of one's own.
+                    image = generation_pb2.InputImage(upload_id=f"{known}.0")
+                    error = await failure_of(gateway.generate(images=[image]))
+                    assert error.status == "INVALID_ARGUMENT"
+                case method:
+                    told = await _told(gateway, method, known)
+                    assert told == "NOT_FOUND" or owner[known] == who, (number, method)
+
+
+async def _told(gateway: Gateway, method: str, job_id: str) -> str:
+    """The status of a call about a job, or about the artifact of its name."""
+    calls: dict[str, Any] = {
+        "get": lambda: gateway.stub.GetJob(
+            pb2.GetJobRequest(job_id=job_id), metadata=gateway.metadata
+        ),
+        "cancel": lambda: gateway.stub.CancelJob(
+            pb2.CancelJobRequest(job_id=job_id), metadata=gateway.metadata
+        ),
+        "watch": lambda: _all(
+            gateway.stub.WatchJob(pb2.WatchJobRequest(job_id=job_id), metadata=gateway.metadata)
+        ),
+        "download": lambda: _all(
+            gateway.stub.DownloadArtifact(
+                pb2.DownloadArtifactRequest(artifact_id=job_id), metadata=gateway.metadata
+            )
+        ),
+    }
+    try:
+        await calls[method]()
+    except grpc.aio.AioRpcError as error:
+        return error.code().name
+    return "OK"
+
+
+async def _all(call: Any) -> None:
+    async for _ in call:
+        pass
 
 
 async def test_a_tenant_has_so_many_jobs_at_once_and_no_more(tmp_path: Path) -> None:
