@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constrai
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest \
 	--numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help setup demo test test-fast test-all fuzz deploy-check test-docker check format protos up bench
+.PHONY: help setup demo test test-fast test-all test-faults fuzz deploy-check test-docker check format protos up bench
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,6 +43,9 @@ test-all: setup check ## Check everything, and test every combination.
 
 fuzz: setup ## Let 100,000 hostile inputs in by every door, and write down what came of them.
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzzing
+
+test-faults: setup ## Kill, stop and drain processes under a stream of jobs, and write down what came of it.
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults
 
 deploy-check: setup ## Check the images' recipe, the compose files and the chart.
 	$(PIP_INSTALL) --editable '.[stages,embedded,redis,s3,dev,deploy]'

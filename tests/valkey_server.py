@@ -56,6 +56,15 @@ class KeyValueServer:
     def client(self) -> Redis:
         return Redis(unix_socket_path=str(self.socket))
 
+    @property
+    def pid(self) -> int:
+        """Its process, the last one."""
+        return self._process.pid
+
+    def wait(self) -> None:
+        """Returns once it has ended."""
+        self._process.wait()
+
     def kill(self) -> None:
         """Ends it at once, with all it keeps."""
         self._process.kill()

@@ -87,7 +87,7 @@ class Retries:
             self._record = replace(record, failures={**record.failures, task: failures})
             await self._journal.count_failure(task)
         await asyncio.sleep(decided.after_seconds)
-        if decided.from_task is not task:
+        if not decided.elsewhere:
             raise Remake(decided.from_task) from error
         return decided
 

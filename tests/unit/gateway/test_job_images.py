@@ -13,7 +13,7 @@ from tests.unit.domain.examples import CAPABILITIES
 from tests.unit.gateway.scripted_gateway import ScriptedGateway
 from tests.unit.gateway.scripted_stages import IMAGE_LATENTS
 from triptych.domain.conditioning_reuse import ConditioningPart, ConditioningReuse
-from triptych.domain.errors import ArtifactNotFound, QueueFull, TriptychError
+from triptych.domain.errors import ArtifactNotFound, QueueFull, TensorRefused, TriptychError
 from triptych.domain.events import StageCompleted, StageStarted
 from triptych.domain.generation import GenerationRequest
 from triptych.domain.generation_result import GenerationResult
@@ -173,6 +173,18 @@ async def test_whoever_leaves_while_pictures_are_encoded_stops_both() -> None:
         await events.aclose()
         await editor.settle()
         assert editor.cluster.releases == [[editor.released]] * 3
+
+
+async def test_what_is_encoded_at_once_is_made_again_at_once_where_the_store_is_another() -> None:
+    async with _editor() as editor:
+        editor.cluster.vae.fails_once(TensorRefused("of another store"))
+        editor.cluster.vae.may_go_on.clear()
+        editing = asyncio.create_task(editor.edited())
+        await editor.cluster.encoder.stopped.wait()
+        editor.cluster.vae.may_go_on.set()
+        await editing
+        # The prompt's conditioning is where the VAE cannot read it.
+        assert len(editor.cluster.encoder.requests) == 2
 
 
 async def test_pictures_are_kept_until_their_job_has_ended_and_no_longer() -> None:
