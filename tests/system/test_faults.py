@@ -46,7 +46,7 @@ def kill_during(cluster: RunningCluster, client: Client, name: str) -> bytes | T
 
 def drawn(client: Client, **told: Any) -> bytes:
     """The picture that every request here asks for."""
-    return client.generate("a red circle", steps=60, seed=5, **told).data
+    return client.generate("a red circle", steps=30, seed=5, **told).data
 
 
 @pytest.mark.timeout(240)

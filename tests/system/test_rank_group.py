@@ -64,7 +64,7 @@ def hurt_in_a_step(
             gone = until(lambda: not any(map(_is_running, ranks)), NOTICED_SECONDS[sent])
             assert gone, "the others did not go with it in time"
 
-    return draw(client, steps=40, on_event=hurt)
+    return draw(client, steps=20, on_event=hurt)
 
 
 def _is_running(rank: psutil.Process) -> bool:
@@ -91,7 +91,7 @@ def all_ranks_replaced(cluster: RunningCluster) -> Iterator[list[psutil.Process]
 
 def check(cluster: RunningCluster, number: int, sent: signal.Signals, *, idle: bool) -> None:
     with cluster.client() as client:
-        steps = 4 if idle else 40
+        steps = 4 if idle else 20
         expected = draw(client, steps)
         with all_ranks_replaced(cluster) as ranks:
             if idle:

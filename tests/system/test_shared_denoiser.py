@@ -117,7 +117,7 @@ async def test_a_rank_that_dies_under_shared_steps_costs_none_of_them_more_than_
 ) -> None:
     stepping: set[int] = set()
     asked: list[dict[str, Any]] = [
-        {"prompt": "a red circle", "seed": seed, "steps": 100} for seed in (1, 2)
+        {"prompt": "a red circle", "seed": seed, "steps": 40} for seed in (1, 2)
     ]
 
     def kill_once_both_step(seed: int, event: Event) -> None:

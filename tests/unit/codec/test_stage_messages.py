@@ -215,7 +215,13 @@ def test_a_replicas_capacity_survives_the_wire(ranks: RankGroupInfo | None) -> N
 
 def test_no_field_of_an_artifact_is_left_behind() -> None:
     artifact = replace(
-        ARTIFACT, num_frames=81, index=2, seed=7, latents_checksum_xxh3=77, expire_time=1.9e9
+        ARTIFACT,
+        num_frames=81,
+        index=2,
+        seed=7,
+        latents_checksum_xxh3=77,
+        expire_time=1.9e9,
+        url="https:",
     )
     message = ARTIFACTS.write(artifact)
     wire = generation_pb2.Artifact.DESCRIPTOR.fields_by_name

@@ -19,7 +19,7 @@ from services.gateway import results
 from tests.s3_server import new_prefix, shared_s3_server
 from tests.unit.gateway.running_gateway import Gateway, failure_of, running_gateway
 from tests.unit.pictures.drawn import drawn, encoded
-from triptych.domain.errors import Unavailable
+from triptych.domain.errors import DeadlineExceeded
 from triptych.v1 import generation_pb2, generation_service_pb2
 
 MEDIA = b"abcdef"
@@ -173,7 +173,7 @@ async def test_one_tenant_cannot_take_the_room_of_all(tmp_path: Path) -> None:
 async def test_a_job_that_fails_keeps_nothing(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/store"
     async with running_gateway(tmp_path, artifacts=url) as gateway:
-        gateway.cluster.vae.fails = Unavailable("the VAE is down")
+        gateway.cluster.vae.fails = DeadlineExceeded("it took too long")
         await failure_of(gateway.generate())
     assert [*open_artifact_store(url).list("default")] == []
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
