@@ -57,7 +57,8 @@ class Counting(list[Any]):
 
 async def serve(directory: Path, ledger: str, jobs: int) -> None:
     """A gateway that holds jobs back until it reads a line, and writes one when all are done."""
-    told = {"jobs": ledger, "max_running_jobs": AT_ONCE, "artifacts": "memory:?quota_bytes=64MiB"}
+    kept = "memory:?quota_bytes=64MiB" if ledger == "memory:" else f"file://{directory}/artifacts"
+    told = {"jobs": ledger, "max_running_jobs": AT_ONCE, "artifacts": kept}
     async with running_gateway(directory, patience_seconds=3600, **told) as gateway:
         cluster = gateway.cluster
         for stage in cluster.stages.values():

@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from services.domain.settings import MAX_SECONDS, Seconds, SecretSettings, ServerSettings
 from services.domain.tls import TlsFiles
+from services.jobs.opening import MEMORY
 from services.jobs.retention import Retention
 
 Targets = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -104,6 +105,16 @@ class PipelineSettings(ServerSettings):
     poll_seconds: Seconds = Field(
         0.5, description="pause between looks at what the stages hold and how busy they are"
     )
+
+    @model_validator(mode="after")
+    def _check_artifacts(self) -> Self:
+        if not self.jobs.startswith(MEMORY) and self.artifacts.startswith(MEMORY):
+            raise ValueError(
+                f"jobs in {self.jobs.partition(':')[0]} need artifacts that outlive this process:"
+                " give --artifacts file:///directory or s3://bucket, for the jobs' input pictures"
+                " and results"
+            )
+        return self
 
     @property
     def job_retention(self) -> Retention:

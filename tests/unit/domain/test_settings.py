@@ -125,6 +125,16 @@ def test_what_is_kept_of_jobs_is_told_by_time_and_by_size() -> None:
     )
 
 
+def test_jobs_that_outlive_a_gateway_need_artifacts_that_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kept = [*GATEWAY, "--jobs=redis://:a-password@host"]
+    said = _refused(kept, capsys)
+    assert "jobs in redis need artifacts that outlive this process: give --artifacts" in said
+    assert "a-password" not in said
+    assert GatewaySettings.read([*kept, "--artifacts=file:///a"]).artifacts == "file:///a"
+
+
 def test_every_missing_value_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     said = _refused([], capsys)
     for field in ("listen", "encoder", "denoiser", "vae", "cluster_secret_file"):

@@ -23,7 +23,11 @@ async def test_a_gateway_does_not_start_with_a_ledger_that_would_lose_jobs(
     tmp_path: Path, options: tuple[str, ...], refused: str
 ) -> None:
     with key_value_server(*options) as server:
-        told = Settings(listen=f"unix:{tmp_path}/socket", jobs=server.url)
+        told = Settings(
+            listen=f"unix:{tmp_path}/socket",
+            jobs=server.url,
+            artifacts=f"file://{tmp_path}/artifacts",
+        )
         cluster = ScriptedCluster()
         app = GatewayApp(told, [cluster.encoder], [cluster.denoiser], [cluster.vae])
         with pytest.raises(ConfigurationError, match=f"^jobs: .*{refused}"):
@@ -39,7 +43,8 @@ async def test_a_gateway_lets_go_the_jobs_that_are_no_longer_to_be_kept(tmp_path
             record = (await ledger.submit(submission())).record
             await ledger.cancel(record.key, b"")
             sweeping = {"job_ttl_seconds": 0.001, "job_sweep_seconds": 0.01}
-            async with running_gateway(tmp_path, jobs=url, **sweeping), asyncio.timeout(20):
+            kept = {"jobs": url, "artifacts": f"file://{tmp_path}/artifacts"}
+            async with running_gateway(tmp_path, **kept, **sweeping), asyncio.timeout(20):
                 while not (await ledger.usage()).tombstones:
                     pass
         finally:
