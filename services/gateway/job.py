@@ -115,7 +115,7 @@ class Job:
         self._transit = transit
         self._outputs = Outputs(journal, record.outputs)
         self._retries = Retries(record, journal)
-        self._steps = Steps(assignment.parameters, record.completed_steps)
+        self._steps = Steps(self._outputs.steps(self._parameters), record.completed_steps)
         self._store: str | None = None
         self._previews = Previews(self._draw_preview, self._tell)
 

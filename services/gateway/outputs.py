@@ -82,6 +82,15 @@ class Outputs:
         output = self._held.get(OutputSlot(StageTask.DENOISE, index))
         return output if isinstance(output, Checkpoint) else None
 
+    def steps(self, parameters: GenerationParameters) -> list[int]:
+        """Of each result of a job, how many steps are in what is there of it."""
+        found = []
+        for index in range(parameters.num_images):
+            checkpoint = self.checkpoint(index)
+            begun = 0 if checkpoint is None else checkpoint.completed_steps
+            found.append(begun if self.denoised(index) is None else parameters.steps)
+        return found
+
     def denoised(self, index: int) -> Denoised | None:
         """The finished latents of a result."""
         output = self._held.get(OutputSlot(StageTask.DENOISE, index))

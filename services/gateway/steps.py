@@ -1,21 +1,20 @@
 """How far the denoising loops of a job are."""
 
-from triptych.domain.generation import GenerationParameters
+from collections.abc import Sequence
 
 
 class Steps:
     """Counts steps once, however often they are taken.
 
     Args:
-        parameters: of the job.
-        completed: what was told under earlier claims, of all results together.
+        stored: of each result, how many steps are in what was stored under earlier claims.
+        completed: what was told under them, of all results together.
     """
 
-    def __init__(self, parameters: GenerationParameters, completed: int) -> None:
-        self._done = [0] * parameters.num_images
+    def __init__(self, stored: Sequence[int], completed: int) -> None:
+        # Of several results nobody knows whose steps were told beyond those: they are told again.
+        self._done = [completed] if len(stored) == 1 else [*stored]
         self._before = completed
-        if len(self._done) == 1:
-            self._done[0] = completed
 
     @property
     def completed(self) -> int:
